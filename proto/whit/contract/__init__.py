@@ -1,0 +1,1 @@
+"""What client, server and compiler agree on: errors, vector codecs, resource names, the package manifest."""
