@@ -1,0 +1,1 @@
+"""Generated protobuf and gRPC stubs of ``whit.v1``. Regenerate with ``make proto``."""
