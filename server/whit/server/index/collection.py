@@ -1,0 +1,254 @@
+"""One open collection: validates, writes to SQLite, searches, and keeps the rule that ties graph and database together.
+
+The rule: **SQLite decides what exists; the graph only proposes.** Every read happens in one view of the database. The
+graph covers the points below its ``covered_key``; the rest of the view is scanned. Nothing in memory has to be undone
+when a transaction fails, because memory holds no truth.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from whit.contract.errors import FieldViolation, Problem, Reason
+from whit.contract.vectors import EncodedVectors, Encoding, FloatMatrix, encode
+from whit.server.errors import ServiceError
+from whit.server.index.database import Database, PointRow, State, View
+from whit.server.index.keeper import GraphKeeper
+from whit.server.index.problems import damaged, refusal, storage_errors
+from whit.server.index.scoring import lengths, unit
+from whit.server.index.search import Searcher
+from whit.server.index.types import CollectionInfo, PointWrite, SearchHit, StoredPoint
+
+log = logging.getLogger(__name__)
+
+# Lengths a vector may have: inside, neither squares in float32 nor float16 values overflow or vanish.
+_LENGTHS = {Encoding.FLOAT32: (1e-15, 1e15), Encoding.FLOAT16: (1e-2, 1e4), Encoding.INT8: (1e-15, 1e15)}
+
+
+class CollectionHandle:
+    """A collection, open. Every method may be called from several threads at once.
+
+    All methods raise ``ServiceError``: STORAGE_FULL and STORAGE_FAILED from the disk, COLLECTION_NOT_FOUND once the
+    collection was deleted, SHUTTING_DOWN once its store was closed.
+    """
+
+    def __init__(self, collection_id: str, directory: Path, wake: Callable[[CollectionHandle], None]) -> None:
+        """Opens the collection in ``directory``. ``wake`` is called, after a write, when ``maintain`` is due."""
+        self._id = collection_id
+        self._directory = directory
+        self._wake = wake
+        with storage_errors(directory):
+            self._database = Database(directory)
+            try:
+                self._keeper = GraphKeeper(self._database, directory)
+                with self._database.read() as view:
+                    state = view.state
+            except BaseException:
+                self._database.close(
+                    Problem(Reason.STORAGE_FAILED, f"collection {collection_id!r} could not be opened")
+                )
+                raise
+        header = self._database.header
+        self._searcher = Searcher(header.storage, header.dimension_count)
+        self._wake_if_due(state)
+
+    def __repr__(self) -> str:
+        header = self._database.header
+        return f"<CollectionHandle {self._id}: {header.dimension_count} x {header.storage}, model {header.model_id}>"
+
+    @property
+    def info(self) -> CollectionInfo:
+        """The collection as it is now."""
+        return self._database.header.info(self._id, self.count())
+
+    def count(self) -> int:
+        """Number of points."""
+        return self._state().point_count
+
+    def upsert(self, points: Sequence[PointWrite], vectors: FloatMatrix) -> int:
+        """Writes points, all or none, new or over old ones with the same id; they are on disk when this returns.
+
+        Args:
+            points: with ids that differ from each other.
+            vectors: float32 [points, dimension_count], finite, none of them zero; row i belongs to point i.
+
+        Returns:
+            The sequence after this write.
+
+        Raises:
+            ServiceError: DUPLICATE_ID, INVALID_VECTOR (both name every offending row), and as the class says.
+        """
+        self._check_ids([point.id for point in points])
+        self._check_vectors(vectors, len(points), self._database.header.storage)
+        if not points:
+            return self._state().sequence
+        rows = self._rows(points, vectors)
+        with storage_errors(self._directory), self._database.write() as writer:
+            writer.upsert(rows)
+        self._wake_if_due(writer.state)
+        return writer.state.sequence
+
+    def delete(self, ids: Sequence[str]) -> tuple[int, list[str], int]:
+        """Deletes points; they are gone from disk when this returns.
+
+        Returns:
+            How many were there and are gone, the ids that were not there, the sequence after this write.
+        """
+        unique_ids = list(dict.fromkeys(ids))
+        with storage_errors(self._directory), self._database.write() as writer:
+            missing = writer.delete(unique_ids)
+        self._wake_if_due(writer.state)
+        return len(unique_ids) - len(missing), missing, writer.state.sequence
+
+    def get(
+        self, ids: Sequence[str], *, with_vectors: bool
+    ) -> tuple[list[StoredPoint], list[str], EncodedVectors | None]:
+        """Reads points by id.
+
+        Returns:
+            The points found, in the order asked for; the ids that are not there; if asked for, the stored vectors, a row
+            for each of those points, in the collection's encoding.
+        """
+        with self._reading() as view:
+            rows = {row[0]: row for row in view.points_of(list(dict.fromkeys(ids)), with_vectors=with_vectors)}
+        found = [rows[id_] for id_ in ids if id_ in rows]
+        missing = [id_ for id_ in ids if id_ not in rows]
+        points = [StoredPoint(id_, text, metadata) for id_, text, metadata, _, _ in found]
+        if not with_vectors:
+            return points, missing, None
+        header = self._database.header
+        data = b"".join(vector for *_, vector in found)
+        scales = b"" if header.storage is not Encoding.INT8 else np.array([row[3] for row in found], "<f4").tobytes()
+        return points, missing, EncodedVectors(header.storage, len(found), header.dimension_count, data, scales)
+
+    def search(
+        self,
+        queries: FloatMatrix,
+        *,
+        limit: int,
+        score_threshold: float | None = None,
+        exact: bool = False,
+        with_payload: bool = True,
+    ) -> list[list[SearchHit]]:
+        """Finds the nearest points of each query by cosine.
+
+        Args:
+            queries: float32 [queries, dimension_count], finite, none of them zero.
+            limit: hits for each query, at least 1.
+            score_threshold: leave out hits with a lower score.
+            exact: compare with every point; collections of less than 2,000 points always are.
+            with_payload: give text and metadata too.
+
+        Returns:
+            For each query its hits, best first, equal scores by id.
+
+        Raises:
+            ServiceError: INVALID_VECTOR, INVALID_REQUEST (``limit``), and as the class says.
+        """
+        if limit < 1:
+            raise refusal(Reason.INVALID_REQUEST, f"limit must be at least 1, got {limit}; ask for 10", "limit")
+        self._check_vectors(queries, len(queries), Encoding.FLOAT32)
+        graph = None if exact else self._keeper.graph
+        covered_key = graph.covered_key if graph else 0  # before the view begins: see Searcher.search
+        with self._reading() as view:
+            found = self._searcher.search(view, graph, covered_key, unit(queries), limit)
+            if score_threshold is not None:
+                found = [[c for c in candidates if -c.loss >= score_threshold] for candidates in found]
+            keys = list({c.key for candidates in found for c in candidates}) if with_payload else []
+            payloads = view.payloads_of(keys)
+        nothing = ("", "{}")
+        return [[SearchHit(c.id, -c.loss, *payloads.get(c.key, nothing)) for c in candidates] for candidates in found]
+
+    def maintain(self) -> None:
+        """Brings the graph up to date now, in this thread, and saves it if enough has changed.
+
+        Answers are right without: this only makes searches of large collections fast.
+        """
+        with storage_errors(self._directory):
+            self._keeper.maintain()
+
+    def snapshot(self) -> None:
+        """Saves the graph if it has changed, so that the next start need not build it."""
+        with storage_errors(self._directory):
+            self._keeper.save()
+
+    def close(self, reason: Problem, *, save: bool = True) -> None:
+        """Ends maintenance, saves the graph if wanted, waits for the writer, closes the files. Later calls get ``reason``."""
+        self._keeper.stop()
+        try:
+            if save:
+                self.snapshot()
+        except ServiceError as error:  # the graph is built anew at the next start
+            log.warning("no graph snapshot at close: %s", error)
+        finally:
+            self._database.close(reason)
+
+    @contextmanager
+    def _reading(self) -> Iterator[View]:
+        with storage_errors(self._directory), self._database.read() as view:
+            try:
+                yield view
+            except ValueError as error:
+                raise damaged(self._directory, str(error)) from error
+
+    def _wake_if_due(self, state: State) -> None:
+        if self._keeper.is_due(state):
+            self._wake(self)
+
+    def _state(self) -> State:
+        with self._reading() as view:
+            return view.state
+
+    def _rows(self, points: Sequence[PointWrite], vectors: FloatMatrix) -> list[PointRow]:
+        encoded = encode(vectors, self._database.header.storage)
+        size = len(encoded.data) // len(points)
+        scales: list[float] | list[None] = [None] * len(points)
+        if encoded.scales:
+            scales = np.frombuffer(encoded.scales, "<f4").tolist()
+        return [
+            PointRow(point.id, scale, encoded.data[row * size : (row + 1) * size], point.metadata, point.text)
+            for row, (point, scale) in enumerate(zip(points, scales, strict=True))
+        ]
+
+    def _check_ids(self, ids: Sequence[str]) -> None:
+        first: dict[str, int] = {}
+        violations = [
+            FieldViolation(
+                f"points[{row}].id", f"is {id_!r} like points[{first[id_]}].id; give each id once in a batch"
+            )
+            for row, id_ in enumerate(ids)
+            if first.setdefault(id_, row) != row
+        ]
+        if violations:
+            message = f"{violations[0].field} {violations[0].description}"
+            raise ServiceError(Problem(Reason.DUPLICATE_ID, message, violations))
+
+    def _check_vectors(self, vectors: FloatMatrix, count: int, storage: Encoding) -> None:
+        dimension_count = self._database.header.dimension_count
+        if vectors.shape != (count, dimension_count) or vectors.dtype != np.float32:
+            raise refusal(
+                Reason.INVALID_VECTOR,
+                f"vectors must be float32 [{count}, {dimension_count}], got {vectors.dtype} {list(vectors.shape)}; "
+                f"collection {self._id!r} takes {dimension_count} values for each point",
+                "vectors",
+            )
+        low, high = _LENGTHS[storage]
+        sizes = lengths(vectors)
+        bad = np.flatnonzero(~((sizes >= low) & (sizes <= high)))  # NaN compares false, infinity is too long
+        if not len(bad):
+            return
+        wanted = f"must be finite, not zero, and of a length from {low:g} to {high:g} for {storage} storage"
+        violations = [
+            FieldViolation(f"vectors[{row}]", f"has length {sizes[row]:g}; it {wanted}") for row in bad.tolist()
+        ]
+        raise ServiceError(
+            Problem(
+                Reason.INVALID_VECTOR,
+                f"{violations[0].field} has length {sizes[bad[0]]:g}; a vector {wanted}: leave it out or scale it",
+                violations,
+            )
+        )

@@ -1,0 +1,339 @@
+"""The SQLite file of one collection: its schema, one writer, many readers, and every SQL statement of the index.
+
+WAL mode with ``synchronous=FULL``: a commit that returned is on disk, and readers see the state of one commit while a
+writer goes on. Keys are given in the order of commits and never twice, so ``key >= k`` means "written since k".
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from whit.contract.errors import Problem, Reason
+from whit.contract.vectors import Encoding
+from whit.server.errors import ServiceError
+from whit.server.index.problems import damaged, refusal
+from whit.server.index.types import CollectionInfo
+
+FORMAT_VERSION = 1
+DATABASE_FILE = "points.db"
+_APPLICATION_ID = 0x77686974  # "whit"
+_BUSY_TIMEOUT_S = 5.0
+_CACHE_KIB = 1024  # pages each connection keeps; the operating system's cache does the rest
+_LOG_BYTE_COUNT = 64 << 20  # the write-ahead log is cut to this after a long reader has let it grow
+_LOOKUP_COUNT = 500  # values in one IN (...) list
+
+# Vector before text: a scan of vectors then never walks the overflow pages of a long text.
+_SCHEMA = """
+CREATE TABLE collection(model_id TEXT NOT NULL, fingerprint TEXT NOT NULL, dimension_count INTEGER NOT NULL,
+  storage TEXT NOT NULL, create_time TEXT NOT NULL);
+CREATE TABLE state(sequence INTEGER NOT NULL, next_key INTEGER NOT NULL, point_count INTEGER NOT NULL);
+CREATE TABLE points(key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, sequence INTEGER NOT NULL, scale REAL,
+  vector BLOB NOT NULL, metadata TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TABLE snapshot(file TEXT NOT NULL, checksum TEXT NOT NULL, usearch_version TEXT NOT NULL, covered_key INTEGER NOT NULL,
+  entry_count INTEGER NOT NULL);
+INSERT INTO state VALUES (0, 1, 0);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a collection is for life."""
+
+    model_id: str
+    fingerprint: str
+    dimension_count: int
+    storage: Encoding
+    create_time: datetime
+
+    def info(self, collection_id: str, point_count: int) -> CollectionInfo:
+        """The same as the index gives it out."""
+        return CollectionInfo(
+            id=collection_id,
+            model_id=self.model_id,
+            fingerprint=self.fingerprint,
+            dimension_count=self.dimension_count,
+            storage=self.storage,
+            point_count=point_count,
+            create_time=self.create_time,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The counters as of one commit: changes so far, the key that the next point gets, points there are."""
+
+    sequence: int
+    next_key: int
+    point_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRecord:
+    """A published graph file. It holds every point that was alive with ``key < covered_key``, and perhaps dead ones."""
+
+    file: str
+    checksum: str
+    usearch_version: str
+    covered_key: int
+    entry_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PointRow:
+    """A row to insert. ``scale`` is None for float storage."""
+
+    id: str
+    scale: float | None
+    vector: bytes
+    metadata: str
+    text: str
+
+
+def create_database(directory: Path, header: Header) -> None:
+    """Makes the database of an empty collection in ``directory`` and puts its bytes on disk.
+
+    Raises:
+        ServiceError: STORAGE_FAILED, the file system cannot hold it. Otherwise as SQLite.
+    """
+    with closing(_connect(directory / DATABASE_FILE, "rwc")) as connection:
+        connection.execute("PRAGMA page_size = 8192")  # several rows of 384 float32 and their text fit a page
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+            raise refusal(
+                Reason.STORAGE_FAILED,
+                f"the file system of {directory} cannot hold a database in WAL mode; put the data directory on a local disk",
+            )
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        connection.executescript(_SCHEMA)
+        connection.execute(
+            "INSERT INTO collection VALUES (?, ?, ?, ?, ?)",
+            (
+                header.model_id,
+                header.fingerprint,
+                header.dimension_count,
+                header.storage,
+                header.create_time.isoformat(),
+            ),
+        )
+
+
+class View:
+    """The collection as of one commit, for reading. Lives only inside ``Database.read``."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        # The first statement of a transaction fixes what all later ones see.
+        self.state = State(*connection.execute("SELECT sequence, next_key, point_count FROM state").fetchone())
+
+    def vectors_from(self, key: int, chunk_count: int) -> Iterator[list[tuple[int, str, bytes]]]:
+        """(key, id, vector) of every point with at least this key, by key, at most ``chunk_count`` a time."""
+        query = "SELECT key, id, vector FROM points WHERE key >= ? ORDER BY key"
+        with closing(self._connection.execute(query, (key,))) as cursor:
+            while rows := cursor.fetchmany(chunk_count):
+                yield rows
+
+    def count_from(self, key: int) -> int:
+        """Number of points with at least this key."""
+        count: int = self._connection.execute("SELECT count(*) FROM points WHERE key >= ?", (key,)).fetchone()[0]
+        return count
+
+    def vectors_of(self, keys: Sequence[int]) -> list[tuple[int, str, bytes]]:
+        """(key, id, vector) of those of these keys that are still points."""
+        return list(self._lookup("key, id, vector", "key", keys))
+
+    def payloads_of(self, keys: Sequence[int]) -> dict[int, tuple[str, str]]:
+        """Text and metadata by key."""
+        return {key: (text, metadata) for key, text, metadata in self._lookup("key, text, metadata", "key", keys)}
+
+    def points_of(
+        self, ids: Sequence[str], *, with_vectors: bool
+    ) -> Iterable[tuple[str, str, str, float | None, bytes]]:
+        """(id, text, metadata, scale, vector) of the points with these ids, in any order; no vector unless asked for."""
+        columns = "id, text, metadata, scale, " + ("vector" if with_vectors else "x''")
+        return self._lookup(columns, "id", ids)
+
+    def snapshot(self) -> SnapshotRecord | None:
+        """The newest published graph file."""
+        row = self._connection.execute(
+            "SELECT file, checksum, usearch_version, covered_key, entry_count FROM snapshot"
+        ).fetchone()
+        return SnapshotRecord(*row) if row else None
+
+    def _lookup(self, columns: str, column: str, values: Sequence[int] | Sequence[str]) -> Iterator[Any]:
+        for start in range(0, len(values), _LOOKUP_COUNT):
+            some = values[start : start + _LOOKUP_COUNT]
+            marks = ",".join("?" * len(some))
+            # Only names from this module and question marks are put together here.
+            yield from self._connection.execute(f"SELECT {columns} FROM points WHERE {column} IN ({marks})", some)  # noqa: S608
+
+
+class Writer(View):
+    """The collection inside a write transaction. Lives only inside ``Database.write``."""
+
+    def upsert(self, rows: Sequence[PointRow]) -> None:
+        """Inserts rows under new keys; a point that had one of their ids goes. Ids must differ from each other."""
+        state, sequence = self.state, self.state.sequence + 1
+        replaced = self._connection.executemany("DELETE FROM points WHERE id = ?", [(row.id,) for row in rows]).rowcount
+        self._connection.executemany(
+            "INSERT INTO points(key, id, sequence, scale, vector, metadata, text) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (key, row.id, sequence, row.scale, row.vector, row.metadata, row.text)
+                for key, row in enumerate(rows, state.next_key)
+            ],
+        )
+        self._set_state(State(sequence, state.next_key + len(rows), state.point_count + len(rows) - replaced))
+
+    def delete(self, ids: Sequence[str]) -> list[str]:
+        """Deletes points and returns the ids that were not there. Ids must differ from each other."""
+        missing = [
+            id_ for id_ in ids if not self._connection.execute("DELETE FROM points WHERE id = ?", (id_,)).rowcount
+        ]
+        deleted_count = len(ids) - len(missing)
+        if deleted_count:
+            state = self.state
+            self._set_state(State(state.sequence + 1, state.next_key, state.point_count - deleted_count))
+        return missing
+
+    def set_snapshot(self, record: SnapshotRecord) -> None:
+        """Makes this graph file the newest one."""
+        self._connection.execute("DELETE FROM snapshot")
+        self._connection.execute(
+            "INSERT INTO snapshot VALUES (?, ?, ?, ?, ?)",
+            (record.file, record.checksum, record.usearch_version, record.covered_key, record.entry_count),
+        )
+
+    def _set_state(self, state: State) -> None:
+        self._connection.execute(
+            "UPDATE state SET sequence = ?, next_key = ?, point_count = ?",
+            (state.sequence, state.next_key, state.point_count),
+        )
+        self.state = state
+
+
+class Database:
+    """An open database: one writing connection behind a lock, reading connections made as needed and kept.
+
+    Raises:
+        ServiceError: STORAGE_FAILED if the file is not a collection, is damaged or was made by a newer version.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / DATABASE_FILE
+        self._write_lock = threading.Lock()
+        self._readers: deque[sqlite3.Connection] = deque()
+        self._closed: Problem | None = None
+        self._writer = _connect(self._path, "rw")
+        try:
+            self._writer.execute(f"PRAGMA journal_size_limit = {_LOG_BYTE_COUNT}")
+            self.header = _read_header(self._writer, directory)
+        except BaseException:
+            self._writer.close()
+            raise
+
+    @contextmanager
+    def read(self) -> Iterator[View]:
+        """A view of the newest commit. Writers go on meanwhile and it does not see them."""
+        connection = self._take_reader()
+        try:
+            connection.execute("BEGIN")
+            yield View(connection)
+            connection.rollback()
+        except BaseException:
+            connection.close()
+            raise
+        self._readers.append(connection)
+        if self._closed:  # closed while this thread was reading
+            self._close_readers()
+
+    @contextmanager
+    def write(self) -> Iterator[Writer]:
+        """A write transaction: on disk when the block ends, gone without trace when it raises."""
+        with self._write_lock:
+            self._check_open()
+            connection = self._writer
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield Writer(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                # SQLite has already rolled back after some errors, such as a full disk.
+                if connection.in_transaction:
+                    connection.rollback()
+                raise
+
+    def close(self, reason: Problem) -> None:
+        """Waits for the writer and closes; whoever comes later gets ``reason``."""
+        with self._write_lock:
+            self._closed = reason
+            self._writer.close()
+            self._close_readers()
+
+    def _take_reader(self) -> sqlite3.Connection:
+        self._check_open()
+        try:
+            return self._readers.pop()
+        except IndexError:
+            pass
+        try:
+            connection = _connect(self._path, "rw")
+        except sqlite3.Error:
+            self._check_open()  # deleted just now
+            raise
+        if self._closed:  # by now another collection may live under the same path
+            connection.close()
+        self._check_open()
+        return connection
+
+    def _close_readers(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ServiceError(self._closed)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"file:{quote(str(path))}?mode={mode}",
+        uri=True,
+        isolation_level=None,  # transactions are begun and ended here, in plain sight
+        timeout=_BUSY_TIMEOUT_S,
+        check_same_thread=False,  # a connection serves one thread at a time
+    )
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _read_header(connection: sqlite3.Connection, directory: Path) -> Header:
+    if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+        raise damaged(directory, f"{DATABASE_FILE} is not the database of a collection")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > FORMAT_VERSION:
+        raise refusal(
+            Reason.STORAGE_FAILED,
+            f"the collection in {directory} has format version {version}, this whit reads up to {FORMAT_VERSION}; "
+            "upgrade whit (pip install -U 'whit[server]') or index the collection again with this version",
+        )
+    try:
+        model_id, fingerprint, dimension_count, storage, create_time = connection.execute(
+            "SELECT model_id, fingerprint, dimension_count, storage, create_time FROM collection"
+        ).fetchone()
+        created = datetime.fromisoformat(create_time).astimezone(UTC)
+        return Header(model_id, fingerprint, dimension_count, Encoding(storage), created)
+    except (TypeError, ValueError) as error:
+        raise damaged(directory, f"its description cannot be read ({error})") from error

@@ -1,0 +1,248 @@
+"""All collections below a data directory: made, listed, opened and deleted, and looked after by one thread."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from whit.contract.errors import Problem, Reason
+from whit.contract.names import collection_name, parse_collection_name
+from whit.contract.vectors import Encoding
+from whit.server.errors import ServiceError
+from whit.server.index.collection import CollectionHandle
+from whit.server.index.database import Database, Header, create_database
+from whit.server.index.files import (
+    DirectoryLock,
+    publish_directory,
+    remove_directory,
+    remove_leftovers,
+    staging_directory,
+)
+from whit.server.index.problems import refusal, storage_errors
+from whit.server.index.types import CollectionInfo
+
+log = logging.getLogger(__name__)
+
+_COLLECTIONS = "collections"
+_STORAGES = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8)
+
+
+class CollectionStore:
+    """The collections of one data directory, which one store at a time may hold. Thread-safe.
+
+    With ``background`` (the default) one thread maintains the graphs; without, only ``CollectionHandle.maintain`` does.
+    """
+
+    def __init__(self, data_dir: Path, *, background: bool = True) -> None:
+        """Locks the data directory, making it if need be, and clears away what a crash left half made or half deleted.
+
+        Raises:
+            DataDirectoryLocked: another process, which the message names, holds it.
+            ServiceError: STORAGE_FULL or STORAGE_FAILED.
+        """
+        self._root = data_dir / _COLLECTIONS
+        self._handles: dict[str, CollectionHandle] = {}
+        self._lock = threading.RLock()
+        self._closed = False
+        self._due: set[CollectionHandle] = set()
+        self._changed = threading.Condition()
+        with storage_errors(data_dir):
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._directory_lock = DirectoryLock(data_dir)
+        try:
+            with storage_errors(data_dir):
+                remove_leftovers(self._root)
+        except BaseException:
+            self._directory_lock.release()
+            raise
+        self._thread: threading.Thread | None = None
+        if background:
+            self._thread = threading.Thread(target=self._maintain, name="whit-index", daemon=True)
+            self._thread.start()
+
+    def create(
+        self, collection_id: str, *, model_id: str, fingerprint: str, dimension_count: int, storage: Encoding
+    ) -> CollectionInfo:
+        """Makes an empty collection, bound for life to ``fingerprint``.
+
+        Raises:
+            ServiceError: INVALID_REQUEST, COLLECTION_EXISTS, STORAGE_FULL or STORAGE_FAILED.
+        """
+        if dimension_count < 1:
+            message = f"dimension_count must be at least 1, got {dimension_count}"
+            raise refusal(Reason.INVALID_REQUEST, message, "collection.dimension_count")
+        if storage not in _STORAGES:
+            message = f"storage must be one of {', '.join(_STORAGES)}, got {storage}"
+            raise refusal(Reason.INVALID_REQUEST, message, "collection.storage")
+        with self._lock:
+            self._check_open()
+            directory = self._directory(collection_id)
+            if directory.exists():
+                raise refusal(
+                    Reason.COLLECTION_EXISTS,
+                    f"collection {collection_id!r} exists already; use it, delete it first or choose another name",
+                )
+            with storage_errors(directory):
+                staging = staging_directory(self._root)
+                create_database(staging, Header(model_id, fingerprint, dimension_count, storage, datetime.now(UTC)))
+                publish_directory(staging, collection_id)
+            return self.open(collection_id).info
+
+    def list(self) -> list[CollectionInfo]:
+        """The collections by id. One that cannot be read is logged and left out; ``info`` says what is wrong with it."""
+        with self._lock:
+            self._check_open()
+            with storage_errors(self._root):
+                ids = sorted(path.name for path in self._root.iterdir() if _is_collection_id(path.name))
+            infos = []
+            for collection_id in ids:
+                try:
+                    infos.append(self._peek(collection_id))
+                except ServiceError as error:
+                    log.error("collection %s is not listed: %s", collection_id, error)  # noqa: TRY400
+            return infos
+
+    def info(self, collection_id: str) -> CollectionInfo:
+        """One collection.
+
+        Raises:
+            ServiceError: as ``open``.
+        """
+        return self.open(collection_id).info
+
+    def open(self, collection_id: str) -> CollectionHandle:
+        """The handle of a collection: the same one every time, until it is deleted.
+
+        Raises:
+            ServiceError: COLLECTION_NOT_FOUND, or STORAGE_FAILED if it is damaged or made by a newer version.
+        """
+        with self._lock:
+            self._check_open()
+            handle = self._handles.get(collection_id)
+            if handle is None:
+                directory = self._existing(collection_id)
+                handle = self._handles[collection_id] = CollectionHandle(collection_id, directory, self._wake)
+            return handle
+
+    def delete(self, collection_id: str) -> int:
+        """Deletes a collection, damaged or not, and returns how many points it had (0 if that cannot be read)."""
+        with self._lock:
+            self._check_open()
+            directory = self._existing(collection_id)
+            try:
+                handle = self.open(collection_id)
+                point_count = handle.count()
+            except ServiceError as error:
+                log.warning("collection %s is deleted unread: %s", collection_id, error)
+                point_count = 0
+            opened = self._handles.pop(collection_id, None)
+            if opened:
+                opened.close(_not_found(collection_id), save=False)
+            with storage_errors(directory):
+                remove_directory(directory)
+            return point_count
+
+    def snapshot_all(self) -> None:
+        """Saves the graphs that changed. One that cannot be saved is logged: it is built anew at the next start."""
+        with self._lock:
+            handles = [*self._handles.values()]
+        for handle in handles:
+            try:
+                handle.snapshot()
+            except ServiceError as error:
+                log.warning("no graph snapshot: %s", error)
+
+    def close(self) -> None:
+        """Stops maintenance, saves the graphs, closes all collections, gives the data directory free. May be repeated."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            handles = [*self._handles.values()]
+            self._handles.clear()
+        for handle in handles:
+            handle.close(_SHUTTING_DOWN)
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread:
+            self._thread.join()
+        self._directory_lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _peek(self, collection_id: str) -> CollectionInfo:
+        """The info of a collection without loading its graph."""
+        handle = self._handles.get(collection_id)
+        if handle:
+            return handle.info
+        directory = self._existing(collection_id)
+        with storage_errors(directory):
+            database = Database(directory)
+            try:
+                with database.read() as view:
+                    return database.header.info(collection_id, view.state.point_count)
+            finally:
+                database.close(_SHUTTING_DOWN)
+
+    def _directory(self, collection_id: str) -> Path:
+        try:
+            parse_collection_name(collection_name(collection_id))
+        except ValueError as error:
+            raise refusal(Reason.INVALID_REQUEST, f"collection name {error}", "collection.name") from None
+        return self._root / collection_id
+
+    def _existing(self, collection_id: str) -> Path:
+        directory = self._directory(collection_id)
+        if not directory.is_dir():
+            raise ServiceError(_not_found(collection_id))
+        return directory
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ServiceError(_SHUTTING_DOWN)
+
+    def _wake(self, handle: CollectionHandle) -> None:
+        with self._changed:
+            self._due.add(handle)
+            self._changed.notify_all()
+
+    def _maintain(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._due or self._closed)
+                if self._closed:
+                    return
+                handle = self._due.pop()
+            try:
+                handle.maintain()
+            except ServiceError as error:
+                if error.problem.reason is not Reason.COLLECTION_NOT_FOUND:  # deleted meanwhile
+                    log.warning("%r is not maintained: %s", handle, error)
+            except Exception:
+                # Answers stay right without the graph, so a defect here must not take the server down.
+                log.exception("%r is not maintained; it is scanned instead", handle)
+
+
+_SHUTTING_DOWN = Problem(Reason.SHUTTING_DOWN, "the server is stopping; send this again to another server or later")
+
+
+def _not_found(collection_id: str) -> Problem:
+    return Problem(
+        Reason.COLLECTION_NOT_FOUND,
+        f"there is no collection {collection_id!r}; list the collections or create it first",
+    )
+
+
+def _is_collection_id(name: str) -> bool:
+    try:
+        parse_collection_name(collection_name(name))
+    except ValueError:
+        return False
+    return True
