@@ -1,0 +1,18 @@
+"""Admission, scheduling and the threads that run the models: asyncio on one side, whit.runtime on the other."""
+
+from whit.server.engine.cpu import usable_core_count
+from whit.server.engine.engine import Engine, WorkerDiedError
+from whit.server.engine.models import LoadedModel
+from whit.server.engine.types import Embedded, EmbedSpec, ItemOutcome, Lane, Timing
+
+__all__ = [
+    "EmbedSpec",
+    "Embedded",
+    "Engine",
+    "ItemOutcome",
+    "Lane",
+    "LoadedModel",
+    "Timing",
+    "WorkerDiedError",
+    "usable_core_count",
+]

@@ -1,0 +1,280 @@
+"""The engine: from texts or token ids to vectors, for any number of calls at once, on a fixed set of threads.
+
+A call is read (checked and tokenised) in an owned thread pool, handed to the scheduler as one job, run by the workers,
+and shaped. The event loop only passes things on. Knows no protobuf and no onnxruntime.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import NoReturn, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from whit.server.engine import problems, reading
+from whit.server.engine.jobs import Job
+from whit.server.engine.models import LoadedModel
+from whit.server.engine.scheduler import Scheduler
+from whit.server.engine.types import Embedded, EmbedSpec, Lane, Timing
+from whit.server.engine.workers import Workers
+from whit.server.errors import ServiceError
+
+# Shaping up to so many values takes less time than the trip to a thread and back.
+_SHAPE_ON_LOOP_VALUES = 16_384
+
+
+class WorkerDiedError(Exception):
+    """A worker thread ended that should not have: the process must end, loudly. The cause is chained."""
+
+
+class Engine:
+    """Runs the loaded models. Use it as an async context manager, on one event loop, once.
+
+    Attributes:
+        models: the loaded models by id.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, LoadedModel],
+        *,
+        worker_count: int,
+        queue_token_count: int,
+        micro_batch_token_count: int,
+        text_byte_count: int,
+    ) -> None:
+        """Makes an engine that is not started.
+
+        Args:
+            models: the loaded models by id.
+            worker_count: threads that run models; as many read texts.
+            queue_token_count: tokens that may wait for one model; a job larger than that is let in when nothing waits.
+            micro_batch_token_count: tokens in one run of a model; a longer sequence runs alone.
+            text_byte_count: longest text, in bytes of UTF-8.
+
+        Raises:
+            ValueError: a number is not positive.
+        """
+        for name, value in (
+            ("worker_count", worker_count),
+            ("queue_token_count", queue_token_count),
+            ("micro_batch_token_count", micro_batch_token_count),
+            ("text_byte_count", text_byte_count),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.models = models
+        self._text_byte_count = text_byte_count
+        self._scheduler = Scheduler(
+            models,
+            worker_count=worker_count,
+            queue_token_count=queue_token_count,
+            micro_batch_token_count=micro_batch_token_count,
+        )
+        self._workers = Workers(models, self._scheduler, count=worker_count, on_death=self._report_death)
+        self._readers = ThreadPoolExecutor(worker_count, thread_name_prefix="whit-reader")
+        self._call_count = 0
+        self._draining = False
+        self._no_calls = asyncio.Event()
+        self._no_calls.set()
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._death: asyncio.Future[BaseException] = self._loop.create_future()
+        self._workers.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Refuses new calls, fails what waits with SHUTTING_DOWN, lets running micro-batches end and joins the threads."""
+        self._draining = True
+        self._scheduler.stop()
+        await asyncio.to_thread(self._workers.join)
+        await self._no_calls.wait()  # every job is settled, so the calls end at once; they may still need a reader
+        self._readers.shutdown()
+
+    def __repr__(self) -> str:
+        waiting = sum(self._scheduler.waiting_tokens(model_id) for model_id in self.models)
+        state = "draining" if self._draining else "open"
+        return f"<Engine {state}: {len(self.models)} models, {self._call_count} calls, {waiting} tokens waiting>"
+
+    def model(self, model_id: str) -> LoadedModel:
+        """The loaded model of that id.
+
+        Raises:
+            ServiceError: MODEL_NOT_FOUND; the message lists the loaded ones.
+        """
+        if model_id not in self.models:
+            raise ServiceError(problems.model_not_found(model_id, self.models))
+        return self.models[model_id]
+
+    async def embed_texts(
+        self,
+        model_id: str,
+        texts: Sequence[str],
+        spec: EmbedSpec,
+        *,
+        lane: Lane,
+        deadline: float | None,
+        wait: bool,
+        field: str = "texts",
+    ) -> Embedded:
+        """Embeds texts. A bad one gets a problem of its own, with ``field[i]`` as its path; the others are embedded.
+
+        Cancelling the call, or passing its deadline, drops what no worker has started; a micro-batch that runs is
+        finished and its result dropped.
+
+        Args:
+            model_id: which model.
+            texts: each 1 to text_byte_count bytes of UTF-8.
+            spec: the options.
+            lane: what kind of work this is.
+            deadline: ``time.monotonic()`` seconds; None for none.
+            wait: await room in a full queue, instead of being refused.
+            field: path of the texts in the request, for messages.
+
+        Raises:
+            ServiceError: MODEL_NOT_FOUND, INVALID_REQUEST (an option), QUEUE_FULL (only without ``wait``),
+                DEADLINE_EXCEEDED, SHUTTING_DOWN, or INTERNAL where the model broke.
+        """
+        call = _Call(self.model(model_id), spec, lane, deadline, wait)
+        read = partial(reading.read_texts, call.model, texts, spec, text_byte_count=self._text_byte_count, field=field)
+        return await self._embed(call, read)
+
+    async def embed_token_ids(
+        self,
+        model_id: str,
+        sequences: Sequence[Sequence[int]],
+        spec: EmbedSpec,
+        *,
+        lane: Lane,
+        deadline: float | None,
+        wait: bool,
+        field: str = "token_ids",
+    ) -> Embedded:
+        """As ``embed_texts``, for texts that are token ids already, special tokens included."""
+        call = _Call(self.model(model_id), spec, lane, deadline, wait)
+        if spec.prompt:
+            description = (
+                "a role or instruction cannot be put before token ids; tokenise it with the text, or send texts"
+            )
+            raise ServiceError(problems.bad_option("prompt", description))
+        read = partial(reading.read_token_ids, call.model, sequences, spec, field=field)
+        return await self._embed(call, read)
+
+    async def drain(self) -> None:
+        """Refuses new calls from now on, and waits until every call in progress has its answer."""
+        self._draining = True
+        await self._no_calls.wait()
+
+    async def watch(self) -> NoReturn:
+        """Waits until a worker thread dies; run it beside the server, so that the process then ends.
+
+        Raises:
+            WorkerDiedError: a worker died. Work that was waiting has been failed and no more is taken.
+        """
+        error = await asyncio.shield(self._death)
+        raise WorkerDiedError("a worker thread died; stop this process and see its log") from error
+
+    async def _embed(self, call: _Call, read: Callable[[], reading.Reading]) -> Embedded:
+        refusal = reading.check_spec(call.model, call.spec)
+        if refusal is None and not call.wait:
+            refusal = self._scheduler.full(call.model.id)
+        if refusal is not None:
+            raise ServiceError(refusal)
+        with self._counted():
+            try:
+                async with asyncio.timeout(call.remaining_s()) as limit:
+                    return await self._run(call, await self._loop.run_in_executor(self._readers, read))
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise ServiceError(problems.deadline_exceeded()) from None
+
+    async def _run(self, call: _Call, batch: reading.Reading) -> Embedded:
+        vectors = np.zeros((len(batch.items), call.model.manifest.dimension_count), np.float32)
+        queue_s = infer_s = 0.0
+        if batch.groups:
+            job = await self._finished(call, batch, vectors)
+            queue_s, infer_s = job.last_start_time - job.submit_time, job.infer_s
+        if reading.needs_shaping(call.model, call.spec):
+            vectors = await self._shape(vectors, call.spec)
+        return Embedded(vectors, batch.items, Timing(_us(queue_s), _us(batch.seconds), _us(infer_s)))
+
+    async def _finished(self, call: _Call, batch: reading.Reading, vectors: NDArray[np.float32]) -> Job:
+        """Has the workers fill in ``vectors``; returns the job that did it."""
+        done: asyncio.Future[None] = self._loop.create_future()
+        job = Job(
+            model_id=call.model.id,
+            groups=batch.groups,
+            vectors=vectors,
+            lane=call.lane,
+            deadline=call.deadline,
+            patient=call.wait,
+            on_done=partial(self._loop.call_soon_threadsafe, _resolve, done),
+        )
+        refusal = self._scheduler.submit(job)
+        if refusal is not None:
+            raise ServiceError(refusal)
+        try:
+            await done
+        finally:
+            self._scheduler.discard(job)  # does nothing unless the wait was cut short
+        if job.problem is not None:
+            raise ServiceError(job.problem)
+        return job
+
+    async def _shape(self, vectors: NDArray[np.float32], spec: EmbedSpec) -> NDArray[np.float32]:
+        if vectors.size <= _SHAPE_ON_LOOP_VALUES:
+            return reading.shape(vectors, spec)
+        return await self._loop.run_in_executor(self._readers, reading.shape, vectors, spec)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._draining:
+            raise ServiceError(problems.shutting_down())
+        self._call_count += 1
+        self._no_calls.clear()
+        try:
+            yield
+        finally:
+            self._call_count -= 1
+            if self._call_count == 0:
+                self._no_calls.set()
+
+    def _report_death(self, error: BaseException) -> None:
+        self._loop.call_soon_threadsafe(_resolve_with, self._death, error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    model: LoadedModel
+    spec: EmbedSpec
+    lane: Lane
+    deadline: float | None
+    wait: bool
+
+    def remaining_s(self) -> float | None:
+        return None if self.deadline is None else self.deadline - time.monotonic()
+
+
+def _resolve(done: asyncio.Future[None]) -> None:
+    if not done.done():  # cancelled
+        done.set_result(None)
+
+
+def _resolve_with(death: asyncio.Future[BaseException], error: BaseException) -> None:
+    if not death.done():  # only the first death is reported; every one is logged
+        death.set_result(error)
+
+
+def _us(seconds: float) -> int:
+    return round(seconds * 1e6)

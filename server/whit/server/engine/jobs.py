@@ -1,0 +1,71 @@
+"""Work on its way through the scheduler: jobs (one a call), their waiting sequences, and micro-batches."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from whit.contract.errors import Problem
+from whit.server.engine.types import Lane, TokenIds
+
+
+class Waiting(NamedTuple):
+    """A sequence that no worker has started: its row in the job's vectors and its token ids."""
+
+    row: int
+    ids: TokenIds
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """The sequences of one call and the array that their vectors go to.
+
+    The caller fills in the first block; the second belongs to the scheduler, under its lock. ``on_done`` is called
+    exactly once, from any thread and under that lock, when every vector is written or ``problem`` is set: it must
+    neither block nor call the scheduler.
+
+    Attributes:
+        groups: the waiting sequences by attention length, each in the order of the call; emptied as work starts.
+        vectors: float32 [items, dimension_count]; a sequence writes its own row and no other.
+        deadline: ``time.monotonic()`` seconds after which starting work is useless; None for never.
+        patient: park when the queue is full, instead of being refused.
+        waiting_tokens: tokens of the sequences that no worker has started.
+        unfinished: sequences without a vector.
+        arrival: rank by age, set when the job enters the queue.
+    """
+
+    model_id: str
+    groups: dict[int, deque[Waiting]]
+    vectors: NDArray[np.float32]
+    lane: Lane
+    deadline: float | None
+    patient: bool
+    on_done: Callable[[], object]
+
+    waiting_tokens: int = field(init=False)
+    unfinished: int = field(init=False)
+    arrival: int = field(init=False, default=-1)
+    settled: bool = field(init=False, default=False)
+    problem: Problem | None = field(init=False, default=None)
+    submit_time: float = field(init=False, default=0.0)
+    last_start_time: float = field(init=False, default=0.0)
+    infer_s: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self.waiting_tokens = sum(len(entry.ids) for group in self.groups.values() for entry in group)
+        self.unfinished = sum(len(group) for group in self.groups.values())
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What a worker runs at once: sequences of one model and one attention length, from any number of jobs."""
+
+    number: int  # counts up; the log and the error of a failed micro-batch carry it
+    model_id: str
+    entries: list[tuple[Job, Waiting]]
+    token_count: int
+    start_time: float  # time.monotonic()

@@ -1,0 +1,74 @@
+"""What the engine needs of a model: the one definition of that interface, met by ``whit.runtime`` and by test fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from whit.contract.manifest import Manifest
+from whit.server.engine.types import TokenIds
+
+
+class Package(Protocol):
+    """A package directory, opened and checked."""
+
+    @property
+    def directory(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its content, described."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes on disk."""
+
+
+class Tokenizer(Protocol):
+    """Texts to token ids. Called from several threads at once."""
+
+    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
+        """Token ids, int64 [tokens] for each text: special tokens included, never cut. The prompt is in the text."""
+
+    def cut(self, ids: TokenIds, max_token_count: int) -> TokenIds:
+        """The first ``max_token_count`` ids, with the special tokens kept at both ends."""
+
+
+class Encoder(Protocol):
+    """Token ids to vectors. Synchronous; ``run`` is called from several threads at once."""
+
+    @property
+    def provider(self) -> str:
+        """The execution provider in use."""
+
+    def attention_length(self, token_count: int) -> int:
+        """The padded length at which a text of ``token_count`` tokens is computed: a function of the text alone."""
+
+    def run(self, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
+        """One micro-batch of sequences of one attention length; float32 [len(sequences), dimension_count]."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A package that is ready to run. ``verified``: its golden vectors were recomputed on this machine and agreed."""
+
+    id: str
+    package: Package
+    tokenizer: Tokenizer
+    encoder: Encoder
+    verified: bool
+
+    @property
+    def manifest(self) -> Manifest:
+        """The package's manifest."""
+        return self.package.manifest
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash over everything in the package that changes a vector."""
+        return self.package.manifest.fingerprint

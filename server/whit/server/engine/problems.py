@@ -1,0 +1,68 @@
+"""The refusals of the engine, in words: each names the field and the limit and says what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from whit.contract.errors import FieldViolation, Problem, Reason
+from whit.server.engine.jobs import MicroBatch
+
+_RETRY_AFTER_SHUTDOWN_S = 1.0
+
+
+def bad_item(reason: Reason, field: str, description: str) -> Problem:
+    """An item that cannot be embedded; ``field`` is its path in the request, such as ``texts[3]``."""
+    return Problem(reason, f"{field}: {description}", (FieldViolation(field, description),))
+
+
+def bad_option(field: str, description: str) -> Problem:
+    """An option of a call that cannot be honoured, so that the whole call is refused."""
+    return Problem(Reason.INVALID_REQUEST, f"{field}: {description}", (FieldViolation(field, description),))
+
+
+def model_not_found(model_id: str, loaded: Iterable[str]) -> Problem:
+    """No such package in this server."""
+    names = ", ".join(sorted(loaded)) or "none"
+    return Problem(
+        Reason.MODEL_NOT_FOUND,
+        f"model {model_id!r} is not loaded; loaded: {names}. Ask for one of these, or start the server with its package",
+        metadata={"model": model_id},
+    )
+
+
+def queue_full(model_id: str, waiting_tokens: int, bound_tokens: int, retry_after_s: float) -> Problem:
+    """Too much work is waiting already."""
+    return Problem(
+        Reason.QUEUE_FULL,
+        f"model {model_id!r} has {waiting_tokens} tokens waiting of at most {bound_tokens} (queue_token_count); "
+        f"send the call again after {retry_after_s:.2f} s, or in smaller batches",
+        metadata={"model": model_id, "queue_token_count": str(bound_tokens)},
+        retry_after_s=retry_after_s,
+    )
+
+
+def deadline_exceeded() -> Problem:
+    """The caller's deadline passed first."""
+    return Problem(
+        Reason.DEADLINE_EXCEEDED,
+        "the deadline passed before the call was done; work not yet started was dropped. "
+        "Give the call more time, or send smaller batches",
+    )
+
+
+def shutting_down() -> Problem:
+    """The engine takes no more work."""
+    return Problem(
+        Reason.SHUTTING_DOWN,
+        "the server is shutting down and takes no more work; send the call to another server or again later",
+        retry_after_s=_RETRY_AFTER_SHUTDOWN_S,
+    )
+
+
+def micro_batch_failed(batch: MicroBatch) -> Problem:
+    """The model, or the worker, broke on a micro-batch; the log has the traceback under the same number."""
+    return Problem(
+        Reason.INTERNAL,
+        f"model {batch.model_id!r} failed on micro-batch {batch.number}; the server's log has the traceback under that number",
+        metadata={"model": batch.model_id, "micro_batch": str(batch.number)},
+    )

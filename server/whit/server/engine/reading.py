@@ -1,0 +1,146 @@
+"""From the items of a call to checked token ids, and from vectors to what was asked for. Pure functions, run off the loop."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from whit.contract import vectors as codec
+from whit.contract.errors import Problem, Reason
+from whit.server.engine.jobs import Waiting
+from whit.server.engine.models import LoadedModel
+from whit.server.engine.problems import bad_item, bad_option
+from whit.server.engine.types import EmbedSpec, ItemOutcome, TokenIds
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The items of a call, read: an outcome for each, and the sequences of the good ones by attention length."""
+
+    items: list[ItemOutcome]
+    groups: dict[int, deque[Waiting]]
+    seconds: float
+
+
+def check_spec(model: LoadedModel, spec: EmbedSpec) -> Problem | None:
+    """Why a whole call cannot be served with these options, or None."""
+    full = model.manifest.dimension_count
+    if spec.dimension_count is not None and not 1 <= spec.dimension_count <= full:
+        description = f"must be 1 to {full}, the dimensions of model {model.id!r}; got {spec.dimension_count}"
+        return bad_option("dimension_count", description)
+    if not spec.normalize and model.manifest.normalized:
+        description = (
+            f"the graph of model {model.id!r} gives vectors of length 1; leave normalize out or set it to true"
+        )
+        return bad_option("normalize", description)
+    if not _is_encodable(spec.prompt):
+        return bad_option("prompt", "has a lone surrogate, so it is not Unicode text; send valid text")
+    return None
+
+
+def read_texts(
+    model: LoadedModel, texts: Sequence[str], spec: EmbedSpec, *, text_byte_count: int, field: str
+) -> Reading:
+    """Checks and tokenises texts; ``text_byte_count`` bounds each in bytes of UTF-8, without the prompt.
+
+    Only the empty string is refused as empty: white space and NUL bytes are text like any other.
+    """
+    start = time.perf_counter()
+    found = [_check_text(text, text_byte_count, f"{field}[{i}]") for i, text in enumerate(texts)]
+    encoded = iter(
+        model.tokenizer.encode([spec.prompt + text for text, bad in zip(texts, found, strict=True) if not bad])
+    )
+    read = [bad or next(encoded) for bad in found]
+    return _group(model, read, spec, field, start)
+
+
+def read_token_ids(model: LoadedModel, sequences: Sequence[Sequence[int]], spec: EmbedSpec, *, field: str) -> Reading:
+    """Checks token ids, which hold their special tokens already."""
+    start = time.perf_counter()
+    read = [_check_token_ids(ids, model.manifest.vocabulary_size, f"{field}[{i}]") for i, ids in enumerate(sequences)]
+    return _group(model, read, spec, field, start)
+
+
+def needs_shaping(model: LoadedModel, spec: EmbedSpec) -> bool:
+    """Whether the graph's own output is not yet what was asked for."""
+    is_cut = spec.dimension_count not in (None, model.manifest.dimension_count)
+    return is_cut or (spec.normalize and not model.manifest.normalized)
+
+
+def shape(vectors: NDArray[np.float32], spec: EmbedSpec) -> NDArray[np.float32]:
+    """Cuts float32 [n, D] to the dimensions asked for and scales rows to length 1 if asked; row by row the same result."""
+    return codec.truncate(vectors, spec.dimension_count or vectors.shape[1], normalize=spec.normalize)
+
+
+def _check_text(text: str, text_byte_count: int, field: str) -> Problem | None:
+    if not text:
+        return bad_item(Reason.EMPTY_TEXT, field, "is empty; leave it out or send at least one character")
+    if len(text) <= text_byte_count:  # a character has at least one byte, so this spares encoding what is hopeless
+        if not _is_encodable(text):
+            return bad_item(
+                Reason.INVALID_REQUEST, field, "has a lone surrogate, so it is not Unicode text; send valid text"
+            )
+        if text.isascii() or len(text.encode()) <= text_byte_count:
+            return None
+    description = f"has more than {text_byte_count} bytes of UTF-8 (text_byte_count); send it in shorter pieces"
+    return bad_item(Reason.TEXT_TOO_LONG, field, description)
+
+
+def _check_token_ids(sequence: Sequence[int], vocabulary_size: int, field: str) -> TokenIds | Problem:
+    if len(sequence) == 0:
+        return bad_item(Reason.EMPTY_TEXT, field, "has no token ids; leave it out or send at least one")
+    low, high = min(sequence), max(sequence)
+    if low < 0 or high >= vocabulary_size:
+        description = (
+            f"token ids must be 0 to {vocabulary_size - 1}, got {low if low < 0 else high}; "
+            "tokenise with the tokenizer.json of this model's package"
+        )
+        return bad_item(Reason.INVALID_REQUEST, field, description)
+    return np.asarray(sequence, dtype=np.int64)
+
+
+def _group(
+    model: LoadedModel, read: Sequence[TokenIds | Problem], spec: EmbedSpec, field: str, start: float
+) -> Reading:
+    items: list[ItemOutcome] = []
+    groups: dict[int, deque[Waiting]] = {}
+    for row, ids in enumerate(read):
+        if isinstance(ids, Problem):
+            items.append(ItemOutcome(0, 0, truncated=False, problem=ids))
+            continue
+        used, problem = _fit(model, ids, spec, f"{field}[{row}]")
+        if problem is not None:
+            items.append(ItemOutcome(len(ids), 0, truncated=False, problem=problem))
+            continue
+        items.append(ItemOutcome(len(ids), len(used), truncated=len(used) < len(ids)))
+        groups.setdefault(model.encoder.attention_length(len(used)), deque()).append(Waiting(row, used))
+    return Reading(items, groups, time.perf_counter() - start)
+
+
+def _fit(model: LoadedModel, ids: TokenIds, spec: EmbedSpec, field: str) -> tuple[TokenIds, Problem | None]:
+    maximum = model.manifest.max_token_count
+    if len(ids) == 0:
+        return ids, bad_item(Reason.EMPTY_TEXT, field, "has no tokens that the model knows; send other text")
+    if len(ids) <= maximum:
+        return ids, None
+    if spec.truncate:
+        return model.tokenizer.cut(ids, maximum), None
+    description = (
+        f"has {len(ids)} tokens, model {model.id!r} reads at most {maximum}; "
+        "shorten it, or ask for on_overflow=TRUNCATE to have only its beginning read"
+    )
+    return ids, bad_item(Reason.TEXT_TOO_LONG, field, description)
+
+
+def _is_encodable(text: str) -> bool:
+    if text.isascii():  # a flag of the string: free
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,71 @@
+"""What a caller of the engine hands in and gets back."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from whit.contract.errors import Problem
+
+TokenIds = NDArray[np.int64]
+
+
+class Lane(enum.Enum):
+    """What kind of work a call is. Jobs carry it to the scheduler, which today serves both lanes by age alone."""
+
+    INTERACTIVE = "interactive"  # someone waits for this answer: unary calls, search queries
+    BULK = "bulk"  # throughput counts: streams, indexing
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSpec:
+    """The options of a call, the same for every item in it.
+
+    Attributes:
+        prompt: put before every text; must be empty for token ids.
+        dimension_count: keep the first so many values of each vector; None keeps all.
+        normalize: scale every vector to length 1.
+        truncate: cut items with too many tokens instead of refusing them.
+    """
+
+    prompt: str = ""
+    dimension_count: int | None = None
+    normalize: bool = True
+    truncate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ItemOutcome:
+    """What became of one item. ``problem`` is None if it has a vector; the token counts include special tokens."""
+
+    token_count: int
+    used_token_count: int
+    truncated: bool
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of a call went, in microseconds.
+
+    Attributes:
+        queue_time_us: from submission to the start of the item that waited longest.
+        tokenize_time_us: checking and tokenising all items.
+        infer_time_us: in the model, summed over the micro-batches that held an item of this call.
+    """
+
+    queue_time_us: int
+    tokenize_time_us: int
+    infer_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The answer to a call: ``vectors`` float32 [n, dimensions], row i for item i, zeros where ``items[i]`` failed."""
+
+    vectors: NDArray[np.float32]
+    items: Sequence[ItemOutcome]
+    timing: Timing

@@ -1,0 +1,69 @@
+"""The threads that run the models: each pulls micro-batches from the scheduler until it stops."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+
+from whit.server.engine import problems
+from whit.server.engine.jobs import MicroBatch
+from whit.server.engine.models import LoadedModel
+from whit.server.engine.scheduler import Scheduler
+
+_logger = logging.getLogger(__name__)
+
+
+class Workers:
+    """``count`` threads over one scheduler. ``on_death`` is called from a thread that ends without having been told to."""
+
+    def __init__(
+        self,
+        models: Mapping[str, LoadedModel],
+        scheduler: Scheduler,
+        *,
+        count: int,
+        on_death: Callable[[BaseException], None],
+    ) -> None:
+        self._models = models
+        self._scheduler = scheduler
+        self._on_death = on_death
+        # Not daemons: a thread that outlives the engine is a defect that should show.
+        self._threads = [threading.Thread(target=self._work, name=f"whit-worker-{i}") for i in range(count)]
+
+    def start(self) -> None:
+        """Starts the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        """Waits for the threads to end. Blocks while a micro-batch is running; stop the scheduler first."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        batch: MicroBatch | None = None
+        try:
+            while (batch := self._scheduler.take()) is not None:
+                self._run(batch)
+        except BaseException as error:
+            _logger.critical("worker %s died", threading.current_thread().name, exc_info=error)
+            if batch is not None:
+                self._scheduler.finish(batch, problems.micro_batch_failed(batch))
+            self._scheduler.stop()
+            self._on_death(error)
+
+    def _run(self, batch: MicroBatch) -> None:
+        model = self._models[batch.model_id]
+        try:
+            vectors = model.encoder.run([waiting.ids for _, waiting in batch.entries])
+            expected = len(batch.entries), model.manifest.dimension_count
+            if vectors.shape != expected:
+                raise ValueError(f"the encoder gave vectors of shape {vectors.shape} instead of {expected}")
+            for row, (job, waiting) in enumerate(batch.entries):
+                job.vectors[waiting.row] = vectors[row]
+        except Exception:
+            _logger.exception("model %s failed on micro-batch %d", batch.model_id, batch.number)
+            self._scheduler.finish(batch, problems.micro_batch_failed(batch))
+        else:
+            self._scheduler.finish(batch)
