@@ -1,0 +1,143 @@
+"""The group of all commands, and the one place where a failure becomes a line on stderr and an exit code.
+
+A command's module is imported when the command is run or its own help is asked for, never for ``whit --help``: the list
+of commands must be quick, and must work where an extra is missing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import click
+from whit.cli.command import EXIT_CODES, write_exit_codes
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a command lives: ``module`` has an attribute of the command's name; ``extras`` is what it needs installed, if anything."""
+
+    module: str
+    summary: str
+    extras: str = ""
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "export": Entry("whit.cli.export", "Compile a checkpoint into a package.", "export"),
+    "verify": Entry("whit.cli.verify", "Recompute a package's golden vectors on this machine.", "server"),
+    "inspect": Entry("whit.cli.inspect", "Show what is in a package."),
+    "serve": Entry("whit.cli.serve", "Serve packages and collections over gRPC.", "server"),
+    "embed": Entry("whit.cli.embed", "Turn texts into vectors."),
+    "index": Entry("whit.cli.index", "Put files into a collection."),
+    "search": Entry("whit.cli.search", "Ask a collection a question."),
+    "models": Entry("whit.cli.models", "List the models a server has loaded."),
+    "info": Entry("whit.cli.info", "Show a server's version, limits, models and collections."),
+    "demo": Entry("whit.cli.demo", "Compile, serve, index and search, all on this machine.", "server,export"),
+}
+
+# Failures that a user can meet. Looked up in sys.modules when one is raised: importing these here would cost every start.
+EXPECTED_ERRORS = (
+    ("whit.contract.manifest", "PackageError"),
+    ("whit.client", "WhitError"),
+    ("whit.server.errors", "ServiceError"),
+    ("whit.export", "ExportError"),
+)
+
+
+class LazyGroup(click.Group):
+    """Knows the commands by name and summary; loads one only to run it or to show its help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order in which a new user needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the command's module. An unknown name gives None, which click reports."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(entry.module), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes names and summaries from the table, so that nothing is imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the exit codes and where to go next."""
+        write_exit_codes(formatter, EXIT_CODES)
+        with formatter.section("Start here"):
+            formatter.write_text("whit COMMAND --help")
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version  # 30 ms that no other call should pay
+
+        click.echo(f"whit {version('whit')}")
+        ctx.exit()
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["--help", "-h"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
+def group() -> None:
+    """Small, exact text encoders: compile a checkpoint, serve it over gRPC, index texts and search them.
+
+    WHIT_SERVER=ADDR sets the server for every command that talks to one. WHIT_DEBUG=1 shows the traceback of a failure.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and returns its exit code; every failure ends in one line on stderr."""
+    try:
+        result = group.main(list(arguments), prog_name="whit", standalone_mode=False)
+        sys.stdout.flush()  # a closed pipe shows here, not while the interpreter shuts down
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stderr.write(f"{error.format_message()}\n")
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        sys.stderr.write("whit: interrupted\n")
+        return 130
+    except BrokenPipeError:
+        # The reader has left ("whit search … | head"): nobody is to be told, and no later flush may complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last line of defence turns everything into one line
+        if os.environ.get("WHIT_DEBUG", "") not in {"", "0"}:
+            traceback.print_exc()
+        name = next((a for a in arguments if a in COMMANDS), "")
+        line, code = explain(error, name)
+        sys.stderr.write(f"{' '.join(line.split())}\n")
+        return code
+
+
+def explain(error: Exception, name: str) -> tuple[str, int]:
+    """The line that tells the user of ``whit {name}`` what went wrong and what to do, and the exit code."""
+    command = f"whit {name}".rstrip()
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else command
+        return f"{path}: {error.format_message()} See: {path} --help", error.exit_code
+    if isinstance(error, click.ClickException):
+        return f"{command}: {error.format_message()}", error.exit_code
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "whit").startswith("whit"):
+        extras = COMMANDS[name].extras if name in COMMANDS else ""
+        if extras:
+            noun = "extras" if "," in extras else "extra"
+            return f"{command} needs the {extras.replace(',', ' and ')} {noun}: pip install 'whit[{extras}]'", 2
+    if isinstance(error, OSError) or _is_expected(error):
+        return f"{command}: {error}", 1
+    return f"{command}: internal error: {type(error).__name__}: {error} (WHIT_DEBUG=1 shows the traceback)", 1
+
+
+def _is_expected(error: Exception) -> bool:
+    kinds = (getattr(sys.modules.get(module), name, None) for module, name in EXPECTED_ERRORS)
+    return any(isinstance(kind, type) and isinstance(error, kind) for kind in kinds)

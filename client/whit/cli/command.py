@@ -1,0 +1,60 @@
+"""What every command's help has: an example and the exit codes. Knows click and nothing of whit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+EXIT_CODES: Mapping[int, str] = {
+    0: "ok",
+    1: "failed: one line on stderr says why",
+    2: "wrong usage, or an extra is missing",
+}
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table.")
+
+
+class Failure(click.ClickException):
+    """The command failed (exit code 1). The message is one sentence that says what to do next."""
+
+    exit_code = 1
+
+
+class WhitCommand(click.Command):
+    """A command whose help ends with examples (whole command lines) and exit codes."""
+
+    def __init__(self, *args: Any, examples: Sequence[str], exit_codes: Mapping[int, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+        self.exit_codes = dict(exit_codes)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the examples, unwrapped so that they can be copied, and the exit codes."""
+        with formatter.section("Examples"):
+            for example in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+        write_exit_codes(formatter, self.exit_codes)
+
+
+def command(
+    name: str, *, examples: Sequence[str], exit_codes: Mapping[int, str] | None = None
+) -> Callable[[_Function], WhitCommand]:
+    """Makes a function the command ``whit NAME``. ``exit_codes`` replaces the usual meaning of single codes."""
+    codes = {**EXIT_CODES, **(exit_codes or {})}
+    return click.command(
+        name,
+        cls=WhitCommand,
+        examples=examples,
+        exit_codes=codes,
+        context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+    )
+
+
+def write_exit_codes(formatter: click.HelpFormatter, exit_codes: Mapping[int, str]) -> None:
+    """Writes the section that documents the exit codes."""
+    with formatter.section("Exit codes"):
+        formatter.write_dl([(str(code), meaning) for code, meaning in exit_codes.items()])

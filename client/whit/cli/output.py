@@ -1,0 +1,119 @@
+"""What a person or a program sees: tables and JSON on stdout, progress and notices on stderr.
+
+Texts from files and servers are shown through ``snippet``, which leaves nothing in them that a terminal would obey.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import Task as ProgressTask
+from rich.table import Table
+from rich.text import Text
+
+# Without a terminal there is no width to ask for; tables then go to files and logs, where 80 would cut too much.
+PLAIN_WIDTH = 120
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """A console on stdout (or ``file``) that shows text as it is: no markup, no highlighting, no colours in a pipe."""
+    file = file or sys.stdout
+    width = None if file.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
+    return Console(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def notice(line: str) -> None:
+    """Writes one line on stderr: something the user should know that is not the result."""
+    sys.stderr.write(f"{line}\n")
+
+
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """Prints one JSON document on stdout; ``indent=None`` gives one line, for output that is a stream of lines.
+
+    Not-a-number and infinity have no JSON and are refused with ``ValueError``: none of our results may hold them.
+    """
+    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str = ""
+) -> Table:
+    """A table with one line of heads; columns named in ``right`` are numbers. The first column is never cut."""
+    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, header_style="bold")
+    for position, column in enumerate(columns):
+        number = column in right
+        made.add_column(column, justify="right" if number else "left", no_wrap=number or position == 0, overflow="fold")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    return made
+
+
+def facts(pairs: Iterable[tuple[str, object]], *, title: str = "") -> Table:
+    """A two-column table of names and values, for one thing with many properties."""
+    made = Table(box=None, title=title or None, title_justify="left", pad_edge=False, show_header=False)
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in pairs:
+        made.add_row(name, Text(str(value)))
+    return made
+
+
+def snippet(text: str, length: int = 90) -> str:
+    """The start of ``text`` on one line, at most ``length`` characters, without control characters."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())
+    return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
+
+
+def size(byte_count: int) -> str:
+    """Bytes for a person: ``22.9 MB`` (decimal, as disks and downloads are counted)."""
+    value = float(byte_count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
+
+
+def progress() -> Progress:
+    """A progress bar on stderr: drawn only if stderr is a terminal, gone when done. Use as a context manager."""
+    columns: list[ProgressColumn] = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(),
+        TimeElapsedColumn(),
+    ]
+    return Progress(*columns, console=console(sys.stderr), transient=True, disable=not sys.stderr.isatty())
+
+
+class _RateColumn(ProgressColumn):
+    """Steps a second, where known."""
+
+    def render(self, task: ProgressTask) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "")
+
+
+def jsonable(value: Any) -> Any:
+    """Turns numpy scalars, mappings and sequences into what ``json`` takes; leaves everything else alone."""
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    return value.item() if hasattr(value, "item") and not isinstance(value, str) else value
