@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from whit.contract.manifest import Manifest
 from whit.server.engine.types import TokenIds
+
+if TYPE_CHECKING:
+    from whit.runtime.verify import Verification  # at run time it would bring onnxruntime along
 
 
 class Package(Protocol):
@@ -55,13 +58,20 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A package that is ready to run. ``verified``: its golden vectors were recomputed on this machine and agreed."""
+    """A package that is ready to run.
+
+    Attributes:
+        id: the package's name.
+        verified: its golden vectors were recomputed on this machine at load and agreed.
+        verify: recomputes them now. Synchronous, and as long as a few dozen texts take.
+    """
 
     id: str
     package: Package
     tokenizer: Tokenizer
     encoder: Encoder
     verified: bool
+    verify: Callable[[], Verification]
 
     @property
     def manifest(self) -> Manifest:

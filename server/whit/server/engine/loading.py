@@ -1,0 +1,71 @@
+"""Loads packages for the engine. Kept apart from it because this brings in onnxruntime."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+from whit.contract import names
+from whit.contract.manifest import PackageError
+from whit.runtime import Encoder, Tokenizer, open_package, verify
+from whit.server.engine.models import LoadedModel
+
+_logger = logging.getLogger(__name__)
+
+
+def load_models(directories: Iterable[Path], *, allow_unverified: bool = False) -> dict[str, LoadedModel]:
+    """Loads each package directory; the result is by model id.
+
+    Raises:
+        PackageError: as ``load_model``, or two packages have the same name.
+    """
+    models: dict[str, LoadedModel] = {}
+    for directory in directories:
+        model = load_model(directory, allow_unverified=allow_unverified)
+        if model.id in models:
+            raise PackageError(
+                f"{directory} and {models[model.id].package.directory} are both named {model.id!r}; "
+                "serve one of them, or export one under another name"
+            )
+        models[model.id] = model
+    return models
+
+
+def load_model(directory: Path, *, allow_unverified: bool = False) -> LoadedModel:
+    """Opens a package, loads it and recomputes its golden vectors, which also warms it up.
+
+    Args:
+        directory: the package.
+        allow_unverified: load it even where its golden vectors differ on this machine; ``verified`` is then False.
+
+    Raises:
+        PackageError: it cannot be read or run here, or its golden vectors differ.
+    """
+    package = open_package(directory)
+    model_id = package.manifest.name
+    try:
+        names.parse_model_name(names.model_name(model_id))
+    except ValueError:
+        raise PackageError(
+            f"{directory}: the name {model_id!r} cannot be a model id ({names.MODEL_ID_RULE}); export it under another name"
+        ) from None
+    tokenizer, encoder = Tokenizer(package), Encoder(package)
+    found = verify(package, tokenizer, encoder)
+    if not found.verified:
+        difference = (
+            f"{directory}: golden vectors differ on this machine by up to {found.max_abs_difference:.3g}, "
+            f"more than {found.tolerance:.3g}"
+        )
+        if not allow_unverified:
+            raise PackageError(f"{difference}; export the package again here, or start with --allow-unverified")
+        _logger.warning("%s; serving it all the same", difference)
+    return LoadedModel(
+        id=model_id,
+        package=package,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        verified=found.verified,
+        verify=partial(verify, package, tokenizer, encoder),
+    )
