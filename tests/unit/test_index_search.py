@@ -1,0 +1,288 @@
+"""Search: exact where it scans, close to exact where the graph proposes, and the same answers whatever became of the graph."""
+
+import errno
+import logging
+
+import numpy as np
+import pytest
+from whit.contract.errors import Reason
+from whit.contract.vectors import Encoding, decode
+from whit.server.errors import ServiceError
+from whit.server.index import CollectionStore, PointWrite, keeper, search
+from whit.server.index.graph import Graph
+
+DIMENSIONS = 32
+STORAGES = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8)
+COUNT = 400
+
+
+@pytest.fixture(autouse=True)
+def small_graphs(monkeypatch):
+    """Graphs from 200 points on and small chunks, so that a test takes milliseconds."""
+    monkeypatch.setattr(search, "CACHED_ROW_COUNT", 250)
+    monkeypatch.setattr(search, "_CHUNK_ROW_COUNT", 100)
+    monkeypatch.setattr(keeper, "GRAPH_POINT_COUNT", 200)
+    monkeypatch.setattr(keeper, "_SNAPSHOT_KEY_COUNT", 100)
+
+
+def clustered(count, seed=0):
+    """Unit vectors around 20 centres: float32 [count, DIMENSIONS]."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((20, DIMENSIONS))
+    found = centres[rng.integers(20, size=count)] + 0.7 * rng.standard_normal((count, DIMENSIONS))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+def names(count, start=0):
+    return [f"p{i:05}" for i in range(start, start + count)]
+
+
+def upsert(handle, ids, vectors):
+    handle.upsert([PointWrite(id_, f"text of {id_}") for id_ in ids], vectors)
+
+
+def ids_of(hits):
+    return [hit.id for hit in hits]
+
+
+def recall(got, wanted):
+    return np.mean([len(set(ids_of(a)) & set(ids_of(b))) / len(b) for a, b in zip(got, wanted, strict=True)])
+
+
+@pytest.fixture
+def open_store(tmp_path):
+    stores = []
+
+    def open_store():
+        if stores:
+            stores.pop().close()
+        stores.append(CollectionStore(tmp_path, background=False))
+        return stores[0]
+
+    yield open_store
+    stores.pop().close()
+
+
+@pytest.fixture
+def make(open_store):
+    def make(storage=Encoding.FLOAT32, count=COUNT):
+        store = open_store()
+        store.create("c", model_id="m", fingerprint="f", dimension_count=DIMENSIONS, storage=storage)
+        handle = store.open("c")
+        upsert(handle, names(count), clustered(count))
+        return handle
+
+    return make
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("count", [1, 5, 150, 600])
+def test_exact_search_agrees_with_numpy_on_the_stored_vectors(make, storage, count):
+    handle, queries = make(storage, count), clustered(7, seed=1)
+    stored = decode(handle.get(names(count), with_vectors=True)[2]).astype(np.float64)
+    scores = queries @ (stored / np.linalg.norm(stored, axis=1, keepdims=True)).T
+    for hits, row in zip(handle.search(queries, limit=10, exact=True), scores, strict=True):
+        order = np.argsort(-row)[:10]
+        assert ids_of(hits) == [names(count)[i] for i in order]
+        np.testing.assert_allclose([hit.score for hit in hits], row[order], atol=1e-6)
+
+
+def test_an_empty_collection_and_no_queries_give_no_hits(make):
+    handle = make(count=0)
+    assert handle.search(clustered(2), limit=5) == [[], []]
+    assert handle.search(clustered(0), limit=5) == []
+
+
+def test_hits_carry_the_payload_unless_told_not_to(make):
+    handle = make(count=3)
+    (hits,) = handle.search(clustered(1), limit=1)
+    assert (hits[0].id, hits[0].text, hits[0].metadata) == ("p00000", "text of p00000", "{}")
+    (hits,) = handle.search(clustered(1), limit=1, with_payload=False)
+    assert (hits[0].id, hits[0].text, hits[0].metadata) == ("p00000", "", "{}")
+
+
+def test_the_threshold_keeps_what_reaches_it(make):
+    handle = make(count=50)
+    (hits,) = handle.search(clustered(1, seed=3), limit=50)
+    (kept,) = handle.search(clustered(1, seed=3), limit=50, score_threshold=hits[20].score)
+    assert kept == hits[:21]
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_equal_vectors_come_by_id_and_score_alike_alone_or_in_a_batch(make, graph):
+    handle = make(count=300)
+    same = np.repeat(clustered(1, seed=5), 37, axis=0)
+    upsert(handle, [f"q{i:02}" for i in reversed(range(37))], same)
+    if graph:
+        handle.maintain()
+    query = same[:1]
+    (hits,) = handle.search(query, limit=10)
+    assert ids_of(hits) == [f"q{i:02}" for i in range(10)]
+    assert {hit.score for hit in hits} == {1.0}
+    batch = handle.search(np.concatenate([clustered(30, seed=6), query]), limit=10)
+    assert batch[-1] == hits
+    assert handle.search(query, limit=10, exact=True) == [hits]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_graph_finds_what_a_scan_finds(make, storage):
+    handle, queries = make(storage), clustered(50, seed=1)
+    handle.maintain()
+    assert len(handle._keeper.graph) == COUNT
+    got, wanted = handle.search(queries, limit=10), handle.search(queries, limit=10, exact=True)
+    assert recall(got, wanted) >= 0.99
+    for hits, exact in zip(got, wanted, strict=True):
+        scores = {hit.id: hit.score for hit in exact}
+        assert all(hit.score == scores.get(hit.id, hit.score) for hit in hits)
+
+
+def test_points_newer_than_the_graph_are_found(make):
+    handle = make()
+    handle.maintain()
+    fresh = clustered(20, seed=2)
+    upsert(handle, names(20, start=COUNT), fresh)
+    assert len(handle._keeper.graph) == COUNT
+    assert [hits[0].id for hits in handle.search(fresh, limit=3)] == names(20, start=COUNT)
+
+
+def test_replaced_and_deleted_points_never_come_back(make):
+    handle = make()
+    handle.maintain()
+    upsert(handle, names(50), clustered(50, seed=2))
+    handle.delete(names(50, start=50))
+    for _ in range(2):
+        for hits in handle.search(clustered(100), limit=10):
+            assert len(hits) == 10
+            assert not set(ids_of(hits)) & set(names(50, start=50))
+        old = handle.search(clustered(50), limit=1)
+        assert all(hits[0].id not in names(100) or hits[0].score < 0.999 for hits in old)
+        handle.maintain()
+
+
+def test_the_limit_is_met_even_where_all_neighbours_are_dead(make, monkeypatch):
+    monkeypatch.setattr(keeper, "STALE_FRACTION", 1.0)
+    handle, query = make(), clustered(1, seed=4)
+    handle.maintain()
+    nearest = ids_of(handle.search(query, limit=200, exact=True)[0])
+    handle.delete(nearest)
+    got, wanted = handle.search(query, limit=20), handle.search(query, limit=20, exact=True)
+    assert len(got[0]) == 20
+    assert got == wanted
+    assert len(handle.search(query, limit=COUNT)[0]) == COUNT - 200
+
+
+def test_a_graph_with_too_many_dead_keys_is_built_anew(make):
+    handle = make()
+    handle.maintain()
+    upsert(handle, names(120), clustered(120, seed=2))
+    handle.maintain()
+    assert len(handle._keeper.graph) == COUNT
+    assert recall(handle.search(clustered(30), limit=10), handle.search(clustered(30), limit=10, exact=True)) >= 0.99
+
+
+def test_a_collection_that_shrank_needs_no_graph(make):
+    handle = make()
+    handle.maintain()
+    handle.delete(names(COUNT - 90))
+    handle.maintain()
+    assert handle._keeper.graph is None
+    assert len(handle.search(clustered(1), limit=100)[0]) == 90
+
+
+def snapshot_files(tmp_path):
+    return list((tmp_path / "collections" / "c").glob("graph-*"))
+
+
+def test_the_snapshot_is_loaded_and_newer_points_are_found(make, open_store, tmp_path):
+    handle = make()
+    handle.maintain()
+    assert len(snapshot_files(tmp_path)) == 1
+    upsert(handle, names(10, start=COUNT), clustered(10, seed=2))
+    handle.delete(["p00000"])
+    expected = handle.search(clustered(20, seed=3), limit=10)
+    handle = open_store().open("c")
+    assert len(handle._keeper.graph) == COUNT
+    assert handle.search(clustered(20, seed=3), limit=10) == expected
+    handle.maintain()
+    assert len(handle._keeper.graph) == COUNT + 10
+
+
+DAMAGES = {
+    "removed": lambda file: file.unlink(),
+    "cut short": lambda file: file.write_bytes(file.read_bytes()[:-100]),
+    "one bit flipped": lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:]),
+    "emptied": lambda file: file.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_without_a_sound_snapshot_the_answers_stay_and_the_graph_is_built_anew(
+    make, open_store, tmp_path, caplog, damage
+):
+    handle = make()
+    handle.maintain()
+    expected = handle.search(clustered(20, seed=3), limit=10, exact=True)
+    open_store()
+    damage(*snapshot_files(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        handle = open_store().open("c")
+    assert "is not used" in caplog.text
+    assert handle._keeper.graph is None
+    assert handle.search(clustered(20, seed=3), limit=10) == expected
+    handle.maintain()
+    assert len(handle._keeper.graph) == COUNT
+
+
+def test_a_snapshot_of_another_usearch_is_not_read(make, open_store, monkeypatch, caplog):
+    make().maintain()
+    open_store()
+    monkeypatch.setattr(keeper, "VERSION", "1.0.0")
+    assert open_store().open("c")._keeper.graph is None
+    assert "usearch" in caplog.text
+
+
+def test_old_and_unfinished_snapshots_are_removed(make, open_store, tmp_path):
+    handle = make()
+    handle.maintain()
+    (first,) = snapshot_files(tmp_path)
+    upsert(handle, names(200, start=COUNT), clustered(200, seed=2))
+    handle.maintain()
+    (second,) = snapshot_files(tmp_path)
+    assert second != first
+    open_store()
+    (second.parent / "graph-unfinished.usearch").write_bytes(b"half")
+    assert len(open_store().open("c")._keeper.graph) == COUNT + 200
+    assert snapshot_files(tmp_path) == [second]
+
+
+def test_a_snapshot_that_finds_no_room_leaves_the_old_one(make, open_store, tmp_path, monkeypatch):
+    handle = make()
+    handle.maintain()
+    before = snapshot_files(tmp_path)
+    upsert(handle, names(1, start=COUNT), clustered(1, seed=2))
+    handle.maintain()
+
+    def full(_graph, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Graph, "save", full)
+        with pytest.raises(ServiceError) as caught:
+            handle.snapshot()
+        assert caught.value.problem.reason is Reason.STORAGE_FULL
+        assert snapshot_files(tmp_path) == before
+        handle = open_store().open("c")
+    assert len(handle._keeper.graph) == COUNT
+    assert handle.search(clustered(1, seed=2), limit=1)[0][0].id == names(1, start=COUNT)[0]
+
+
+def test_the_background_thread_builds_the_graph(tmp_path):
+    with CollectionStore(tmp_path) as store:
+        store.create("c", model_id="m", fingerprint="f", dimension_count=DIMENSIONS, storage=Encoding.INT8)
+        handle = store.open("c")
+        upsert(handle, names(COUNT), clustered(COUNT))
+        handle.maintain()  # waits for the thread, or does its work
+        assert len(handle._keeper.graph) == COUNT
+        store.snapshot_all()
+        assert len(snapshot_files(tmp_path)) == 1

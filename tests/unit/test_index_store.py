@@ -1,0 +1,208 @@
+"""CollectionStore: collections are made, listed, opened, deleted; one process at a time; damage is named."""
+
+import logging
+import os
+import shutil
+import sqlite3
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from whit.contract.errors import Reason
+from whit.contract.vectors import Encoding
+from whit.server.errors import ServiceError
+from whit.server.index import CollectionStore, DataDirectoryLocked, PointWrite
+from whit.server.index.database import DATABASE_FILE, FORMAT_VERSION
+
+
+@pytest.fixture
+def store(tmp_path):
+    with CollectionStore(tmp_path, background=False) as store:
+        yield store
+
+
+def make(store, name="notes", **changes):
+    options = {"model_id": "m", "fingerprint": "sha256:1", "dimension_count": 2, "storage": Encoding.FLOAT32}
+    return store.create(name, **(options | changes))
+
+
+def fill(store, name="notes", count=3):
+    vectors = np.arange(1, 2 * count + 1, dtype=np.float32).reshape(count, 2)
+    return store.open(name).upsert([PointWrite(str(i), f"text {i}") for i in range(count)], vectors)
+
+
+@contextmanager
+def refused(reason, *words):
+    with pytest.raises(ServiceError) as caught:
+        yield
+    assert caught.value.problem.reason is reason
+    for word in words:
+        assert word in caught.value.problem.message
+
+
+def test_a_created_collection_says_what_it_is(store):
+    info = make(store, storage=Encoding.INT8)
+    assert (info.id, info.model_id, info.fingerprint, info.dimension_count) == ("notes", "m", "sha256:1", 2)
+    assert (info.storage, info.point_count) == (Encoding.INT8, 0)
+    assert info.create_time.tzinfo is UTC
+    assert abs((datetime.now(UTC) - info.create_time).total_seconds()) < 60
+    assert store.info("notes") == info
+
+
+def test_everything_is_there_after_reopening(tmp_path):
+    with CollectionStore(tmp_path, background=False) as store:
+        info = make(store)
+        fill(store)
+    with CollectionStore(tmp_path, background=False) as store:
+        assert store.info("notes").create_time == info.create_time
+        assert store.open("notes").count() == 3
+
+
+def test_list_is_sorted_and_counts_closed_collections_too(tmp_path):
+    with CollectionStore(tmp_path, background=False) as store:
+        make(store, "b")
+        make(store, "a")
+        fill(store, "a")
+    with CollectionStore(tmp_path, background=False) as store:
+        fill(store, "b", count=1)
+        assert [(info.id, info.point_count) for info in store.list()] == [("a", 3), ("b", 1)]
+
+
+def test_open_gives_the_same_handle(store):
+    make(store)
+    assert store.open("notes") is store.open("notes")
+    assert "2 x float32" in repr(store.open("notes"))
+
+
+def test_an_existing_name_is_refused(store):
+    make(store)
+    with refused(Reason.COLLECTION_EXISTS, "'notes'", "choose another name"):
+        make(store, fingerprint="sha256:2")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x", "A", "a" * 65, ".new-1", "a\0"])
+def test_a_name_that_breaks_the_rule_is_refused(store, name):
+    with refused(Reason.INVALID_REQUEST, "1 to 64"):
+        make(store, name)
+    with refused(Reason.INVALID_REQUEST):
+        store.delete(name)
+
+
+def test_storage_and_dimension_count_are_checked(store):
+    with refused(Reason.INVALID_REQUEST, "float32, float16, int8"):
+        make(store, storage=Encoding.BINARY)
+    with refused(Reason.INVALID_REQUEST, "dimension_count"):
+        make(store, dimension_count=0)
+    assert store.list() == []
+
+
+def test_an_unknown_collection_is_not_found(store):
+    for call in (store.open, store.info, store.delete):
+        with refused(Reason.COLLECTION_NOT_FOUND, "'nowhere'"):
+            call("nowhere")
+
+
+def test_delete_removes_everything_and_the_name_is_free_again(store, tmp_path):
+    make(store)
+    fill(store)
+    handle = store.open("notes")
+    assert store.delete("notes") == 3
+    assert list((tmp_path / "collections").iterdir()) == []
+    for call in (handle.count, lambda: handle.delete(["1"]), lambda: fill_handle(handle)):
+        with refused(Reason.COLLECTION_NOT_FOUND, "'notes'"):
+            call()
+    make(store, fingerprint="sha256:2")
+    assert store.open("notes").count() == 0
+
+
+def fill_handle(handle):
+    handle.upsert([PointWrite("1", "")], np.ones((1, 2), np.float32))
+
+
+def test_what_a_crash_left_half_made_or_half_deleted_is_removed_at_start(tmp_path):
+    with CollectionStore(tmp_path, background=False) as store:
+        make(store)
+    collections = tmp_path / "collections"
+    shutil.copytree(collections / "notes", collections / ".trash-1")
+    (collections / ".new-1").mkdir()
+    with CollectionStore(tmp_path, background=False) as store:
+        assert [path.name for path in collections.iterdir()] == ["notes"]
+        assert [info.id for info in store.list()] == ["notes"]
+
+
+def test_a_second_store_is_refused_by_process_and_directory(store, tmp_path):
+    with pytest.raises(DataDirectoryLocked) as caught:
+        CollectionStore(tmp_path)
+    assert f"process {os.getpid()}" in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_the_lock_goes_with_the_store(tmp_path):
+    for _ in range(2):
+        CollectionStore(tmp_path, background=False).close()
+
+
+def test_a_data_directory_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "data").write_text("")
+    with refused(Reason.STORAGE_FAILED, str(tmp_path / "data"), "permissions"):
+        CollectionStore(tmp_path / "data")
+
+
+def test_a_closed_store_refuses(tmp_path):
+    store = CollectionStore(tmp_path, background=False)
+    make(store)
+    handle = store.open("notes")
+    store.close()
+    store.close()
+    for call in (store.list, handle.count, lambda: make(store, "other")):
+        with refused(Reason.SHUTTING_DOWN):
+            call()
+
+
+def test_a_collection_of_a_newer_version_is_refused_by_name(tmp_path, caplog):
+    with CollectionStore(tmp_path, background=False) as store:
+        make(store)
+    directory = tmp_path / "collections" / "notes"
+    with closing(sqlite3.connect(directory / DATABASE_FILE)) as connection:
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION + 1}")
+    with CollectionStore(tmp_path, background=False) as store:
+        with refused(Reason.STORAGE_FAILED, str(directory), f"version {FORMAT_VERSION + 1}", "upgrade"):
+            store.open("notes")
+        with caplog.at_level(logging.ERROR):
+            assert store.list() == []
+        assert "notes" in caplog.text
+
+
+DAMAGES = {
+    "overwritten": lambda file: file.write_bytes(b"not a database at all" * 1000),
+    "emptied": lambda file: file.write_bytes(b""),
+    "cut short": lambda file: os.truncate(file, 100),
+    "scribbled over": lambda file: file.write_bytes(file.read_bytes()[:8192] + b"\xa5" * (file.stat().st_size - 8192)),
+    "removed": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_collection_is_refused_can_be_deleted_and_does_not_hide_others(tmp_path, damage):
+    with CollectionStore(tmp_path, background=False) as store:
+        make(store)
+        fill(store)
+        make(store, "sound")
+    directory = tmp_path / "collections" / "notes"
+    damage(directory / DATABASE_FILE)
+    with CollectionStore(tmp_path, background=False) as store:
+        with refused(Reason.STORAGE_FAILED, str(directory), "restore" if damage is not DAMAGES["removed"] else "check"):
+            store.open("notes").get(["1"], with_vectors=True)
+        assert [info.id for info in store.list()] == ["sound"]
+        assert store.delete("notes") == 0
+        assert [path.name for path in directory.parent.iterdir()] == ["sound"]
+
+
+def test_another_sqlite_database_is_not_taken_for_a_collection(tmp_path):
+    directory = tmp_path / "collections" / "alien"
+    directory.mkdir(parents=True)
+    with closing(sqlite3.connect(directory / DATABASE_FILE)) as connection:
+        connection.execute("CREATE TABLE collection(x)")
+    with CollectionStore(tmp_path, background=False) as store, refused(Reason.STORAGE_FAILED, "not the database"):
+        store.open("alien")
