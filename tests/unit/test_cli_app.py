@@ -91,7 +91,7 @@ def test_every_command_has_help_with_summary_example_and_exit_codes(name: str) -
     assert all(any(o.startswith("--") for o in option.opts) for option in options)
 
 
-@pytest.mark.parametrize("name", [n for n in app.COMMANDS if n not in {"serve"}])
+@pytest.mark.parametrize("name", [n for n in app.COMMANDS if n != "serve"])
 def test_every_command_that_reports_has_json(name: str) -> None:
     found = app.group.get_command(group_context(), name)
     assert found is not None

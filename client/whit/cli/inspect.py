@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 from whit.cli.command import command, json_option
-from whit.cli.output import console, facts, print_json, size, snippet, table
+from whit.cli.output import console, facts, jsonable, print_json, size, snippet, table
 from whit.contract.manifest import REPORT_FILE, Manifest, PackageError, check_files, read_manifest
 
 
@@ -32,7 +31,7 @@ def inspect(package: Path, as_json: bool) -> None:
     sizes = {name: (package / name).stat().st_size for name in sorted(manifest.files)}
     report = _read_report(package / REPORT_FILE)
     if as_json:
-        content = dataclasses.asdict(manifest) | {"fingerprint": manifest.fingerprint}
+        content = {**jsonable(manifest), "fingerprint": manifest.fingerprint}
         print_json({"package": str(package), "manifest": content, "size_bytes": sizes, "report": report})
         return
     out = console()

@@ -5,12 +5,17 @@ Texts from files and servers are shown through ``snippet``, which leaves nothing
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.progress import (
@@ -43,11 +48,8 @@ def notice(line: str) -> None:
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
-    """Prints one JSON document on stdout; ``indent=None`` gives one line, for output that is a stream of lines.
-
-    Not-a-number and infinity have no JSON and are refused with ``ValueError``: none of our results may hold them.
-    """
-    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    """Prints one JSON document on stdout; ``indent=None`` gives one line, for output that is a stream of lines."""
+    sys.stdout.write(json.dumps(jsonable(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def table(
@@ -111,9 +113,15 @@ class _RateColumn(ProgressColumn):
 
 
 def jsonable(value: Any) -> Any:
-    """Turns numpy scalars, mappings and sequences into what ``json`` takes; leaves everything else alone."""
-    if isinstance(value, dict) or hasattr(value, "items"):
+    """What ``json`` takes, from dataclasses, mappings, sequences, times and numpy scalars; not-a-number becomes null."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(item) for item in value]
-    return value.item() if hasattr(value, "item") and not isinstance(value, str) else value
+    if isinstance(value, (datetime, Path)):
+        return value.isoformat() if isinstance(value, datetime) else str(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

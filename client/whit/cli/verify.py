@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 
 import click
 from whit.cli.command import Failure, command, json_option
-from whit.cli.output import console, facts, print_json
+from whit.cli.output import console, facts, jsonable, print_json
 
 
 @command(
@@ -34,7 +33,7 @@ def verify(package: Path, as_json: bool) -> None:
     seconds = time.perf_counter() - start
     if as_json:
         identity = {"package": str(package), "name": opened.manifest.name, "fingerprint": opened.manifest.fingerprint}
-        print_json({**identity, **dataclasses.asdict(result), "time_s": round(seconds, 3)})
+        print_json({**identity, **jsonable(result), "time_s": round(seconds, 3)})
     else:
         pairs = [
             ("package", f"{opened.manifest.name}, {opened.manifest.fingerprint}"),

@@ -1,0 +1,189 @@
+"""``whit embed``: texts from the command line, a file or standard input to vectors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.table import Table
+from whit.cli.command import Failure, command, json_option
+from whit.cli.output import console, notice, print_json, progress, snippet, table
+from whit.cli.passages import BadLine, is_text, read_lines
+from whit.cli.remote import choose_model, connect, server_options
+from whit.client import EmbedResult
+
+ENCODINGS = ("float32", "float16", "int8", "binary")
+SHOWN_VALUE_COUNT = 4
+
+
+@command(
+    "embed",
+    examples=[
+        "whit embed 'a text' 'another'",
+        "whit embed --file texts.txt --out vectors.npy",
+        "cat texts.txt | whit embed --encoding int8 --json -",
+    ],
+)
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read texts from this file, one a line; empty lines are left out.",
+)
+@click.option("--model", help="Model to use. Default: the only one that the server has.")
+@click.option("--role", help="Role of the prompt put before each text, such as query or document.")
+@click.option("--instruction", help="Free instruction put before each text.")
+@click.option(
+    "--encoding", type=click.Choice(ENCODINGS), default="float32", show_default=True, help="Form of the vectors."
+)
+@click.option(
+    "--dimensions",
+    "dimension_count",
+    type=click.IntRange(min=1),
+    help="Keep this many values of each vector. Default: all.",
+)
+@click.option(
+    "--on-overflow",
+    type=click.Choice(["error", "truncate"]),
+    default="error",
+    show_default=True,
+    help="What to do with a text of more tokens than the model reads.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the vectors to this .npy file, one row a text.",
+)
+@server_options
+@json_option
+def embed(
+    texts: tuple[str, ...],
+    path: Path | None,
+    model: str | None,
+    role: str | None,
+    instruction: str | None,
+    encoding: str,
+    dimension_count: int | None,
+    on_overflow: str,
+    out: Path | None,
+    server: str,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Turn each TEXT into a vector; "-" reads texts from standard input, one a line.
+
+    Prints a table, or with --json one JSON object a line: text, token_count, truncated, vector. int8 and binary vectors are codes,
+    as numpy sees them.
+    """
+    given = _texts(texts, path)
+    with connect(server, timeout_s) as client, progress() as bar:
+        task = bar.add_task("embedding", total=len(given))
+        results = client.embed_stream(
+            given,
+            model=choose_model(client, model),
+            role=role,
+            instruction=instruction,
+            encoding=encoding,
+            dimension_count=dimension_count,
+            on_overflow=on_overflow,
+            on_error="return",
+        )
+        rows = []
+        for row in _rows(given, results):
+            bar.advance(task)
+            if row.error is None and as_json:
+                print_json(_as_json(row), indent=None)
+            if row.error is not None:
+                notice(f"text {row.number}: {row.error}")
+            rows.append(row)
+    failed_count = sum(row.error is not None for row in rows)
+    if out and not failed_count:
+        _write_npy(out, rows)
+    elif not as_json and not out:
+        console().print(_table(rows))
+    if failed_count:
+        unwritten = f", so {out} was not written" if out else ""
+        raise Failure(f"{failed_count} of {len(rows)} texts failed{unwritten}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One text and what became of it; ``vector`` is a row of codes or floats."""
+
+    number: int  # from 1
+    text: str
+    token_count: int
+    truncated: bool
+    vector: NDArray[np.generic]
+    error: object = None
+
+
+def _rows(texts: list[str], results: Iterable[EmbedResult]) -> Iterator[_Row]:
+    number = 0
+    for result in results:
+        for item, vector in zip(result.items, result.vectors, strict=True):
+            number += 1
+            yield _Row(number, texts[number - 1], item.token_count, item.truncated, vector, item.error)
+
+
+def _as_json(row: _Row) -> dict[str, Any]:
+    return {"text": row.text, "token_count": row.token_count, "truncated": row.truncated, "vector": row.vector.tolist()}
+
+
+def _table(rows: list[_Row]) -> Table:
+    columns = ["text", "tokens", "dimensions", "first values"]
+    return table(
+        columns,
+        (
+            (
+                snippet(row.text, 60),
+                f"{row.token_count}{' (cut)' if row.truncated else ''}",
+                len(row.vector),
+                " ".join(
+                    f"{value:+.4f}" if row.vector.dtype.kind == "f" else str(value)
+                    for value in row.vector[:SHOWN_VALUE_COUNT]
+                ),
+            )
+            for row in rows
+            if row.error is None
+        ),
+        right=["tokens", "dimensions"],
+    )
+
+
+def _write_npy(path: Path, rows: list[_Row]) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.stack([row.vector for row in rows]), allow_pickle=False)
+
+
+def _texts(arguments: tuple[str, ...], path: Path | None) -> list[str]:
+    """Every text asked for, in the order of the command line and then of the file."""
+    texts: list[str] = []
+    for number, text in enumerate(arguments, 1):
+        if text == "-":
+            texts += _lines(sys.stdin.buffer, "standard input")
+        elif not is_text(text):
+            raise click.UsageError(f"TEXT {number} is not UTF-8.")
+        else:
+            texts.append(text)
+    if path:
+        with path.open("rb") as file:
+            texts += _lines(file, str(path))
+    if not texts:
+        raise click.UsageError("Give a TEXT, --file FILE, or - for standard input.")
+    return texts
+
+
+def _lines(file: Iterable[bytes], name: str) -> Iterator[str]:
+    for entry in read_lines(file, name):
+        if isinstance(entry, BadLine):
+            raise Failure(f"{entry.source}: {entry.why.partition(';')[0]}; write the file as UTF-8")
+        if entry[1].strip():
+            yield entry[1]

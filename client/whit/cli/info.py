@@ -1,0 +1,46 @@
+"""``whit info``: what a server is, what it accepts, and what it holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from rich.table import Table
+from whit.cli.command import command, json_option
+from whit.cli.models import models_table
+from whit.cli.output import console, facts, jsonable, print_json, table
+from whit.cli.remote import connect, server_options
+from whit.client import Collection
+
+
+@command("info", examples=["whit info", "whit info --json | jq .limits"])
+@server_options
+@json_option
+def info(server: str, timeout_s: float, as_json: bool) -> None:
+    """Show a server's version, limits, providers, models and collections."""
+    with connect(server, timeout_s) as client:
+        about, collections = client.server_info(), client.collections()
+    if as_json:
+        print_json({**jsonable(about), "collections": collections})
+        return
+    out = console()
+    pairs: list[tuple[str, object]] = [
+        ("server", f"{server}, whit {about.version}, up {about.uptime_s:.0f} s"),
+        ("workers", about.worker_count),
+        ("providers", ", ".join(about.providers)),
+        *((name.replace("_", " "), f"{value:,}") for name, value in dataclasses.asdict(about.limits).items()),
+    ]
+    out.print(facts(pairs))
+    out.print(models_table(about.models) if about.models else "no models")
+    out.print(collections_table(collections) if collections else "no collections")
+
+
+def collections_table(collections: Sequence[Collection]) -> Table:
+    """The collections as a table for people."""
+    rows = (
+        (c.name, f"{c.point_count:,}", c.model, c.dimension_count, c.storage, f"{c.create_time:%Y-%m-%d %H:%M} UTC")
+        for c in collections
+    )
+    return table(
+        ["collection", "points", "model", "dimensions", "storage", "made"], rows, right=["points", "dimensions"]
+    )

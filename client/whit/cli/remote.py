@@ -1,0 +1,56 @@
+"""What every command that talks to a server shares: the address, the timeout and the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from whit.cli.command import Failure
+from whit.client import Client
+
+DEFAULT_SERVER = "127.0.0.1:7600"
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def server_options(function: _Function) -> _Function:
+    """Adds ``--server`` and ``--timeout-s``; the function gets ``server`` and ``timeout_s``."""
+    address = click.option(
+        "--server",
+        metavar="ADDR",
+        envvar="WHIT_SERVER",
+        default=DEFAULT_SERVER,
+        show_default=True,
+        show_envvar=True,
+        help="Host and port of the server.",
+    )
+    timeout = click.option(
+        "--timeout-s",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        help="Give up after this many seconds without an answer.",
+    )
+    return address(timeout(function))
+
+
+def connect(server: str, timeout_s: float) -> Client:
+    """A client of ``server``; use it as a context manager. Connects on first use."""
+    return Client(server, timeout=timeout_s)
+
+
+def choose_model(client: Client, model: str | None) -> str:
+    """``model`` if given, else the one model that the server has loaded.
+
+    Raises:
+        Failure: none or several are loaded; the message lists them.
+    """
+    if model:
+        return model
+    loaded = [entry.name for entry in client.models()]
+    if len(loaded) == 1:
+        return loaded[0]
+    if not loaded:
+        raise Failure("the server has no model loaded; start it with: whit serve --models PACKAGE")
+    raise Failure(f"the server has several models; pick one with --model: {', '.join(loaded)}")

@@ -1,0 +1,74 @@
+"""``whit search``: one question to one collection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import click
+from rich.table import Table
+from whit.cli.command import command, json_option
+from whit.cli.output import console, print_json, snippet, table
+from whit.cli.passages import is_text
+from whit.cli.remote import connect, server_options
+from whit.client import Hit
+
+
+@command(
+    "search",
+    examples=[
+        "whit search notes 'how do I undo this?'",
+        "whit search notes 'how do I undo this?' --limit 3 --json | jq '.hits[0].text'",
+    ],
+)
+@click.argument("collection")
+@click.argument("question")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Show at most this many points."
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(-1, 1),
+    help="Leave out points with a lower score (cosine, -1 to 1). Default: none.",
+)
+@click.option("--exact", is_flag=True, help="Compare with every vector instead of searching the graph: exact, slower.")
+@click.option("--role", help="Role of the prompt put before the question. Default: query, where the model has it.")
+@server_options
+@json_option
+def search(
+    collection: str,
+    question: str,
+    limit: int,
+    threshold: float | None,
+    exact: bool,
+    role: str | None,
+    server: str,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    """Find the points of COLLECTION that are nearest to QUESTION, best first."""
+    if not is_text(question):
+        raise click.UsageError("QUESTION is not UTF-8.")
+    with connect(server, timeout_s) as client:
+        start = time.perf_counter()
+        hits = client.search(collection, question, limit=limit, score_threshold=threshold, exact=exact, role=role)
+        seconds = time.perf_counter() - start
+    if as_json:
+        found = [{"id": h.id, "score": round(h.score, 6), "text": h.text, "metadata": h.metadata} for h in hits]
+        print_json({"collection": collection, "question": question, "hits": found, "time_ms": round(1000 * seconds, 3)})
+        return
+    out = console()
+    if hits:
+        out.print(hits_table(hits))
+    out.print(f"{len(hits)} found in {1000 * seconds:.1f} ms{' (exact)' if exact else ''}")
+
+
+def hits_table(hits: Sequence[Hit], *, title: str = "") -> Table:
+    """Hits as a table for people, best first."""
+    return table(["score", "id", "text", "metadata"], (hit_row(hit) for hit in hits), right=["score"], title=title)
+
+
+def hit_row(hit: Hit) -> tuple[str, str, str, str]:
+    """One hit: score, id, the start of its text, metadata as ``name=value``."""
+    metadata = ", ".join(f"{name}={value}" for name, value in hit.metadata.items())
+    return f"{hit.score:.3f}", snippet(hit.id, 60), snippet(hit.text, 120), snippet(metadata, 60)
