@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -149,6 +150,37 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path, nursery_p
         CollectionStore(tmp_path)
     nursery_process.kill(pid)
     CollectionStore(tmp_path).close()
+
+
+def test_a_point_is_found_at_every_moment_of_being_replaced(tmp_path, monkeypatch):
+    """Searches run while the graph is extended, rebuilt and saved behind them: no point is ever missing between versions."""
+    for name in ("GRAPH_POINT_COUNT", "EXTEND_KEY_COUNT", "_SNAPSHOT_KEY_COUNT"):
+        monkeypatch.setattr(keeper, name, getattr(keeper, name))
+    small_graphs()
+    create(tmp_path)
+    ids = [str(i) for i in range(300)]
+    vectors = np.stack([vector_of(id_, 0) for id_ in ids])
+    failures, stop = [], threading.Event()
+    with CollectionStore(tmp_path) as store:
+        handle = store.open("c")
+        handle.upsert([point_of(id_, 0) for id_ in ids], vectors)
+
+        def search():
+            while not stop.is_set():
+                hits = handle.search(vectors[::10], limit=1)
+                failures.extend(id_ for id_, (hit,) in zip(ids[::10], hits, strict=True) if hit.id != id_)
+
+        threads = [threading.Thread(target=search) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for version in range(1, 200):
+            some = slice(version % 7, None, 7)
+            handle.upsert([point_of(id_, version) for id_ in ids[some]], vectors[some])
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert handle.count() == 300
 
 
 def upsert_until_refused(handle):

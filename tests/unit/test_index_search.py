@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -189,6 +190,53 @@ def test_a_collection_that_shrank_needs_no_graph(make):
     assert len(handle.search(clustered(1), limit=100)[0]) == 90
 
 
+def test_a_search_finds_a_point_that_is_replaced_and_covered_after_its_view_began(make, monkeypatch):
+    handle, query = make(), clustered(1, seed=5)
+    handle.maintain()
+    upsert(handle, ["x"], query)  # not in the graph yet
+    read = handle._database.read
+
+    @contextmanager
+    def read_then_change():
+        with read() as view:
+            monkeypatch.setattr(handle._database, "read", read)
+            upsert(handle, ["x"], clustered(1, seed=6))
+            handle.maintain()  # the graph never learns the first vector of x
+            yield view
+
+    monkeypatch.setattr(handle._database, "read", read_then_change)
+    (hits,) = handle.search(query, limit=1)
+    assert (hits[0].id, hits[0].score) == ("x", 1.0)
+
+
+def test_a_search_finds_a_point_while_it_is_added_to_the_graph(make, monkeypatch):
+    handle, query = make(), clustered(1, seed=5)
+    handle.maintain()
+    upsert(handle, ["x"], query)
+    found = []
+
+    class SearchedWhileAdding:
+        def __init__(self, index):
+            self.index = index
+
+        def __len__(self):
+            return len(self.index)
+
+        def search(self, *args, **options):
+            return self.index.search(*args, **options)
+
+        def add(self, *args, **options):
+            found.extend(ids_of(handle.search(query, limit=1)[0]))
+            return self.index.add(*args, **options)
+
+    graph = handle._keeper.graph
+    with monkeypatch.context() as patched:
+        patched.setattr(graph, "_index", SearchedWhileAdding(graph._index))
+        handle.maintain()
+    assert found == ["x"]
+    assert len(graph) == COUNT + 1
+
+
 def snapshot_files(tmp_path):
     return list((tmp_path / "collections" / "c").glob("graph-*"))
 
@@ -207,10 +255,17 @@ def test_the_snapshot_is_loaded_and_newer_points_are_found(make, open_store, tmp
     assert len(handle._keeper.graph) == COUNT + 10
 
 
+def flip(file, position):
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(content)
+
+
 DAMAGES = {
     "removed": lambda file: file.unlink(),
     "cut short": lambda file: file.write_bytes(file.read_bytes()[:-100]),
-    "one bit flipped": lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:]),
+    "a bit of the header flipped": lambda file: flip(file, 0),
+    "a bit of a vector flipped": lambda file: flip(file, 1000),  # usearch itself does not notice
     "emptied": lambda file: file.write_bytes(b""),
 }
 

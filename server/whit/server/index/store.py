@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -163,19 +164,24 @@ class CollectionStore:
             self._closed = True
             handles = [*self._handles.values()]
             self._handles.clear()
-        for handle in handles:
-            handle.close(_SHUTTING_DOWN)
-        with self._changed:
-            self._changed.notify_all()
-        if self._thread:
-            self._thread.join()
-        self._directory_lock.release()
+        # Last pushed, first done, and all of it even if a step fails.
+        with ExitStack() as steps:
+            steps.callback(self._directory_lock.release)
+            steps.callback(self._join)
+            for handle in handles:
+                steps.callback(handle.close, _SHUTTING_DOWN)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _join(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread:
+            self._thread.join()
 
     def _peek(self, collection_id: str) -> CollectionInfo:
         """The info of a collection without loading its graph."""
