@@ -41,7 +41,7 @@ picture being study second eyes soon times story boys since white days ever pape
 during today others however sure means knew try told young miles sun ways thing whole hear example heard several change
 answer room sea against top turned learn point city play toward five using himself usually money file error server text
 ##s ##ed ##ing ##er ##ly ##es ##al ##en ##on ##y
-""".split()
+"""
 
 
 def vocabulary(family: str = "bert") -> dict[str, int]:
@@ -50,7 +50,7 @@ def vocabulary(family: str = "bert") -> dict[str, int]:
     if counts_from_padding(family):
         special = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
     letters = string.ascii_lowercase + string.digits
-    tokens = [*special, *string.punctuation, *letters, *(f"##{c}" for c in letters), *_WORDS]
+    tokens = [*special, *string.punctuation, *letters, *(f"##{c}" for c in letters), *_WORDS.split()]
     return {token: i for i, token in enumerate(dict.fromkeys(tokens))}
 
 

@@ -1,0 +1,119 @@
+"""whit's float32 graph gives the vectors of the checkpoint's own framework, for every family and pooling."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from whit.export.encoder_graph import relative_buckets
+from whit.export.families import EncoderWeights, Layer, Linear, Norm
+
+from tests.support import parity
+
+pytestmark = [pytest.mark.train, pytest.mark.timeout(300)]
+
+TEXT_COUNT = 1000
+
+# Dense modules and Normalize, by pooling: each of them is left out and there at least once.
+HEADS = {"mean": ((), True), "cls": ((), False), "max": ((24, 16), True)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def needs_train_extra() -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("sentence_transformers")
+
+
+@pytest.mark.parametrize("pooling", parity.POOLINGS)
+@pytest.mark.parametrize("model", parity.MODELS)
+def test_float_vectors_are_those_of_the_framework(model: str, pooling: str, tmp_path: Path) -> None:
+    dense_sizes, normalize = HEADS[pooling]
+    folder = parity.save_model(tmp_path, model, pooling=pooling, dense_sizes=dense_sizes, normalize=normalize)
+    texts = parity.mixed_texts(TEXT_COUNT)
+
+    found = parity.compare(parity.whit_vectors(folder, texts), parity.reference_vectors(folder, texts))
+
+    assert found.holds, found
+
+
+@pytest.mark.reference
+def test_float_vectors_of_the_reference_model_are_those_of_the_framework() -> None:
+    folder = parity.reference_model()
+    if folder is None:
+        pytest.skip("the reference model is not installed; see the Makefile, target .model")
+    texts = parity.mixed_texts(200)
+
+    found = parity.compare(parity.whit_vectors(folder, texts), parity.reference_vectors(folder, texts))
+
+    assert found.holds, found
+
+
+def _without_bias(linear: Linear, part: slice) -> Linear:
+    bias = linear.bias.copy()
+    bias[part] = 0
+    return Linear(linear.weight, bias)
+
+
+def _in_last_layer(change: Callable[[Layer], Layer]) -> Callable[[EncoderWeights], EncoderWeights]:
+    return lambda weights: dataclasses.replace(weights, layers=[*weights.layers[:-1], change(weights.layers[-1])])
+
+
+def _without_qkv_bias(part: slice) -> Callable[[EncoderWeights], EncoderWeights]:
+    return _in_last_layer(lambda layer: dataclasses.replace(layer, qkv=_without_bias(layer.qkv, part)))
+
+
+MISTAKES: dict[str, tuple[str, Callable[[EncoderWeights], EncoderWeights]]] = {
+    "value bias left out": ("bert", _without_qkv_bias(slice(64, 96))),
+    "query bias left out": ("bert", _without_qkv_bias(slice(0, 32))),
+    "feed-forward bias left out": (
+        "distilbert",
+        _in_last_layer(lambda layer: dataclasses.replace(layer, down=_without_bias(layer.down, slice(None)))),
+    ),
+    "tanh approximation of gelu": ("bert", lambda w: dataclasses.replace(w, activation="gelu_tanh")),
+    "positions begin one too early": (
+        "roberta",
+        lambda w: dataclasses.replace(w, position_offset=w.position_offset - 1),
+    ),
+    "relative bias by the other sign": (
+        "mpnet",
+        lambda w: dataclasses.replace(w, relative_bias=_swapped(w.relative_bias)),
+    ),
+    "wrong number of heads": ("minilm", lambda w: dataclasses.replace(w, head_count=6)),
+    "embedding LayerNorm without its bias": ("electra", lambda w: dataclasses.replace(w, embedding_norm=_unbiased(w))),
+    "another token type": ("bert", lambda w: dataclasses.replace(w, positions=w.positions + w.words[0])),
+}
+
+
+def _swapped(table: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    assert table is not None
+    return np.concatenate([table[16:], table[:16]])
+
+
+def _unbiased(weights: EncoderWeights) -> Norm:
+    return Norm(weights.embedding_norm.gain, np.zeros_like(weights.embedding_norm.bias))
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_would_be_seen(mistake: str, tmp_path: Path) -> None:
+    model, spoil = MISTAKES[mistake]
+    folder = parity.save_model(tmp_path, model, pooling="mean")
+    texts = parity.mixed_texts(30)
+
+    wrong = parity.compare(parity.whit_vectors(folder, texts, change=spoil), parity.reference_vectors(folder, texts))
+
+    assert not wrong.holds, wrong
+
+
+@pytest.mark.parametrize("bucket_count", [16, 32, 64])
+def test_relative_buckets_are_those_of_mpnet(bucket_count: int) -> None:
+    import torch
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    distances = np.arange(-600, 601)
+    wanted = MPNetEncoder.relative_position_bucket(torch.tensor(distances), bucket_count).numpy()
+
+    assert np.array_equal(relative_buckets(distances, bucket_count), wanted)

