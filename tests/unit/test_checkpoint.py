@@ -93,11 +93,15 @@ def test_sharded_weights_read_like_one_file(folder: Path) -> None:
     assert all(np.array_equal(sharded[name], whole[name]) for name in names)
 
 
-def test_half_precision_weights_become_float32(folder: Path) -> None:
+@pytest.mark.parametrize(("kind", "rounding"), [("float16", 2**-11), ("bfloat16", 2**-8)])
+def test_half_precision_weights_become_float32(folder: Path, kind: str, rounding: float) -> None:
     path = folder / "model.safetensors"
-    save_file({name: array.astype(np.float16) for name, array in load_file(path).items()}, path)
+    whole = load_file(path)
+    save_file({name: array.astype(np.dtype(kind)) for name, array in whole.items()}, path)
 
-    assert {array.dtype for array in read_checkpoint(folder).tensors.values()} == {np.dtype(np.float32)}
+    for name, array in read_checkpoint(folder).tensors.items():
+        assert array.dtype == np.float32
+        np.testing.assert_allclose(array, whole[name], rtol=rounding, atol=1e-6)
 
 
 def test_integer_buffers_are_left_out(folder: Path) -> None:
