@@ -184,6 +184,17 @@ def test_a_vector_is_the_same_to_the_last_bit_in_any_company(
     assert np.array_equal(alone, together)
 
 
+def test_dense_modules_give_the_same_bits_in_any_company(tmp_path: Path) -> None:
+    weights = weights_of(tmp_path, "bert")
+    dense = Dense(np.random.default_rng(0).normal(size=(32, 24)).astype(np.float32), None, "tanh")
+    session = open_session(build_graph(weights, Head("cls", (dense,)), Plan()).SerializeToString())
+    sequences = sequences_of(weights, (2, 7, 16))
+
+    alone = np.concatenate([run(session, weights, [ids], [OUTPUT])[0] for ids in sequences])
+
+    assert np.array_equal(alone, run(session, weights, sequences, [OUTPUT])[0])
+
+
 def test_quantized_embeddings_stay_close(tmp_path: Path) -> None:
     weights = weights_of(tmp_path, "bert")
     sequences = sequences_of(weights)
