@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from whit.export.encoder_graph import relative_buckets
 from whit.export.families import EncoderWeights, Layer, Linear, Norm
 
-from tests.support import parity
+from tests.support import parity, tiny
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(300)]
 
@@ -34,6 +34,16 @@ def test_float_vectors_are_those_of_the_framework(model: str, pooling: str, tmp_
     dense_sizes, normalize = HEADS[pooling]
     folder = parity.save_model(tmp_path, model, pooling=pooling, dense_sizes=dense_sizes, normalize=normalize)
     texts = parity.mixed_texts(TEXT_COUNT)
+
+    found = parity.compare(parity.whit_vectors(folder, texts), parity.reference_vectors(folder, texts))
+
+    assert found.holds, found
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_tiny_checkpoints_made_without_torch_are_what_they_say(family: str, tmp_path: Path) -> None:
+    folder = tiny.write_checkpoint(tmp_path / family, family, dense_sizes=(16,))
+    texts = [" ".join(text.split()[:12]) for text in parity.mixed_texts(50)]
 
     found = parity.compare(parity.whit_vectors(folder, texts), parity.reference_vectors(folder, texts))
 

@@ -22,7 +22,7 @@ from whit.export.linear import Plan
 from whit.runtime.encoder import open_session
 from whit.runtime.packing import attention_length, micro_batches, pack
 
-from tests.support.tiny import counts_from_padding, tokenizer, vocabulary, write_json
+from tests.support.tiny import counts_from_padding, vocabulary, write_tokenizer
 
 FloatArray = NDArray[np.float32]
 
@@ -121,13 +121,7 @@ def _save_encoder(folder: Path, model: str) -> None:
         for parameter in encoder.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     encoder.save_pretrained(folder)
-    tokenizer(model).save(str(folder / "tokenizer.json"))
-    special = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
-    write_json(
-        folder / "tokenizer_config.json",
-        {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_TOKEN_COUNT}
-        | {f"{name}_token": token for name, token in special.items()},
-    )
+    write_tokenizer(folder, model, max_token_count=MAX_TOKEN_COUNT)
 
 
 def reference_vectors(checkpoint: Path, texts: Sequence[str]) -> FloatArray:

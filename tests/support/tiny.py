@@ -72,6 +72,14 @@ def tokenizer(family: str = "bert") -> Tokenizer:
     return found
 
 
+def write_tokenizer(folder: Path, family: str = "bert", *, max_token_count: int = MAX_TOKEN_COUNT) -> None:
+    """Writes ``tokenizer.json`` and what transformers needs beside it."""
+    tokenizer(family).save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_token_count}
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    write_json(folder / "tokenizer_config.json", config | special)
+
+
 def write_checkpoint(
     folder: Path,
     family: str = "bert",
@@ -99,10 +107,10 @@ def write_checkpoint(
     config = config_of(family) | changes
     write_json(folder / "config.json", config)
     save_file(encoder_tensors(family, config, seed), folder / "model.safetensors")
-    tokenizer(family).save(str(folder / "tokenizer.json"))
-    write_json(folder / "tokenizer_config.json", {"model_max_length": MAX_TOKEN_COUNT})
+    write_tokenizer(folder, family)
     if pooling is not None:
-        _write_modules(folder, pooling, normalize, dense_sizes, seed)
+        size = int(config.get("hidden_size") or config["dim"])
+        _write_modules(folder, size, pooling, normalize, dense_sizes, seed)
     if prompts is not None:
         write_json(folder / "config_sentence_transformers.json", {"prompts": dict(prompts)})
     return folder
@@ -210,11 +218,15 @@ def _layer_names(family: str, i: int) -> tuple[list[str], str, str, str, str, st
     return qkv, f"{at}.attention.output.dense", f"{at}.attention.output.LayerNorm", *ends
 
 
-def _write_modules(folder: Path, pooling: str, normalize: bool, dense_sizes: Sequence[int], seed: int) -> None:
+def _write_modules(
+    folder: Path, size: int, pooling: str, normalize: bool, dense_sizes: Sequence[int], seed: int
+) -> None:
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
     modes = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}
-    size = 32
-    write_json(folder / "1_Pooling" / "config.json", {mode: name == pooling for name, mode in modes.items()})
+    write_json(
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": size} | {mode: name == pooling for name, mode in modes.items()},
+    )
     for output in dense_sizes:
         modules.append(("Dense", f"{len(modules)}_Dense"))
         write_dense(folder / modules[-1][1], size, output, seed=seed + len(modules))
