@@ -84,6 +84,11 @@ class Scheduler:
         with self._work:
             return self._admissions[model_id].waiting_tokens
 
+    @property
+    def idle_worker_count(self) -> int:
+        """Workers that wait for work."""
+        return self._idle_workers
+
     def stop(self) -> None:
         """Settles every waiting job with SHUTTING_DOWN and lets the workers go as they finish what they run."""
         with self._work:

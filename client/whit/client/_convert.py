@@ -1,0 +1,273 @@
+"""From protobuf responses to the dataclasses and arrays of ``_types``. Pure; matrices are views of the bytes received."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC
+from typing import Any
+
+import numpy as np
+
+from whit.client._errors import ItemErrors, WhitError, from_item_status, from_problem
+from whit.client._metadata import from_struct
+from whit.client._types import (
+    Collection,
+    EmbedItem,
+    EmbedResult,
+    Hit,
+    Limits,
+    Model,
+    Point,
+    ServerInfo,
+    Timing,
+    UpsertItem,
+    UpsertResult,
+    Vectors,
+    Verification,
+)
+from whit.contract.errors import Problem, Reason
+from whit.contract.vectors import EncodedVectors, Encoding, native
+from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2, server_pb2, vector_pb2
+
+ENCODING_TO_WIRE: Mapping[Encoding, vector_pb2.VectorEncoding] = {
+    Encoding.FLOAT32: vector_pb2.VECTOR_ENCODING_FLOAT32,
+    Encoding.FLOAT16: vector_pb2.VECTOR_ENCODING_FLOAT16,
+    Encoding.INT8: vector_pb2.VECTOR_ENCODING_INT8,
+    Encoding.BINARY: vector_pb2.VECTOR_ENCODING_BINARY,
+}
+_ENCODING_FROM_WIRE: Mapping[int, Encoding] = {wire: encoding for encoding, wire in ENCODING_TO_WIRE.items()}
+
+
+def plain_id(name: str) -> str:
+    """The id in a resource name: ``models/m`` gives ``m``."""
+    return name.partition("/")[2]
+
+
+def model(message: model_pb2.Model) -> Model:
+    """A model."""
+    return Model(
+        name=plain_id(message.name),
+        fingerprint=message.fingerprint,
+        architecture=message.architecture,
+        dimension_count=message.dimension_count,
+        matryoshka_dimension_counts=tuple(message.matryoshka_dimension_counts),
+        max_token_count=message.max_token_count,
+        pooling=message.pooling,
+        prompts=dict(message.prompts),
+        dtype=message.dtype,
+        provider=message.provider,
+        verified=message.verified,
+        size_bytes=message.size_bytes,
+    )
+
+
+def verification(message: model_pb2.VerifyModelResponse) -> Verification:
+    """How a verification went."""
+    return Verification(
+        message.verified,
+        message.text_count,
+        message.max_abs_difference,
+        message.min_cosine,
+        message.tolerance,
+    )
+
+
+def server_info(message: server_pb2.GetServerInfoResponse) -> ServerInfo:
+    """A server's description of itself."""
+    limits = message.limits
+    return ServerInfo(
+        version=message.version,
+        limits=Limits(
+            batch_item_count=limits.batch_item_count,
+            text_byte_count=limits.text_byte_count,
+            message_byte_count=limits.message_byte_count,
+            metadata_byte_count=limits.metadata_byte_count,
+            search_hit_count=limits.search_hit_count,
+            queue_token_count=limits.queue_token_count,
+            stream_window_count=limits.stream_window_count,
+        ),
+        providers=tuple(message.providers),
+        models=tuple(model(entry) for entry in message.models),
+        worker_count=message.worker_count,
+        uptime_s=message.uptime.ToMicroseconds() / 1e6,
+    )
+
+
+def collection(message: collection_pb2.Collection) -> Collection:
+    """A collection."""
+    return Collection(
+        name=plain_id(message.name),
+        model=plain_id(message.model),
+        fingerprint=message.model_fingerprint,
+        dimension_count=message.dimension_count,
+        storage=_ENCODING_FROM_WIRE.get(message.storage, Encoding.FLOAT32),
+        point_count=message.point_count,
+        create_time=message.create_time.ToDatetime(tzinfo=UTC),
+    )
+
+
+def vectors(batch: vector_pb2.VectorBatch) -> Vectors:
+    """A matrix, its values a view of the bytes of ``batch``.
+
+    Raises:
+        InternalError: an encoding this version does not know, or bytes of another length than the shape implies.
+    """
+    encoding = _ENCODING_FROM_WIRE.get(batch.encoding)
+    if encoding is None:
+        raise _defect(f"the server sent vector encoding {batch.encoding}, which this client does not know; upgrade whit")
+    encoded = EncodedVectors(encoding, batch.count, batch.dimension_count, batch.data, batch.scales)
+    try:
+        values = native(encoded)
+    except ValueError as error:
+        raise _defect(f"the server sent a malformed vector batch: {error}") from None
+    scales = np.frombuffer(batch.scales, "<f4") if encoding is Encoding.INT8 else None
+    return Vectors(encoding, batch.dimension_count, values, scales)
+
+
+def embed_result(
+    response: embedding_pb2.EmbedResponse | embedding_pb2.StreamEmbedResponse, item_count: int, offset: int = 0
+) -> EmbedResult:
+    """One answered batch of ``item_count`` texts, the first of which is the caller's item ``offset``."""
+    if len(response.items) != item_count or any(batch.count != item_count for batch in response.vectors):
+        raise _defect(f"the server answered {len(response.items)} items of {item_count}")
+    timing = response.timing
+    return EmbedResult(
+        {matrix.encoding: matrix for matrix in map(vectors, response.vectors)},
+        [_embed_item(item, index + offset, offset) for index, item in enumerate(response.items)],
+        Timing(timing.queue_time_us, timing.tokenize_time_us, timing.infer_time_us),
+        response.model_fingerprint,
+    )
+
+
+def _embed_item(item: embedding_pb2.EmbedItem, index: int, offset: int) -> EmbedItem:
+    error = from_item_status(item.status, offset) if item.HasField("status") and item.status.code else None
+    return EmbedItem(item.token_count, item.used_token_count, item.truncated, error)
+
+
+def failed_embed_result(
+    error: WhitError, item_count: int, dimension_count: int, encodings: Sequence[Encoding]
+) -> EmbedResult:
+    """A stream's batch that failed as a whole: each item has its error, and every row is zeros."""
+    return EmbedResult(
+        {encoding: _zeros(encoding, item_count, dimension_count) for encoding in encodings},
+        [EmbedItem(0, 0, truncated=False, error=error)] * item_count,
+        Timing(0, 0, 0),
+        "",
+    )
+
+
+def _zeros(encoding: Encoding, count: int, dimension_count: int) -> Vectors:
+    scales = bytes(4 * count) if encoding is Encoding.INT8 else b""
+    data = bytes(count * encoding.row_bytes(dimension_count))
+    values = native(EncodedVectors(encoding, count, dimension_count, data, scales))
+    return Vectors(encoding, dimension_count, values, np.frombuffer(scales, "<f4") if scales else None)
+
+
+def join_embed_results(parts: Sequence[EmbedResult]) -> EmbedResult:
+    """The answer to a call that was sent in several batches.
+
+    Raises:
+        FailedPrecondition: the server changed to another package on the way, so the rows do not belong together.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if any(part.fingerprint != first.fingerprint for part in parts):
+        message = "the server changed to another package between two batches of this call; send the call again"
+        raise from_problem(Problem(Reason.FINGERPRINT_MISMATCH, message))
+    return EmbedResult(
+        {name: _join_vectors([part.by_encoding[name] for part in parts]) for name in first.by_encoding},
+        [item for part in parts for item in part.items],
+        Timing(
+            max(part.timing.queue_time_us for part in parts),
+            sum(part.timing.tokenize_time_us for part in parts),
+            sum(part.timing.infer_time_us for part in parts),
+        ),
+        first.fingerprint,
+    )
+
+
+def _join_vectors(parts: Sequence[Vectors]) -> Vectors:
+    scales = [part.scales for part in parts if part.scales is not None]
+    return Vectors(
+        parts[0].encoding,
+        parts[0].dimension_count,
+        np.concatenate([part.values for part in parts]),
+        np.concatenate(scales) if scales else None,
+    )
+
+
+def upsert_items(results: Sequence[point_pb2.PointResult], item_count: int, offset: int = 0) -> list[UpsertItem]:
+    """What became of a batch of ``item_count`` points, the first of which is the caller's item ``offset``."""
+    if len(results) != item_count:
+        raise _defect(f"the server answered {len(results)} points of {item_count}")
+    return [
+        UpsertItem(
+            result.id,
+            result.token_count,
+            result.used_token_count,
+            result.truncated,
+            from_item_status(result.status, offset) if result.HasField("status") and result.status.code else None,
+        )
+        for result in results
+    ]
+
+
+def raise_item_errors(result: EmbedResult | UpsertResult) -> None:
+    """Raises ``ItemErrors`` if an item failed."""
+    errors = {index: item.error for index, item in enumerate(result.items) if item.error is not None}
+    if errors:
+        raise ItemErrors(result, errors)
+
+
+def points(response: point_pb2.GetResponse) -> list[Point]:
+    """The points read, with float32 vectors if the response has any."""
+    if not response.HasField("vectors"):
+        rows: Sequence[Any] = [None] * len(response.points)
+    else:
+        rows = list(vectors(response.vectors).to_float32())
+    if len(rows) != len(response.points):
+        raise _defect(f"the server sent {len(rows)} vectors for {len(response.points)} points")
+    return [
+        Point(point.id, point.text, from_struct(point.metadata), row)
+        for point, row in zip(response.points, rows, strict=True)
+    ]
+
+
+def search_results(
+    results: Sequence[point_pb2.SearchResult], query_count: int, offset: int = 0
+) -> list[list[Hit] | WhitError]:
+    """The hits, or the error, of each query of a batch; the first is the caller's query ``offset``."""
+    if len(results) != query_count:
+        raise _defect(f"the server answered {len(results)} queries of {query_count}")
+    return [
+        from_item_status(result.status, offset)
+        if result.HasField("status") and result.status.code
+        else [Hit(hit.id, hit.score, hit.text, from_struct(hit.metadata)) for hit in result.hits]
+        for result in results
+    ]
+
+
+def all_hits(found: Sequence[list[Hit] | WhitError]) -> list[list[Hit]]:
+    """The hits of every query.
+
+    Raises:
+        ItemErrors: a query failed; ``result`` has an empty list in its place.
+    """
+    errors = {index: entry for index, entry in enumerate(found) if isinstance(entry, WhitError)}
+    hits = [[] if isinstance(entry, WhitError) else entry for entry in found]
+    if errors:
+        raise ItemErrors(hits, errors)
+    return hits
+
+
+def at_offset(error: WhitError, offset: int) -> WhitError:
+    """``error`` with the item paths of a later batch turned into those of the caller's whole call."""
+    from whit.client._errors import shifted
+
+    return from_problem(replace(shifted(error.problem, offset)))
+
+
+def _defect(message: str) -> WhitError:
+    return from_problem(Problem(Reason.INTERNAL, message))

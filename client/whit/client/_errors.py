@@ -1,0 +1,233 @@
+"""Everything the clients raise about a call.
+
+    WhitError
+    ├── InvalidRequest       a field is wrong; .violations says which and why      (also a ValueError)
+    ├── NotFound             no such model or collection
+    ├── AlreadyExists        the collection is there already
+    ├── FailedPrecondition   not in this state: another package filled the collection, no permission
+    ├── ResourceExhausted    too much work waiting, a message too large, the disk full
+    ├── DeadlineExceeded     the timeout passed                                    (also a TimeoutError)
+    ├── Unavailable          no server answered, or it is shutting down            (also a ConnectionError)
+    ├── Cancelled            the call was cancelled or the client closed
+    ├── Unimplemented        the server does not know the method or feature
+    ├── InternalError        a defect, or a failure of the server's disk
+    └── ItemErrors           some items of a batch failed; .result has the others, .errors tells why by index
+
+``reason`` is what a program branches on (``whit.contract.errors.Reason``); ``str(error)`` is one line for a person. Misuse that no
+server needs to see (ids and texts of different length, an unknown encoding) is a plain ``ValueError`` or ``TypeError``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import grpc
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from whit.contract.errors import FieldViolation, Problem, Reason, from_status, general_reason
+
+
+class WhitError(Exception):
+    """A call, or one item of it, was refused or failed."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)
+        self.problem = problem
+
+    @property
+    def reason(self) -> Reason:
+        """Why, for a program to branch on."""
+        return self.problem.reason
+
+    @property
+    def message(self) -> str:
+        """Why, for a person, as the server said it."""
+        return self.problem.message
+
+    @property
+    def violations(self) -> Sequence[FieldViolation]:
+        """The fields that are wrong, each with its path in the request, such as ``texts[3]``."""
+        return self.problem.violations
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """Facts that belong to the reason, such as the name of the model."""
+        return self.problem.metadata
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds after which the same call may succeed; None if the server does not say."""
+        return self.problem.retry_after_s
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The gRPC status code."""
+        return self.problem.status_code
+
+    def __str__(self) -> str:
+        message = " ".join(self.problem.message.split()) or f"the server gave no message ({self.code.name})"
+        unsaid = [v for v in self.violations if v.description not in message]
+        shown = "; ".join(f"{v.field}: {v.description}" for v in unsaid[:3])
+        more = f"; and {len(unsaid) - 3} more" if len(unsaid) > 3 else ""
+        return f"{message} [{shown}{more}]" if shown else message
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.reason}: {self})"
+
+
+class InvalidRequest(WhitError, ValueError):
+    """A field of the request is missing, out of range or of the wrong form."""
+
+
+class NotFound(WhitError):
+    """The model or collection is not on this server."""
+
+
+class AlreadyExists(WhitError):
+    """A collection of that name is there already."""
+
+
+class FailedPrecondition(WhitError):
+    """The call is sound, but not now or not here: the collection belongs to another package, or access is refused."""
+
+
+class ResourceExhausted(WhitError):
+    """Too much of something: queued work (``retry_after_s`` is set), bytes in a message, data on the disk."""
+
+
+class DeadlineExceeded(WhitError, TimeoutError):
+    """The call was not done when its timeout passed."""
+
+
+class Unavailable(WhitError, ConnectionError):
+    """No server answered, the connection broke, or the server is shutting down."""
+
+
+class Cancelled(WhitError):
+    """The call was cancelled: by closing the client, or by the server."""
+
+
+class Unimplemented(WhitError):
+    """The server does not know the method or the feature."""
+
+
+class InternalError(WhitError):
+    """A defect, or a failure of the server's disk. The server's log says more."""
+
+
+class ItemErrors(WhitError):
+    """Some items failed and the others went well.
+
+    Attributes:
+        result: what the call returns with ``on_error="return"``, failed items included.
+        errors: index of each failed item -> its error.
+    """
+
+    def __init__(self, result: Any, errors: Mapping[int, WhitError]) -> None:
+        first = next(iter(errors.values()))
+        super().__init__(replace(first.problem, message=self._summary(result, errors), violations=()))
+        self.args = (result, errors)
+        self.result = result
+        self.errors = errors
+
+    @staticmethod
+    def _summary(result: Any, errors: Mapping[int, WhitError]) -> str:
+        index, first = next(iter(errors.items()))
+        return (
+            f"{len(errors)} of {len(result)} items failed; the first is item {index}: {first} "
+            "(the others are in .result of this error)"
+        )
+
+
+ERRORS_BY_CODE: Mapping[grpc.StatusCode, type[WhitError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.ABORTED: FailedPrecondition,
+    grpc.StatusCode.PERMISSION_DENIED: FailedPrecondition,
+    grpc.StatusCode.UNAUTHENTICATED: FailedPrecondition,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.CANCELLED: Cancelled,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+    grpc.StatusCode.INTERNAL: InternalError,
+    grpc.StatusCode.DATA_LOSS: InternalError,
+    grpc.StatusCode.UNKNOWN: InternalError,
+    grpc.StatusCode.OK: InternalError,  # an error that says OK is a defect of whoever sent it
+}
+
+
+def from_problem(problem: Problem) -> WhitError:
+    """The error of the class that belongs to the problem's gRPC code."""
+    return ERRORS_BY_CODE[problem.status_code](problem)
+
+
+def from_item_status(status: status_pb2.Status, offset: int = 0) -> WhitError:
+    """The error of one item; ``offset`` is the place of the item's batch in the caller's own sequence."""
+    return from_problem(shifted(from_status(status), offset))
+
+
+def from_rpc_error(error: grpc.RpcError, *, address: str, method: str, timeout: float | None) -> WhitError:
+    """The error of a call. ``error`` also is the call (grpc) or has its words (grpc.aio: AioRpcError)."""
+    assert isinstance(error, grpc.Call)
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # the details contradict the code or the message: believe the code
+        status = None
+    if status is not None:
+        return from_problem(from_status(status))
+    code, details = error.code(), " ".join((error.details() or "").split())
+    reason = general_reason(code)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        reason = Reason.INVALID_REQUEST  # made by gRPC itself: a message over a limit, not a full queue
+    return from_problem(Problem(reason, _words(code, details, address, method, timeout), code=code))
+
+
+def shifted(problem: Problem, offset: int) -> Problem:
+    """``problem`` with ``texts[3]`` turned into ``texts[3 + offset]`` in message and violations.
+
+    A call that the client sent in several batches must name the caller's own items.
+    """
+    if offset == 0:
+        return problem
+    violations = tuple(FieldViolation(_shift(v.field, offset), _shift(v.description, offset)) for v in problem.violations)
+    return replace(problem, message=_shift(problem.message, offset), violations=violations)
+
+
+_ITEM_PATH = re.compile(r"\b(texts|token_ids|points|ids|vectors|items)\[(\d+)\]")
+
+
+def _shift(text: str, offset: int) -> str:
+    return _ITEM_PATH.sub(lambda found: f"{found[1]}[{int(found[2]) + offset}]", text)
+
+
+_UNREACHABLE = ("failed to connect", "dns resolution failed", "name resolution", "domain name not found")
+
+
+def _words(code: grpc.StatusCode, details: str, address: str, method: str, timeout: float | None) -> str:
+    """What to tell a person about a status that carries no details of ours, so was made by gRPC or a proxy."""
+    match code:
+        case grpc.StatusCode.UNAVAILABLE if any(words in details.lower() for words in _UNREACHABLE):
+            return f"no server answered at {address}; start one with: whit serve --models DIR ({details})"
+        case grpc.StatusCode.UNAVAILABLE:
+            return f"the connection to {address} broke ({details}); see whether the server still runs, then try again"
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            limit = "its timeout" if timeout is None else f"timeout={timeout:g} s"
+            return f"{method} at {address} was not done within {limit}; give a larger timeout, or None for no limit"
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return f"{method} at {address}: {details}; send smaller batches or shorter texts"
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return f"{address} does not know {method} ({details}); it is no whit server, or an older one: upgrade it"
+        case grpc.StatusCode.CANCELLED:
+            return f"{method} at {address} was cancelled ({details}); if you did not close the client, try again"
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+            return f"{address} refused access to {method} ({details}); ask whoever runs it or the proxy before it"
+        case _:
+            return f"{method} at {address} failed with {code.name} ({details}); the server's log may say more"

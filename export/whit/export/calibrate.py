@@ -1,0 +1,65 @@
+"""What flows into each linear layer on calibration text: the only data that int8 compilation needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whit.export.encoder_graph import Head, build_graph, tap_outputs
+from whit.export.families import EncoderWeights
+from whit.export.linear import Plan
+from whit.runtime.encoder import open_session
+from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
+
+FloatArray = NDArray[np.float32]
+
+# Rows kept of each layer's input: enough that a larger sample changes no choice, small enough to try many scales.
+SAMPLE_ROWS = 1536
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """The input of one linear layer: extremes over all tokens, and a sample of rows float32 [<= SAMPLE_ROWS, in]."""
+
+    low: FloatArray  # [in], at most 0
+    high: FloatArray  # [in], at least 0
+    sample: FloatArray
+
+
+def calibrate(
+    weights: EncoderWeights,
+    head: Head,
+    sequences: Sequence[TokenIds],
+    *,
+    bucket: int,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Mapping[str, Activations]:
+    """Runs the float32 graph over ``sequences`` and records the input of every linear layer, by name.
+
+    The sample takes every n-th token, so that texts of all lengths are in it. ``progress`` is called with the tokens done.
+    """
+    taps: dict[str, str] = {}
+    session = open_session(build_graph(weights, head, Plan(), taps=taps).SerializeToString())
+    outputs = tap_outputs(taps)
+    token_count = sum(len(ids) for ids in sequences)
+    stride = max(1, -(-token_count // SAMPLE_ROWS))
+    lows: dict[str, FloatArray] = {}
+    highs: dict[str, FloatArray] = {}
+    samples: dict[str, list[FloatArray]] = {name: [] for name in taps}
+    done = 0
+    for batch in micro_batches([len(ids) for ids in sequences], bucket=bucket, token_budget=512):
+        texts = [sequences[i] for i in batch]
+        length = attention_length(max(len(ids) for ids in texts), bucket)
+        feeds = pack(texts, length=length, position_offset=weights.position_offset)
+        values = dict(zip(outputs, session.run(outputs, feeds), strict=True))
+        for name, output in taps.items():
+            x = values[output]
+            lows[name] = np.minimum(lows.get(name, 0), x.min(axis=0))
+            highs[name] = np.maximum(highs.get(name, 0), x.max(axis=0))
+            samples[name].append(x[-done % stride :: stride])
+        done += len(feeds["input_ids"])
+        progress(done)
+    return {name: Activations(lows[name], highs[name], np.concatenate(samples[name])) for name in taps}

@@ -1,0 +1,312 @@
+"""Reads a sentence-transformers or Hugging Face folder. No torch: weights come from safetensors as numpy arrays.
+
+Owns the question "what is in this folder": configuration, tensors, tokenizer, pooling, dense heads, prompts, limits.
+Knows nothing of graphs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (teaches numpy bfloat16, in which many checkpoints are saved)
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+FloatArray = NDArray[np.float32]
+Tensors = Mapping[str, FloatArray]
+
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+_ACTIVATIONS = {
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.GELU": "gelu",
+}
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be compiled. The message names the file and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A sentence-transformers ``Dense`` module: ``activation(x @ weight + bias)``; weight float32 [in, out]."""
+
+    weight: FloatArray
+    bias: FloatArray | None
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint folder, read."""
+
+    name: str
+    config: Mapping[str, Any]
+    tensors: Tensors
+    tokenizer: tokenizers.Tokenizer
+    pooling: str
+    normalize: bool
+    max_token_count: int | None  # as the checkpoint states it; None where it does not
+    dense: Sequence[Dense] = ()
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    matryoshka_dimension_counts: Sequence[int] = ()
+    license: str = "unknown"
+    license_files: Sequence[Path] = ()
+    sha256: str = ""  # over the weights, the configuration and the tokenizer
+
+    @property
+    def model_type(self) -> str:
+        """The architecture as ``config.json`` names it, such as ``bert``."""
+        return str(self.config.get("model_type", ""))
+
+
+def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
+    """Reads a checkpoint folder.
+
+    Args:
+        folder: holds ``config.json``, ``*.safetensors``, ``tokenizer.json`` and, from sentence-transformers,
+            ``modules.json`` and the module folders it names.
+        pooling: ``mean``, ``cls`` or ``max``, for a folder that does not say; ``mean`` if neither does.
+
+    Raises:
+        CheckpointError: a file is missing or unreadable, or asks for something that cannot be compiled.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; give the folder that holds config.json and model.safetensors")
+    modules = _read_modules(folder)
+    encoder = folder / modules.encoder
+    config = _read_json(encoder / "config.json")
+    settings = _read_json(encoder / "sentence_bert_config.json", missing_ok=True)
+    extras = _read_json(folder / "config_sentence_transformers.json", missing_ok=True)
+    weight_files = _weight_files(encoder)
+    dense_files = [file for path in modules.dense for file in (path / "config.json", *_weight_files(path))]
+    license_name, license_files = _read_license(folder)
+    return Checkpoint(
+        name=folder.resolve().name,
+        config=config,
+        tensors=_read_tensors(weight_files),
+        tokenizer=_read_tokenizer(encoder, modules.is_sentence_transformers, bool(settings.get("do_lower_case"))),
+        pooling=_choose_pooling(modules.pooling, pooling),
+        normalize=modules.normalize,
+        max_token_count=_max_token_count(encoder, settings),
+        dense=tuple(_read_dense(path) for path in modules.dense),
+        prompts={str(k): str(v) for k, v in (extras.get("prompts") or {}).items()},
+        matryoshka_dimension_counts=tuple(extras.get("matryoshka_dims") or config.get("matryoshka_dims") or ()),
+        license=license_name,
+        license_files=license_files,
+        sha256=_hash([*weight_files, *dense_files, encoder / "config.json", encoder / "tokenizer.json"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Modules:
+    encoder: str = ""
+    pooling: str | None = None
+    dense: Sequence[Path] = ()  # folders, in order
+    normalize: bool = True  # a bare Hugging Face folder does not say; unit length is what cosine search wants
+    is_sentence_transformers: bool = False
+
+
+def _read_modules(folder: Path) -> _Modules:
+    path = folder / "modules.json"
+    if not path.is_file():
+        return _Modules()
+    encoder, poolings, dense, normalize = "", [], [], False
+    for entry in _read_json_list(path):
+        kind, where = str(entry.get("type", "")).rpartition(".")[2], str(entry.get("path", ""))
+        match kind:
+            case "Transformer":
+                encoder = where
+            case "Pooling":
+                poolings.append(_read_pooling(folder / where / "config.json"))
+            case "Dense" if normalize:
+                raise CheckpointError(
+                    f"{path} has a Dense after Normalize; whit compiles Dense modules before Normalize only"
+                )
+            case "Dense":
+                dense.append(folder / where)
+            case "Normalize":
+                _refuse_rewiring(folder / where / "config.json")
+                normalize = True
+            case "Dropout":
+                pass
+            case _:
+                raise CheckpointError(
+                    f"{path} has a module of type {kind!r}; whit compiles Transformer, Pooling, Dense, Normalize"
+                )
+    if len(poolings) != 1:
+        raise CheckpointError(f"{path} has {len(poolings)} Pooling modules; whit compiles exactly one")
+    return _Modules(encoder, poolings[0], tuple(dense), normalize, is_sentence_transformers=True)
+
+
+def _read_pooling(path: Path) -> str:
+    config = _read_json(path)
+    if config.get("include_prompt") is False:
+        raise CheckpointError(
+            f"{path} leaves the prompt out of the pooling (include_prompt false), which whit cannot compile"
+        )
+    mode = config.get("pooling_mode")
+    if mode is None:
+        chosen = [
+            POOLINGS.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True
+        ]
+    else:
+        chosen = [str(name) for name in mode] if isinstance(mode, list) else [str(mode)]
+    if len(chosen) != 1 or chosen[0] not in POOLINGS.values():
+        raise CheckpointError(
+            f"{path} asks for pooling {' + '.join(chosen) or 'none'}; whit compiles one of mean, cls, max"
+        )
+    return chosen[0]
+
+
+def _refuse_rewiring(path: Path) -> None:
+    """Refuses a Dense or Normalize module that does not simply map the sentence embedding to the next one."""
+    config = _read_json(path, missing_ok=True)
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise CheckpointError(f"{path}: {key} {config[key]!r} cannot be compiled; only 'sentence_embedding' can")
+    if config.get("use_residual"):
+        raise CheckpointError(f"{path}: use_residual cannot be compiled; save the model without it")
+
+
+def _choose_pooling(stated: str | None, asked: str | None) -> str:
+    if asked and asked not in POOLINGS.values():
+        raise CheckpointError(f"pooling must be one of mean, cls, max, got {asked!r}")
+    if stated and asked and stated != asked:
+        raise CheckpointError(f"the checkpoint pools by {stated!r}; leave out --pooling {asked}")
+    return stated or asked or "mean"
+
+
+def _read_dense(folder: Path) -> Dense:
+    path = folder / "config.json"
+    config = _read_json(path)
+    _refuse_rewiring(path)
+    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if name not in _ACTIVATIONS:
+        raise CheckpointError(f"{path}: activation_function {name!r} is not one of {', '.join(_ACTIVATIONS)}")
+    files = _weight_files(folder)
+    tensors = _read_tensors(files)
+    if "linear.weight" not in tensors:
+        raise CheckpointError(f"{files[0]} has no tensor 'linear.weight'; copy all files of the checkpoint")
+    return Dense(np.ascontiguousarray(tensors["linear.weight"].T), tensors.get("linear.bias"), _ACTIVATIONS[name])
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        files = [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+        missing = [path for path in files if not path.is_file()]
+        if missing or not files:
+            raise CheckpointError(f"{missing[0] if missing else index} is missing; copy all files of the checkpoint")
+        return files
+    if list(folder.glob("*.bin")):
+        raise CheckpointError(
+            f"{folder} holds pickled weights (*.bin), which can run code when loaded and are refused; "
+            "save the model as safetensors: model.save_pretrained(folder, safe_serialization=True)"
+        )
+    raise CheckpointError(f"{single} is missing; give a folder with safetensors weights")
+
+
+def _read_tensors(files: Sequence[Path]) -> Tensors:
+    tensors: dict[str, FloatArray] = {}
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for key in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
+                    array = file.get_tensor(key)
+                    if array.dtype.kind not in "iub":
+                        tensors[key] = np.asarray(array, np.float32)
+        except (SafetensorError, OSError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read ({error}); copy the file again or save it as float32 safetensors"
+            ) from error
+    return tensors
+
+
+def _read_tokenizer(folder: Path, is_sentence_transformers: bool, lower_case: bool) -> tokenizers.Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing; make it with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{path} cannot be read ({error}); copy the file again") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # sentence-transformers strips (and may lower) the text before it tokenises; where the tokenizer would see a
+    # difference, the package's tokenizer does the same.
+    steps: list[Any] = []
+    if is_sentence_transformers and not isinstance(tokenizer.model, tokenizers.models.WordPiece):
+        steps.append(tokenizers.normalizers.Strip())
+    if lower_case:
+        steps.append(tokenizers.normalizers.Lowercase())
+    if steps:
+        before = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+        tokenizer.normalizer = tokenizers.normalizers.Sequence([*steps, *before])
+    return tokenizer
+
+
+def _max_token_count(folder: Path, settings: Mapping[str, Any]) -> int | None:
+    stated = [
+        settings.get("max_seq_length"),
+        _read_json(folder / "tokenizer_config.json", missing_ok=True).get("model_max_length"),
+    ]
+    # transformers writes 1e30 for "no limit".
+    return next((int(value) for value in stated if isinstance(value, int | float) and 0 < value < 1e6), None)
+
+
+def _read_license(folder: Path) -> tuple[str, list[Path]]:
+    files = sorted(
+        path for path in folder.iterdir() if re.match(r"(LICEN[CS]E|NOTICE|COPYING)", path.name, re.IGNORECASE)
+    )
+    readme = folder / "README.md"
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    match = re.match(r"---\n.*?^license:\s*(\S+)\s*$.*?^---", text, re.DOTALL | re.MULTILINE)
+    return (match.group(1) if match else "see licence file" if files else "unknown"), files
+
+
+def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
+    if missing_ok and not path.is_file():
+        return {}
+    content = _parse_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object; copy the file again")
+    return content
+
+
+def _read_json_list(path: Path) -> list[dict[str, Any]]:
+    content = _parse_json(path)
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise CheckpointError(f"{path} does not hold a JSON list of objects; copy the file again")
+    return content
+
+
+def _parse_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is missing; give a sentence-transformers or Hugging Face checkpoint folder"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); copy the file again") from None
+
+
+def _hash(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    return "sha256:" + digest.hexdigest()

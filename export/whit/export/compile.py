@@ -1,0 +1,248 @@
+"""Checkpoint folder in, package directory out: the whole compiler, top to bottom.
+
+The same input and options give the same bytes: nothing measured by the clock goes into the package.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whit.contract.manifest import (
+    GOLDEN_FILE,
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    REPORT_FILE,
+    TOKENIZER_FILE,
+    LinearScheme,
+    Manifest,
+    sha256_of,
+)
+from whit.contract.names import MODEL_ID_RULE, model_name, parse_model_name
+from whit.export.calibrate import calibrate
+from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from whit.export.encoder_graph import Head, build_graph
+from whit.export.families import EncoderWeights, encoder_weights
+from whit.export.linear import Plan, Scheme
+from whit.export.quantize import choose_scheme
+from whit.export.report import Report, measure
+from whit.runtime.encoder import Encoder
+from whit.runtime.package import Package, open_package
+from whit.runtime.tokenizer import Tokenizer
+from whit.runtime.verify import verify
+
+DTYPES = ("float32", "int8")
+
+GOLDEN_TEXTS = (
+    "a",
+    "How do I undo the last commit?",
+    "The aircraft's lift-to-drag ratio falls as the angle of attack grows past the stall.",
+    "Ein kurzer Satz, une phrase courte, 短い文。",
+    "def add(a: int, b: int) -> int: return a + b  # 42, 3.14, 1e-9",
+    "WARNING!!! Battery at 7 %; shut down before 18:30 (UTC+2).",
+    "Small machines run close to the people who use them. " * 6,
+    "Every reading was written down twice, once by hand and once by the recorder, and the two were compared. " * 12,
+)
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What may be chosen about a package. Everything here is recorded in its manifest."""
+
+    dtype: str = "int8"
+    name: str | None = None  # default: the folder's name
+    calibration: Path | None = None  # one text a line; default: the text that ships with whit
+    pooling: str | None = None  # only for a checkpoint that does not say
+    max_token_count: int | None = None  # default: what the checkpoint states
+    max_layer_error: float = 0.03  # int8: error of a layer's output up to which a cheaper scheme is taken
+
+
+def compile_checkpoint(
+    checkpoint: Path, out: Path, options: ExportOptions | None = None, progress: Progress = lambda *_: None
+) -> Report:
+    """Compiles ``checkpoint`` into a package at ``out``, which appears whole or not at all.
+
+    Raises:
+        CheckpointError: the checkpoint, an option or the calibration text cannot be used, or ``out`` exists and is not a
+            package. The message says what to do.
+    """
+    options = options or ExportOptions()
+    source = read_checkpoint(checkpoint, pooling=options.pooling)
+    _check_options(options, out)
+    weights = encoder_weights(source)
+    head = Head(source.pooling, source.dense, source.normalize)
+    limit = _max_token_count(source, weights, options)
+    texts = _calibration_texts(options.calibration)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        float_dir, new_dir = Path(scratch, "float32"), Path(scratch, "package")
+        float_package = _write(float_dir, source, weights, head, Plan(), [], options, limit, texts)
+        if options.dtype == "float32":
+            new_dir = float_dir
+            package = float_package
+        else:
+            plan, linears = _quantize(float_package, weights, head, options, texts, progress)
+            package = _write(new_dir, source, weights, head, plan, linears, options, limit, texts)
+        report = measure(float_package, package, texts, progress)
+        _seal(package, report)
+        _check(open_package(new_dir))
+        _publish(new_dir, out)
+    return report
+
+
+def _check_options(options: ExportOptions, out: Path) -> None:
+    if options.dtype not in DTYPES:
+        raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
+    if options.name is not None:
+        try:
+            parse_model_name(model_name(options.name))
+        except ValueError:
+            raise CheckpointError(f"name must be {MODEL_ID_RULE}, got {options.name!r}") from None
+    if not 0 < options.max_layer_error < 1:
+        raise CheckpointError(f"max_layer_error must be between 0 and 1, got {options.max_layer_error}")
+    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and is not a package; choose another --out or remove it")
+
+
+def _max_token_count(source: Checkpoint, weights: EncoderWeights, options: ExportOptions) -> int:
+    positions = weights.max_token_count
+    asked = options.max_token_count
+    if asked is not None and not 8 <= asked <= positions:
+        raise CheckpointError(f"max_token_count must be 8 to {positions} (the model's positions), got {asked}")
+    return asked or min(source.max_token_count or positions, positions)
+
+
+def _calibration_texts(path: Path | None) -> list[str]:
+    if path is None:
+        text = (resources.files("whit.export") / "data" / "calibration.txt").read_text(encoding="utf-8")
+    else:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f"calibration text {path} cannot be read ({error}); give a UTF-8 file, one text a line") from None
+    texts = [line for line in text.splitlines() if line.strip()]
+    if len(texts) < 8:
+        raise CheckpointError(f"calibration text {path} has {len(texts)} lines; give at least 8, better 200, of the kind you will embed")
+    return texts
+
+
+def _quantize(
+    package: Package, weights: EncoderWeights, head: Head, options: ExportOptions, texts: Sequence[str], progress: Progress
+) -> tuple[Plan, list[LinearScheme]]:
+    """Calibrates on ``texts`` and chooses the scheme of every linear layer."""
+    sequences = tokenize(package, texts)
+    total = sum(len(ids) for ids in sequences)
+    bucket = package.manifest.attention_bucket
+    seen = calibrate(weights, head, sequences, bucket=bucket, progress=lambda n: progress("calibrate (tokens)", n, total))
+    schemes: dict[str, Scheme] = {}
+    linears = []
+    for done, (name, activations) in enumerate(seen.items(), start=1):
+        _, layer, part = name.split(".")
+        linear = getattr(weights.layers[int(layer)], part)
+        kind, schemes[name], error = choose_scheme(linear, activations, options.max_layer_error)
+        linears.append(LinearScheme(name, kind, round(error, 6)))
+        progress("quantise (layers)", done, len(seen))
+    return Plan(schemes, quantize_embeddings=True), linears
+
+
+def tokenize(package: Package, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Token ids of each text, cut to what the package reads."""
+    tokenizer = Tokenizer(package)
+    return [tokenizer.cut(ids, package.manifest.max_token_count) for ids in tokenizer.encode(texts)]
+
+
+def _write(
+    directory: Path,
+    source: Checkpoint,
+    weights: EncoderWeights,
+    head: Head,
+    plan: Plan,
+    linears: Sequence[LinearScheme],
+    options: ExportOptions,
+    limit: int,
+    texts: Sequence[str],
+) -> Package:
+    """Writes graph, tokenizer and licence. Golden vectors and report follow in ``_seal``, since they need it to run."""
+    directory.mkdir()
+    graph = build_graph(weights, head, plan)
+    (directory / GRAPH_FILE).write_bytes(graph.SerializeToString(deterministic=True))
+    (directory / TOKENIZER_FILE).write_text(source.tokenizer.to_str(pretty=False), encoding="utf-8")
+    for path in source.license_files:
+        shutil.copy(path, directory / path.name)
+    manifest = Manifest(
+        name=options.name or re.sub(r"[^A-Za-z0-9._-]", "-", source.name).strip("-._") or "model",
+        architecture=weights.architecture,
+        dimension_count=head.dimension_count(weights.hidden_count),
+        max_token_count=limit,
+        vocabulary_size=len(weights.words),
+        pooling=head.pooling,
+        dtype="int8" if plan.schemes else "float32",
+        files=_hashes(directory),
+        normalized=head.normalize,
+        matryoshka_dimension_counts=source.matryoshka_dimension_counts,
+        prompts=source.prompts,
+        position_offset=weights.position_offset,
+        linears=tuple(linears),
+        provenance=_provenance(source, options, texts),
+    )
+    return Package(directory, manifest)
+
+
+def _provenance(source: Checkpoint, options: ExportOptions, texts: Sequence[str]) -> dict[str, Any]:
+    chosen = {key: value for key, value in asdict(options).items() if key not in ("calibration", "name")}
+    return {
+        "whit_version": metadata.version("whit"),
+        "checkpoint": source.name,
+        "checkpoint_sha256": source.sha256,
+        "license": source.license,
+        "options": chosen,
+        "calibration_text_count": len(texts),
+    }
+
+
+def _seal(package: Package, report: Report) -> None:
+    """Adds golden vectors, report and manifest: from here on the directory is a package."""
+    directory = package.directory
+    texts = tokenize(package, GOLDEN_TEXTS)
+    encoder = Encoder(package)
+    vectors = [encoder.run([ids])[0] for ids in texts]
+    # repr of a float32 as float64 is exact, so the golden vectors are the vectors.
+    golden = [{"text": text, "vector": v.astype(float).tolist()} for text, v in zip(GOLDEN_TEXTS, vectors, strict=True)]
+    (directory / GOLDEN_FILE).write_text(json.dumps({"texts": golden}, ensure_ascii=False), encoding="utf-8")
+    (directory / REPORT_FILE).write_text(json.dumps(report.lasting(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    manifest = package.manifest
+    sealed = Manifest(**{f: getattr(manifest, f) for f in manifest.__dataclass_fields__ if f != "files"}, files=_hashes(directory))
+    (directory / MANIFEST_FILE).write_text(sealed.to_json(), encoding="utf-8")
+
+
+def _check(package: Package) -> None:
+    outcome = verify(package, Tokenizer(package), Encoder(package))
+    if not outcome.verified:
+        raise CheckpointError(f"the compiled package does not reproduce its own golden vectors (off by {outcome.max_abs_difference:.2g}); "
+                              "please report this with the checkpoint's config.json")
+
+
+def _publish(new: Path, out: Path) -> None:
+    """Moves the finished package to ``out``, in place of an older package there."""
+    old = new.parent / "old"
+    if out.exists():
+        os.replace(out, old)
+    os.replace(new, out)
+
+
+def _hashes(directory: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in sorted(directory.iterdir()) if path.name != MANIFEST_FILE}

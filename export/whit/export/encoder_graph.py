@@ -1,0 +1,215 @@
+"""The packed graph of a post-layer-norm encoder: token ids in, pooled and normalised vectors out.
+
+Tokens of all texts lie back to back, ``[T, H]``, without padding; only attention and pooling see the padded grid ``[B,
+S]`` (see ``whit.runtime.packing``, which makes the inputs). Reads top to bottom like the model itself; how a linear
+layer is computed is decided in ``linear``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from whit.export.checkpoint import Dense
+from whit.export.families import EncoderWeights, Layer, Norm
+from whit.export.graph import FLOAT, INT64, MICROSOFT, Graph
+from whit.export.linear import Plan, emit_linear
+
+INPUTS = {
+    "input_ids": (INT64, ["T"]),
+    "position_ids": (INT64, ["T"]),
+    "gather_idx": (INT64, ["B", "S"]),
+    "key_mask": (FLOAT, ["B", "S"]),
+    "scatter_idx": (INT64, ["T"]),
+}
+OUTPUT = "vectors"
+
+# Added to the score of a cell that holds no token: exp() of it is exactly 0 beside any real score.
+MASKED = -1e4
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What comes after the encoder: ``pooling`` is ``mean``, ``cls`` or ``max``."""
+
+    pooling: str
+    dense: Sequence[Dense] = ()
+    normalize: bool = True
+
+    def dimension_count(self, hidden_count: int) -> int:
+        """Values in a vector."""
+        return int(self.dense[-1].weight.shape[1]) if self.dense else hidden_count
+
+
+def build_graph(
+    weights: EncoderWeights, head: Head, plan: Plan, *, taps: dict[str, str] | None = None
+) -> onnx.ModelProto:
+    """Builds the graph.
+
+    Args:
+        weights: the encoder.
+        head: pooling, dense modules, normalisation.
+        plan: how each linear layer is computed, by its name (``layers.0.up``); what it does not name stays float32.
+        taps: if given, filled with the name of the value that enters each linear layer, and these become outputs too.
+    """
+    g = Graph()
+    attention = _Attention(g, weights)
+    x = _embed(g, weights, quantized=plan.quantize_embeddings)
+    for i, layer in enumerate(weights.layers):
+        x = _layer(g, x, layer, f"layers.{i}", weights, attention, _linear_emitter(g, layer, plan, taps))
+    _pool(g, x, head)
+    outputs: dict[str, list[int | str]] = {OUTPUT: ["B", head.dimension_count(weights.hidden_count)]}
+    for value in taps.values() if taps else ():
+        outputs[value] = ["T", "K"]
+    return g.model(INPUTS, outputs)
+
+
+Emitter = Callable[[str, str], str]
+
+
+def _linear_emitter(g: Graph, layer: Layer, plan: Plan, taps: dict[str, str] | None) -> Emitter:
+    def emit(x: str, name: str) -> str:
+        if taps is not None:
+            taps[name] = x
+        return emit_linear(g, x, plan.scheme(name, getattr(layer, name.rpartition(".")[2])))
+
+    return emit
+
+
+def _embed(g: Graph, weights: EncoderWeights, *, quantized: bool) -> str:
+    if quantized:
+        # int8 with one scale a row. A word is one row, so no word pays for another's outliers.
+        scales = np.abs(weights.words).max(axis=1, keepdims=True) / np.float32(127)
+        codes = np.rint(weights.words / np.where(scales > 0, scales, 1)).astype(np.int8)
+        rows = g.op("Cast", g.op("Gather", g.const(codes), "input_ids"), to=FLOAT)
+        words = g.op("Mul", rows, g.op("Gather", g.const(scales.astype(np.float32)), "input_ids"))
+    else:
+        words = g.op("Gather", g.const(weights.words), "input_ids")
+    x = g.op("Add", words, g.op("Gather", g.const(weights.positions), "position_ids"))
+    x = _norm(g, x, weights.embedding_norm, weights.epsilon)
+    if weights.projection is not None:
+        x = g.op("Add", g.op("MatMul", x, g.const(weights.projection.weight)), g.const(weights.projection.bias))
+    return x
+
+
+def _layer(
+    g: Graph, x: str, layer: Layer, name: str, weights: EncoderWeights, attention: _Attention, linear: Emitter
+) -> str:
+    context = attention(linear(x, f"{name}.qkv"))
+    x = _norm(g, g.op("Add", linear(context, f"{name}.out"), x), layer.attention_norm, weights.epsilon)
+    hidden = _activate(g, linear(x, f"{name}.up"), weights.activation)
+    return _norm(g, g.op("Add", linear(hidden, f"{name}.down"), x), layer.output_norm, weights.epsilon)
+
+
+class _Attention:
+    """Self-attention between the packed ``[T, 3H]`` and the packed ``[T, H]``.
+
+    The rows of one head (a token's 32 or 64 values) are gathered straight from the pack into ``[B, heads, S, width]`` and
+    back: one copy each way, where the usual reshape, split and transpose take three.
+    """
+
+    def __init__(self, g: Graph, weights: EncoderWeights) -> None:
+        self._g = g
+        self._heads = heads = weights.head_count
+        self._hidden = weights.hidden_count
+        self._width = self._hidden // heads
+        head_ids = np.arange(heads, dtype=np.int64)
+        # Row of (token, part, head) in the pack seen as [T * 3 * heads, width].
+        token = g.op("Mul", g.op("Unsqueeze", "gather_idx", g.ints(1)), g.ints(3 * heads))
+        self._rows = [g.op("Add", token, g.const((head_ids + part * heads).reshape(1, heads, 1))) for part in range(3)]
+        # Row of (token, head) in the attention output seen as [B * heads * S, width].
+        length = g.op("Shape", "gather_idx", start=1, end=2)
+        text, cell = g.op("Div", "scatter_idx", length), g.op("Mod", "scatter_idx", length)
+        text_head = g.op(
+            "Add", g.op("Unsqueeze", g.op("Mul", text, g.ints(heads)), g.ints(1)), g.const(head_ids.reshape(1, heads))
+        )
+        self._back = g.op("Add", g.op("Mul", text_head, length), g.op("Unsqueeze", cell, g.ints(1)))
+        empty = g.op("Sub", g.scalar(1), "key_mask")
+        self._bias = g.op("Unsqueeze", g.op("Mul", empty, g.scalar(MASKED)), g.ints(1, 2))  # [B, 1, 1, S]
+        if weights.relative_bias is not None:
+            self._bias = g.op("Add", self._bias, _relative_bias(g, weights.relative_bias, length))
+
+    def __call__(self, qkv: str) -> str:
+        g = self._g
+        rows = g.op("Reshape", qkv, g.ints(-1, self._width))
+        query, key, value = (g.op("Gather", rows, index) for index in self._rows)
+        scores = g.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1, alpha=1 / math.sqrt(self._width))
+        attention = g.op("Softmax", g.op("Add", scores, self._bias), axis=-1)
+        context = g.op("Reshape", g.op("MatMul", attention, value), g.ints(-1, self._width))
+        return g.op("Reshape", g.op("Gather", context, self._back), g.ints(-1, self._hidden))
+
+
+# From this distance on, the bias no longer changes.
+MAX_DISTANCE = 128
+
+
+def relative_buckets(distances: NDArray[np.int64], bucket_count: int) -> NDArray[np.int64]:
+    """Bucket of each distance (key position - query position), as in MPNet and T5 (arXiv:1910.10683, section 2.1)."""
+    half = bucket_count // 2
+    ahead = np.where(distances > 0, half, 0)
+    distance = np.abs(distances)
+    exact = half // 2
+    ratio = np.log(np.maximum(distance, 1) / exact) / math.log(MAX_DISTANCE / exact)
+    far = np.minimum(exact + (ratio * (half - exact)).astype(np.int64), half - 1)
+    return (ahead + np.where(distance < exact, distance, far)).astype(np.int64)
+
+
+def _relative_bias(g: Graph, table: NDArray[np.float32], length: str) -> str:
+    """Bias [1, heads, S, S] from the table [buckets, heads], for any S."""
+    distances = np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1)
+    by_distance = table[relative_buckets(distances, len(table))]  # [2 * MAX_DISTANCE + 1, heads]
+    size = g.op("Squeeze", length, g.ints(0))
+    cells = g.op("Range", g.const(np.array(0, np.int64)), size, g.const(np.array(1, np.int64)))
+    distance = g.op("Sub", g.op("Unsqueeze", cells, g.ints(0)), g.op("Unsqueeze", cells, g.ints(1)))
+    ends = [g.const(np.array(end, np.int64)) for end in (-MAX_DISTANCE, MAX_DISTANCE)]
+    row = g.op("Add", g.op("Clip", distance, *ends), g.ints(MAX_DISTANCE))
+    rows = g.op("Gather", g.const(by_distance), row)  # [S, S, heads]
+    return g.op("Unsqueeze", g.op("Transpose", rows, perm=[2, 0, 1]), g.ints(0))
+
+
+def _norm(g: Graph, x: str, norm: Norm, epsilon: float) -> str:
+    return g.op("LayerNormalization", x, g.const(norm.gain), g.const(norm.bias), axis=-1, epsilon=epsilon)
+
+
+def _activate(g: Graph, x: str, kind: str) -> str:
+    match kind:
+        case "gelu":
+            return g.op("Gelu", x, domain=MICROSOFT)
+        case "gelu_tanh":
+            return g.op("FastGelu", x, domain=MICROSOFT)
+        case "relu" | "tanh":
+            return g.op(kind.capitalize(), x)
+        case _:
+            return x
+
+
+def _pool(g: Graph, x: str, head: Head) -> None:
+    match head.pooling:
+        case "cls":
+            first = g.op("Gather", "gather_idx", g.const(np.array(0, np.int64)), axis=1)
+            v = g.op("Gather", x, first)
+        case "max":
+            empty = g.op("Unsqueeze", g.op("Mul", g.op("Sub", g.scalar(1), "key_mask"), g.scalar(-3e38)), g.ints(2))
+            v = g.op("ReduceMax", g.op("Add", g.op("Gather", x, "gather_idx"), empty), axes=[1], keepdims=0)
+        case _:
+            # The sum as a matrix product over the text's own grid: S terms in a fixed order, whoever shares the batch.
+            total = g.op("MatMul", g.op("Unsqueeze", "key_mask", g.ints(1)), g.op("Gather", x, "gather_idx"))
+            v = g.op("Div", g.op("Squeeze", total, g.ints(1)), g.op("ReduceSum", "key_mask", g.ints(1), keepdims=1))
+    for dense in head.dense:
+        v = g.op("MatMul", v, g.const(dense.weight))
+        if dense.bias is not None:
+            v = g.op("Add", v, g.const(dense.bias))
+        v = _activate(g, v, dense.activation)
+    if head.normalize:
+        norm = g.op("ReduceL2", v, axes=[1], keepdims=1)
+        v = g.op("Div", v, g.op("Max", norm, g.scalar(1e-12)))
+    g.op("Identity", v, output=OUTPUT)
+
+
+def tap_outputs(taps: Mapping[str, str]) -> list[str]:
+    """Distinct tapped values, in order."""
+    return list(dict.fromkeys(taps.values()))

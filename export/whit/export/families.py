@@ -1,0 +1,320 @@
+"""The BERT family: where each architecture keeps its weights.
+
+All of them are one machine (post-layer-norm encoder with learned positions), so a family is a page of names: it takes
+``config.json`` and the tensors and gives an ``EncoderWeights``. To add one, write such a function and put it in
+``FAMILIES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """``x @ weight + bias``: weight float32 [in, out], bias float32 [out]."""
+
+    weight: FloatArray
+    bias: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """LayerNorm: gain and bias float32 [hidden]."""
+
+    gain: FloatArray
+    bias: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One encoder layer. ``qkv`` is [hidden, 3 * hidden]: query, key and value side by side."""
+
+    qkv: Linear
+    out: Linear
+    attention_norm: Norm
+    up: Linear
+    down: Linear
+    output_norm: Norm
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderWeights:
+    """A post-layer-norm encoder, whatever the architecture called its parts."""
+
+    architecture: str
+    words: FloatArray  # [vocabulary, embedding]
+    positions: FloatArray  # [positions, embedding], the first token type added
+    embedding_norm: Norm
+    layers: Sequence[Layer]
+    head_count: int
+    activation: str  # "gelu", "gelu_tanh" or "relu"
+    epsilon: float
+    position_offset: int = 0  # position id of the first token
+    projection: Linear | None = None  # embedding -> hidden, where they differ (ELECTRA)
+    relative_bias: FloatArray | None = None  # [buckets, heads] (MPNet)
+
+    @property
+    def hidden_count(self) -> int:
+        """Width of the hidden states."""
+        return int(self.layers[0].qkv.weight.shape[0])
+
+    @property
+    def max_token_count(self) -> int:
+        """Tokens for which there are positions."""
+        return len(self.positions) - self.position_offset
+
+
+def encoder_weights(checkpoint: Checkpoint) -> EncoderWeights:
+    """The weights of a checkpoint in the common form.
+
+    Raises:
+        CheckpointError: unknown architecture, or a tensor is missing or has the wrong shape.
+    """
+    family = FAMILIES.get(checkpoint.model_type)
+    if family is None:
+        raise CheckpointError(f"config.json: model_type {checkpoint.model_type!r} is not one of {', '.join(FAMILIES)}")
+    kind = checkpoint.config.get("position_embedding_type", "absolute")
+    if kind != "absolute":
+        raise CheckpointError(f"config.json: position_embedding_type {kind!r} is not supported; only 'absolute' is")
+    if checkpoint.config.get("is_decoder"):
+        raise CheckpointError(
+            "config.json: is_decoder is true; whit compiles encoders, whose attention sees the whole text"
+        )
+    weights = family(Settings(checkpoint.config), Source(checkpoint.tensors))
+    _check_shapes(weights)
+    return weights
+
+
+class Settings:
+    """``config.json`` with errors that say which field is missing or wrong."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._config = config
+
+    def count(self, name: str) -> int:
+        """A positive whole number."""
+        value = self._config.get(name)
+        if not isinstance(value, int) or value < 1:
+            raise CheckpointError(
+                f"config.json: {name} must be a positive integer, got {value!r}; is this checkpoint complete?"
+            )
+        return value
+
+    def epsilon(self, name: str) -> float:
+        """A positive number."""
+        value = self._config.get(name)
+        if not isinstance(value, int | float) or value <= 0:
+            raise CheckpointError(
+                f"config.json: {name} must be a positive number, got {value!r}; is this checkpoint complete?"
+            )
+        return float(value)
+
+    def activation(self, name: str) -> str:
+        """The activation, under whit's name for it."""
+        value = self._config.get(name)
+        if value not in ACTIVATIONS:
+            raise CheckpointError(f"config.json: {name} {value!r} is not one of {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[value]
+
+    @property
+    def model_type(self) -> str:
+        """The architecture."""
+        return str(self._config["model_type"])
+
+    @property
+    def padding_id(self) -> int:
+        """The id from which RoBERTa counts its positions."""
+        value = self._config.get("pad_token_id")
+        return 1 if value is None else int(value)
+
+
+class Source:
+    """Tensors by name, below whatever prefix the checkpoint has (``bert.``, ``model.``, none)."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        ends = [name.removesuffix("embeddings.word_embeddings.weight") for name in tensors]
+        self._prefix = next((p for p, name in zip(ends, tensors, strict=True) if p != name), "")
+
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._tensors
+
+    def array(self, name: str) -> FloatArray:
+        """One tensor."""
+        try:
+            return self._tensors[self._prefix + name]
+        except KeyError:
+            raise CheckpointError(
+                f"the weights have no tensor {self._prefix + name!r}; is this checkpoint complete?"
+            ) from None
+
+    def table(self, name: str, width: int | None = None) -> FloatArray:
+        """An embedding table, [rows, width]."""
+        found = self.array(f"embeddings.{name}.weight")
+        if found.ndim != 2 or found.shape[1] != (width or found.shape[1]):
+            raise CheckpointError(
+                f"the {name} have shape {list(found.shape)}, expected [rows, {width or 'width'}]; is this checkpoint complete?"
+            )
+        return found
+
+    def linear(self, *names: str) -> Linear:
+        """One linear layer, or several side by side. Checkpoints keep [out, in]; we keep [in, out]."""
+        weights = [self.array(f"{name}.weight").T for name in names]
+        biases = [self.array(f"{name}.bias") for name in names]
+        for name, weight, bias in zip(names, weights, biases, strict=True):
+            if weight.ndim != 2 or len(weight) != len(weights[0]) or bias.shape != weight.shape[1:]:
+                raise CheckpointError(
+                    f"the weights of {self._prefix + name!r} have the wrong shape; is this checkpoint complete?"
+                )
+        return Linear(np.ascontiguousarray(np.concatenate(weights, axis=1)), np.concatenate(biases))
+
+    def norm(self, name: str) -> Norm:
+        """One LayerNorm."""
+        gain, bias = self.array(f"{name}.weight"), self.array(f"{name}.bias")
+        if gain.shape != bias.shape:
+            raise CheckpointError(
+                f"gain and bias of {self._prefix + name!r} differ in shape; is this checkpoint complete?"
+            )
+        return Norm(gain, bias)
+
+
+def bert(config: Settings, source: Source) -> EncoderWeights:
+    """BERT and MiniLM; with other position ids also RoBERTa and XLM-RoBERTa; with a projection ELECTRA."""
+
+    def layer(i: int) -> Layer:
+        at = f"encoder.layer.{i}"
+        return Layer(
+            qkv=source.linear(*(f"{at}.attention.self.{part}" for part in ("query", "key", "value"))),
+            out=source.linear(f"{at}.attention.output.dense"),
+            attention_norm=source.norm(f"{at}.attention.output.LayerNorm"),
+            up=source.linear(f"{at}.intermediate.dense"),
+            down=source.linear(f"{at}.output.dense"),
+            output_norm=source.norm(f"{at}.output.LayerNorm"),
+        )
+
+    words = source.table("word_embeddings")
+    first_type = source.table("token_type_embeddings", words.shape[1])[0]
+    return EncoderWeights(
+        architecture=config.model_type,
+        words=words,
+        positions=source.table("position_embeddings", words.shape[1]) + first_type,
+        embedding_norm=source.norm("embeddings.LayerNorm"),
+        projection=source.linear("embeddings_project") if "embeddings_project.weight" in source else None,
+        layers=[layer(i) for i in range(config.count("num_hidden_layers"))],
+        head_count=config.count("num_attention_heads"),
+        activation=config.activation("hidden_act"),
+        epsilon=config.epsilon("layer_norm_eps"),
+        position_offset=config.padding_id + 1 if "roberta" in config.model_type else 0,
+    )
+
+
+def distilbert(config: Settings, source: Source) -> EncoderWeights:
+    """DistilBERT: no token types."""
+
+    def layer(i: int) -> Layer:
+        at = f"transformer.layer.{i}"
+        return Layer(
+            qkv=source.linear(*(f"{at}.attention.{part}_lin" for part in "qkv")),
+            out=source.linear(f"{at}.attention.out_lin"),
+            attention_norm=source.norm(f"{at}.sa_layer_norm"),
+            up=source.linear(f"{at}.ffn.lin1"),
+            down=source.linear(f"{at}.ffn.lin2"),
+            output_norm=source.norm(f"{at}.output_layer_norm"),
+        )
+
+    words = source.table("word_embeddings")
+    return EncoderWeights(
+        architecture="distilbert",
+        words=words,
+        positions=source.table("position_embeddings", words.shape[1]),
+        embedding_norm=source.norm("embeddings.LayerNorm"),
+        layers=[layer(i) for i in range(config.count("n_layers"))],
+        head_count=config.count("n_heads"),
+        activation=config.activation("activation"),
+        epsilon=1e-12,
+    )
+
+
+def mpnet(config: Settings, source: Source) -> EncoderWeights:
+    """MPNet: one relative position bias, shared by all layers."""
+
+    def layer(i: int) -> Layer:
+        at = f"encoder.layer.{i}"
+        return Layer(
+            qkv=source.linear(*(f"{at}.attention.attn.{part}" for part in "qkv")),
+            out=source.linear(f"{at}.attention.attn.o"),
+            attention_norm=source.norm(f"{at}.attention.LayerNorm"),
+            up=source.linear(f"{at}.intermediate.dense"),
+            down=source.linear(f"{at}.output.dense"),
+            output_norm=source.norm(f"{at}.output.LayerNorm"),
+        )
+
+    words = source.table("word_embeddings")
+    return EncoderWeights(
+        architecture="mpnet",
+        words=words,
+        positions=source.table("position_embeddings", words.shape[1]),
+        embedding_norm=source.norm("embeddings.LayerNorm"),
+        layers=[layer(i) for i in range(config.count("num_hidden_layers"))],
+        head_count=config.count("num_attention_heads"),
+        activation=config.activation("hidden_act"),
+        epsilon=config.epsilon("layer_norm_eps"),
+        position_offset=2,  # transformers counts from a fixed padding id of 1 here, whatever config.json says
+        relative_bias=source.array("encoder.relative_attention_bias.weight"),
+    )
+
+
+FAMILIES: Mapping[str, Callable[[Settings, Source], EncoderWeights]] = {
+    "bert": bert,
+    "roberta": bert,
+    "xlm-roberta": bert,
+    "electra": bert,
+    "distilbert": distilbert,
+    "mpnet": mpnet,
+}
+
+
+ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+
+
+def _check_shapes(weights: EncoderWeights) -> None:
+    embedding, hidden, inner = weights.words.shape[1], weights.hidden_count, weights.layers[0].up.weight.shape[1]
+    if hidden % weights.head_count:
+        raise CheckpointError(
+            f"config.json: {weights.head_count} attention heads do not divide the hidden size {hidden}"
+        )
+    if weights.max_token_count < 1:
+        raise CheckpointError(f"the weights have {len(weights.positions)} positions, none of them beyond the padding's")
+    expected: list[tuple[str, FloatArray, tuple[int, ...]]] = [
+        ("embedding LayerNorm", weights.embedding_norm.gain, (embedding,)),
+    ]
+    if weights.relative_bias is not None:
+        expected.append(
+            ("relative attention bias", weights.relative_bias, (len(weights.relative_bias), weights.head_count))
+        )
+    if weights.projection is not None:
+        expected.append(("embedding projection", weights.projection.weight, (embedding, hidden)))
+    elif embedding != hidden:
+        raise CheckpointError(
+            f"the weights have embeddings of size {embedding}, a hidden size of {hidden} and no projection"
+        )
+    for i, layer in enumerate(weights.layers):
+        expected += [
+            (f"query, key and value of layer {i}", layer.qkv.weight, (hidden, 3 * hidden)),
+            (f"attention output of layer {i}", layer.out.weight, (hidden, hidden)),
+            (f"first feed-forward of layer {i}", layer.up.weight, (hidden, inner)),
+            (f"second feed-forward of layer {i}", layer.down.weight, (inner, hidden)),
+            (f"attention LayerNorm of layer {i}", layer.attention_norm.gain, (hidden,)),
+            (f"output LayerNorm of layer {i}", layer.output_norm.gain, (hidden,)),
+        ]
+    for what, array, shape in expected:
+        if array.shape != shape:
+            raise CheckpointError(
+                f"the {what} has shape {list(array.shape)}, expected {list(shape)}; is this checkpoint complete?"
+            )

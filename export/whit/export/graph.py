@@ -1,0 +1,70 @@
+"""A small builder for ONNX graphs: append an op, get the name of its output. Names are counted, so the same calls give
+the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 17
+IR_VERSION = 8
+MICROSOFT = "com.microsoft"  # onnxruntime's own operators
+
+FLOAT = TensorProto.FLOAT
+INT64 = TensorProto.INT64
+INT32 = TensorProto.INT32
+UINT8 = TensorProto.UINT8
+
+Shape = Sequence[int | str]
+
+
+class Graph:
+    """A graph under construction. Values are names."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._small: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def op(self, kind: str, *inputs: str, domain: str = "", output: str | None = None, **attributes: Any) -> str:
+        """Appends ``kind(*inputs)`` and returns the name of its first output. An empty input name leaves it out."""
+        name = output or f"{kind}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, domain=domain, **attributes))
+        return name
+
+    def const(self, value: NDArray[Any]) -> str:
+        """A constant tensor. Small ones of the same content are shared."""
+        array = np.asarray(value, order="C")  # ascontiguousarray would turn a scalar into a vector
+        key = (array.dtype.str, array.shape, array.tobytes() if array.nbytes <= 4096 else b"")
+        if key[2] and key in self._small:
+            return self._small[key]
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(array, name))
+        if key[2]:
+            self._small[key] = name
+        return name
+
+    def ints(self, *values: int) -> str:
+        """A constant int64 vector."""
+        return self.const(np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """A constant float32 scalar."""
+        return self.const(np.array(value, np.float32))
+
+    def model(self, inputs: Mapping[str, tuple[int, Shape]], outputs: Mapping[str, Shape]) -> onnx.ModelProto:
+        """The finished model. Inputs map to (element type, shape), outputs (float32) to their shapes."""
+        graph = helper.make_graph(
+            self._nodes,
+            "whit",
+            [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
+            [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in outputs.items()],
+            self._constants,
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="whit")

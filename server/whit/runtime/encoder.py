@@ -1,0 +1,110 @@
+"""Runs a package's graph with onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from whit.contract.manifest import GRAPH_FILE, Manifest, PackageError
+from whit.runtime.package import Package
+from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
+
+CPU = "CPUExecutionProvider"
+OUTPUT = "vectors"
+
+# SkipLayerNormalization is several times slower per element on the CPU than the Add and LayerNormalization it replaces.
+_DISABLED_OPTIMIZERS = ["SkipLayerNormFusion", "BiasSkipLayerNormFusion"]
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    """The options of every session in whit: one thread a call (whit runs calls side by side), no spinning, no memory
+    kept for shapes that will not come back."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def open_session(graph: Path | bytes, provider: str = CPU) -> onnxruntime.InferenceSession:
+    """A session of a graph file or of serialised graph bytes.
+
+    Raises:
+        PackageError: onnxruntime cannot load it, or offers no such provider on this machine.
+    """
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise PackageError(f"execution provider {provider} is not available here; choose one of {', '.join(available)}")
+    source = graph if isinstance(graph, bytes) else str(graph)
+    try:
+        return onnxruntime.InferenceSession(
+            source, session_options(), providers=[provider], disabled_optimizers=_DISABLED_OPTIMIZERS
+        )
+    except Exception as error:  # onnxruntime's exception types are private
+        name = "the graph" if isinstance(graph, bytes) else str(graph)
+        raise PackageError(f"onnxruntime cannot load {name}: {error}; export the package again") from error
+
+
+class Encoder:
+    """One session of one package. ``run`` may be called from several threads at once."""
+
+    def __init__(self, package: Package, *, provider: str = CPU) -> None:
+        self.manifest: Manifest = package.manifest
+        self.provider = provider
+        self._session = open_session(package.directory / GRAPH_FILE, provider)
+
+    def attention_length(self, token_count: int) -> int:
+        """Length of the attention grid of a text with ``token_count`` tokens: a function of the text alone."""
+        return attention_length(token_count, self.manifest.attention_bucket)
+
+    def run(self, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
+        """Vectors of one micro-batch.
+
+        Args:
+            sequences: int64 [token count] each, 1 to ``manifest.max_token_count`` tokens within the vocabulary, all of
+                the same attention length.
+
+        Returns:
+            float32 [len(sequences), dimension_count]; a row depends on its own sequence only, to the last bit.
+
+        Raises:
+            ValueError: the sequences have several attention lengths.
+        """
+        lengths = {self.attention_length(len(ids)) for ids in sequences}
+        if len(lengths) != 1:
+            raise ValueError(f"a micro-batch must have one attention length, got {sorted(lengths)}")
+        # A single token would take onnxruntime's matrix-vector kernels, which round differently: run it twice over.
+        padded = [*sequences, *sequences] if len(sequences) == 1 and len(sequences[0]) == 1 else sequences
+        feeds = pack(padded, length=lengths.pop(), position_offset=self.manifest.position_offset)
+        vectors: NDArray[np.float32] = self._session.run([OUTPUT], feeds)[0]
+        return vectors[: len(sequences)]
+
+    def encode(
+        self, sequences: Sequence[TokenIds], *, token_budget: int = 512, executor: Executor | None = None
+    ) -> NDArray[np.float32]:
+        """Vectors of any number of sequences: sorted into micro-batches, side by side if an executor is given.
+
+        Returns:
+            float32 [len(sequences), dimension_count], in the order of ``sequences``.
+        """
+        vectors = np.empty((len(sequences), self.manifest.dimension_count), np.float32)
+        batches = list(
+            micro_batches(
+                [len(ids) for ids in sequences], bucket=self.manifest.attention_bucket, token_budget=token_budget
+            )
+        )
+        run = executor.map if executor else map
+        # Longest first, so that the last micro-batches to finish are short.
+        for batch, rows in zip(
+            reversed(batches), run(lambda b: self.run([sequences[i] for i in b]), reversed(batches)), strict=True
+        ):
+            vectors[batch] = rows
+        return vectors

@@ -1,0 +1,31 @@
+"""What this CPU can do, as far as int8 numbers depend on it."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache
+from pathlib import Path
+
+# /proc/cpuinfo flag -> the name that manifests use.
+_FLAGS = {"avx2": "avx2", "avx512bw": "avx512", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni", "asimddp": "arm-dotprod"}
+
+
+@cache
+def instruction_sets() -> frozenset[str]:
+    """Names of the instruction sets of this CPU that matter here. Empty where /proc/cpuinfo cannot be read."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    words = {word for line in text.splitlines() if line.startswith(("flags", "Features")) for word in line.split()}
+    return frozenset(name for flag, name in _FLAGS.items() if flag in words)
+
+
+def cpu_name() -> str:
+    """The model name, or the architecture where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

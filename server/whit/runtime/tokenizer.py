@@ -1,0 +1,54 @@
+"""Text to token ids with the package's own ``tokenizer.json``. Never truncates: whether a text may be cut is the caller's
+decision, made with the true token count in hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from whit.contract.manifest import TOKENIZER_FILE, PackageError
+from whit.runtime.package import Package
+
+# The library would start a thread per core for a batch; whit has its own threads and counts every core.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class Tokenizer:
+    """The tokenizer of one package. Its state never changes, so ``encode`` may be called from several threads at once."""
+
+    def __init__(self, package: Package) -> None:
+        path = package.directory / TOKENIZER_FILE
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise PackageError(f"{path} cannot be read ({error}); copy the package again or export it again") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._head_count, self._tail_count = self._special_counts()
+
+    def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Token ids of each text, special tokens included, int64 [token count]. Releases the GIL.
+
+        Raises:
+            UnicodeEncodeError: a text holds a lone surrogate and has no UTF-8 form.
+        """
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        return [np.array(encoding.ids, np.int64) for encoding in encodings]
+
+    def cut(self, ids: NDArray[np.int64], max_token_count: int) -> NDArray[np.int64]:
+        """The first tokens that fit into ``max_token_count``, with the special tokens of both ends kept."""
+        if len(ids) <= max_token_count:
+            return ids
+        tail = self._tail_count if self._head_count + self._tail_count < max_token_count else 0
+        return np.concatenate([ids[: max_token_count - tail], ids[len(ids) - tail :]])
+
+    def _special_counts(self) -> tuple[int, int]:
+        """Special tokens put before and after a text."""
+        mask = self._tokenizer.encode("a").special_tokens_mask
+        head = next((i for i, special in enumerate(mask) if not special), len(mask))
+        tail = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
+        return head, tail

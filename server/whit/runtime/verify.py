@@ -1,0 +1,63 @@
+"""Recomputes a package's golden vectors on this machine and says how far off they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whit.contract.manifest import GOLDEN_FILE, PackageError
+from whit.runtime.encoder import Encoder
+from whit.runtime.package import Package
+from whit.runtime.tokenizer import Tokenizer
+
+# Floating point differs a little between CPUs (other vector widths, other rounding). In an int8 graph such a difference
+# now and then moves an activation to the next code, which moves a vector by about this much.
+TOLERANCE = {"float32": 1e-5, "int8": 2e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Outcome of ``verify``. Differences are of single values of unit-length vectors."""
+
+    verified: bool
+    text_count: int
+    max_abs_difference: float
+    min_cosine: float
+    tolerance: float
+
+
+def read_golden(package: Package) -> tuple[list[str], NDArray[np.float32]]:
+    """The golden texts and their vectors, float32 [count, dimension_count].
+
+    Raises:
+        PackageError: ``golden.json`` has another form.
+    """
+    path = package.directory / GOLDEN_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        texts = [str(entry["text"]) for entry in content["texts"]]
+        vectors = np.array([entry["vector"] for entry in content["texts"]], np.float32)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PackageError(f"{path} cannot be read ({error}); copy the package again or export it again") from None
+    if not texts or vectors.shape != (len(texts), package.manifest.dimension_count):
+        raise PackageError(f"{path} holds {vectors.shape} values for {len(texts)} texts; export the package again")
+    return texts, vectors
+
+
+def verify(package: Package, tokenizer: Tokenizer, encoder: Encoder) -> Verification:
+    """Embeds the golden texts, each alone and all in one batch, and compares both with the package's vectors."""
+    texts, golden = read_golden(package)
+    limit = package.manifest.max_token_count
+    sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]
+    alone = np.concatenate([encoder.run([ids]) for ids in sequences])
+    together = encoder.encode(sequences)
+    difference = max(float(np.abs(found - golden).max()) for found in (alone, together))
+    norms = np.linalg.norm(alone, axis=1) * np.linalg.norm(golden, axis=1)
+    cosines = (alone * golden).sum(axis=1) / np.where(norms > 0, norms, 1)
+    tolerance = TOLERANCE[package.manifest.dtype] * max(1.0, float(np.abs(golden).max()))
+    # Written so that a NaN fails.
+    verified = difference <= tolerance and bool(np.array_equal(alone, together))
+    return Verification(verified, len(texts), difference, float(cosines.min()), tolerance)
