@@ -48,7 +48,10 @@ def read_retrieval(name: str, split: str, data: Path = DATA) -> Retrieval:
     """A collection in BEIR layout, with the queries that ``split`` judges."""
     folder = data / "retrieval" / name
     documents = [json.loads(line) for line in (folder / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
-    texts = {q["_id"]: q["text"] for q in map(json.loads, (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines())}
+    texts = {
+        q["_id"]: q["text"]
+        for q in map(json.loads, (folder / "queries.jsonl").read_text(encoding="utf-8").splitlines())
+    }
     place = {document["_id"]: i for i, document in enumerate(documents)}
     gains: dict[str, dict[int, float]] = defaultdict(dict)
     with (folder / "qrels" / f"{split}.tsv").open(encoding="utf-8", newline="") as file:

@@ -1,6 +1,6 @@
 """Packages beside each other: quality (STS-B, Cranfield) and speed (one thread, interleaved rounds, ratios to the first).
 
-    python -m bench.packages FLOAT_PACKAGE INT8_PACKAGE... [--split test] [--rounds 5] [--out bench/results/packages.json]
+python -m bench.packages FLOAT_PACKAGE INT8_PACKAGE... [--split test] [--rounds 5] [--out bench/results/packages.json]
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
 
 from bench.evaluation import FloatMatrix, ndcg_at_10, read_retrieval, read_sts, sts_score
 from bench.machine import describe
@@ -46,7 +45,10 @@ def quality(contender: Contender, split: str) -> dict[str, float]:
 def speeds(contenders: Sequence[Contender], rounds: int) -> list[dict[str, Any]]:
     """Texts/s, tokenising included, for short texts and for abstracts cut at 256 tokens; contenders in turns."""
     sts, cranfield = read_sts("dev"), read_retrieval("cranfield", "dev")
-    sets = {"short": [*sts.first, *sts.second][:1000], "tokens_256": [d for d in cranfield.documents if len(d) > 1200][:60]}
+    sets = {
+        "short": [*sts.first, *sts.second][:1000],
+        "tokens_256": [d for d in cranfield.documents if len(d) > 1200][:60],
+    }
     found: list[dict[str, list[float]]] = [{name: [] for name in sets} for _ in contenders]
     for _ in range(rounds):
         for name, texts in sets.items():
@@ -78,7 +80,9 @@ def main() -> None:
     arguments = parser.parse_args()
     contenders = [Contender(path) for path in arguments.packages]
     rows = []
-    for path, contender, speed in zip(arguments.packages, contenders, speeds(contenders, arguments.rounds), strict=True):
+    for path, contender, speed in zip(
+        arguments.packages, contenders, speeds(contenders, arguments.rounds), strict=True
+    ):
         size = contender.package.size_bytes
         rows.append({"package": path.name, "size_bytes": size, **quality(contender, arguments.split), **speed})
         print(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in rows[-1].items()), flush=True)

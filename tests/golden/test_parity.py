@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from whit.export.encoder_graph import relative_buckets
-from whit.export.families import EncoderWeights, Layer, Linear, Norm
 
 from tests.support import parity, tiny
+from whit.export.encoder_graph import relative_buckets
+from whit.export.families import EncoderWeights, Layer, Linear, Norm
 
 pytestmark = [pytest.mark.train, pytest.mark.timeout(300)]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding, decode
 from whit.server.errors import ServiceError

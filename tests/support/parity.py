@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tests.support.tiny import counts_from_padding, vocabulary, write_tokenizer
 from whit.export.checkpoint import read_checkpoint
 from whit.export.encoder_graph import OUTPUT, Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.linear import Plan
 from whit.runtime.encoder import open_session
 from whit.runtime.packing import attention_length, micro_batches, pack
-
-from tests.support.tiny import counts_from_padding, vocabulary, write_tokenizer
 
 FloatArray = NDArray[np.float32]
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
-from whit.export.checkpoint import CheckpointError, read_checkpoint
 
 from tests.support import tiny
+from whit.export.checkpoint import CheckpointError, read_checkpoint
 
 
 @pytest.fixture

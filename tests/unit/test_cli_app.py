@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import pytest
+
 import whit.cli
 from whit.cli import app
 from whit.cli.command import Failure, WhitCommand, command

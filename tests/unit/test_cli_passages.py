@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from whit.cli.passages import BadLine, Passage, find_files, id_stem, read_passages, split_text
 
 

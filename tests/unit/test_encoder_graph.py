@@ -10,14 +10,14 @@ import numpy as np
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
+
+from tests.support import tiny
 from whit.export.checkpoint import Dense, read_checkpoint
 from whit.export.encoder_graph import OUTPUT, Head, build_graph, relative_buckets, tap_outputs
 from whit.export.families import EncoderWeights, Linear, Norm, encoder_weights
 from whit.export.linear import Plan
 from whit.runtime.encoder import open_session
 from whit.runtime.packing import attention_length, pack
-
-from tests.support import tiny
 
 FloatArray = NDArray[np.float32]
 

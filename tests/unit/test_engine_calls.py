@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from whit.contract.errors import Reason
 from whit.contract.manifest import REQUIRED_FILES, Manifest
 from whit.server.engine import EmbedSpec, Engine, Lane, LoadedModel, WorkerDiedError

@@ -1,6 +1,7 @@
 import os
 
 import pytest
+
 from whit.server.engine import cpu
 
 V2 = "30 23 0:26 {root} {point} rw,nosuid - cgroup2 cgroup2 rw\n"

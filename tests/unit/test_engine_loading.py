@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from whit.contract.manifest import PackageError
 from whit.runtime import Verification
 from whit.server.engine import loading

@@ -7,6 +7,7 @@ from collections import deque
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from whit.contract.errors import Problem, Reason
 from whit.server.engine.jobs import Job, MicroBatch, Waiting
 from whit.server.engine.scheduler import Scheduler

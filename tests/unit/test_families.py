@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from whit.export.checkpoint import CheckpointError, read_checkpoint
-from whit.export.families import FAMILIES, EncoderWeights, encoder_weights
 
 from tests.support import tiny
+from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.families import FAMILIES, EncoderWeights, encoder_weights
 
 QKV = {
     "bert": "encoder.layer.1.attention.self.{}",

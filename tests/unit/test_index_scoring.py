@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from whit.contract.vectors import Encoding, decode, encode
 from whit.server.index.scoring import best, cosines, make_block, merge, unit
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding, decode
 from whit.server.errors import ServiceError

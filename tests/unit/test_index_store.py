@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding
 from whit.server.errors import ServiceError

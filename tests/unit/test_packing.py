@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from whit.runtime.packing import attention_length, micro_batches, pack
 
 token_counts = st.lists(st.integers(1, 70), min_size=1, max_size=12)

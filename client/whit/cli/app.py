@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import click
+
 from whit.cli.command import EXIT_CODES, write_exit_codes
 
 

@@ -12,6 +12,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+
 from whit.cli.command import Failure, command, json_option
 from whit.cli.output import console, notice, print_json, progress, snippet, table
 from whit.cli.passages import BadLine, is_text, read_lines

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 from rich.progress import Progress, TaskID
+
 from whit.cli.command import Failure, command, json_option
 from whit.cli.output import console, facts, jsonable, print_json, progress
 from whit.cli.passages import SUFFIXES, BadLine, Passage, find_files, id_stem, read_passages

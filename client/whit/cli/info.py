@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from rich.table import Table
+
 from whit.cli.command import command, json_option
 from whit.cli.models import models_table
 from whit.cli.output import console, facts, jsonable, print_json, table

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from whit.cli.command import command, json_option
 from whit.cli.output import console, facts, jsonable, print_json, size, snippet, table
 from whit.contract.manifest import REPORT_FILE, Manifest, PackageError, check_files, read_manifest

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.table import Table
+
 from whit.cli.command import command, json_option
 from whit.cli.output import console, print_json, size, table
 from whit.cli.remote import connect, server_options

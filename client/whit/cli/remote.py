@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
 from whit.cli.command import Failure
 from whit.client import Client
 

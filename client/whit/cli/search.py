@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 from rich.table import Table
+
 from whit.cli.command import command, json_option
 from whit.cli.output import console, print_json, snippet, table
 from whit.cli.passages import is_text

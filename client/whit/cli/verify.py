@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import click
+
 from whit.cli.command import Failure, command, json_option
 from whit.cli.output import console, facts, jsonable, print_json
 

@@ -115,7 +115,9 @@ def vectors(batch: vector_pb2.VectorBatch) -> Vectors:
     """
     encoding = _ENCODING_FROM_WIRE.get(batch.encoding)
     if encoding is None:
-        raise _defect(f"the server sent vector encoding {batch.encoding}, which this client does not know; upgrade whit")
+        raise _defect(
+            f"the server sent vector encoding {batch.encoding}, which this client does not know; upgrade whit"
+        )
     encoded = EncodedVectors(encoding, batch.count, batch.dimension_count, batch.data, batch.scales)
     try:
         values = native(encoded)

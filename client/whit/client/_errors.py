@@ -197,7 +197,9 @@ def shifted(problem: Problem, offset: int) -> Problem:
     """
     if offset == 0:
         return problem
-    violations = tuple(FieldViolation(_shift(v.field, offset), _shift(v.description, offset)) for v in problem.violations)
+    violations = tuple(
+        FieldViolation(_shift(v.field, offset), _shift(v.description, offset)) for v in problem.violations
+    )
     return replace(problem, message=_shift(problem.message, offset), violations=violations)
 
 

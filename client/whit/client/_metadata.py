@@ -60,7 +60,9 @@ def _fill_value(target: struct_pb2.Value, value: Any, field: str) -> None:
         case list() | tuple():
             _fill_list(target.list_value, value, field)
         case _:
-            raise TypeError(f"{field} is a {type(value).__name__}, which JSON does not have; convert it, for example with str()")
+            raise TypeError(
+                f"{field} is a {type(value).__name__}, which JSON does not have; convert it, for example with str()"
+            )
 
 
 def _fill_list(target: struct_pb2.ListValue, values: Sequence[Any], field: str) -> None:

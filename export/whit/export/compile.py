@@ -133,21 +133,32 @@ def _calibration_texts(path: Path | None) -> list[str]:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"calibration text {path} cannot be read ({error}); give a UTF-8 file, one text a line") from None
+            raise CheckpointError(
+                f"calibration text {path} cannot be read ({error}); give a UTF-8 file, one text a line"
+            ) from None
     texts = [line for line in text.splitlines() if line.strip()]
     if len(texts) < 8:
-        raise CheckpointError(f"calibration text {path} has {len(texts)} lines; give at least 8, better 200, of the kind you will embed")
+        raise CheckpointError(
+            f"calibration text {path} has {len(texts)} lines; give at least 8, better 200, of the kind you will embed"
+        )
     return texts
 
 
 def _quantize(
-    package: Package, weights: EncoderWeights, head: Head, options: ExportOptions, texts: Sequence[str], progress: Progress
+    package: Package,
+    weights: EncoderWeights,
+    head: Head,
+    options: ExportOptions,
+    texts: Sequence[str],
+    progress: Progress,
 ) -> tuple[Plan, list[LinearScheme]]:
     """Calibrates on ``texts`` and chooses the scheme of every linear layer."""
     sequences = tokenize(package, texts)
     total = sum(len(ids) for ids in sequences)
     bucket = package.manifest.attention_bucket
-    seen = calibrate(weights, head, sequences, bucket=bucket, progress=lambda n: progress("calibrate (tokens)", n, total))
+    seen = calibrate(
+        weights, head, sequences, bucket=bucket, progress=lambda n: progress("calibrate (tokens)", n, total)
+    )
     schemes: dict[str, Scheme] = {}
     linears = []
     for done, (name, activations) in enumerate(seen.items(), start=1):
@@ -223,17 +234,23 @@ def _seal(package: Package, report: Report) -> None:
     # repr of a float32 as float64 is exact, so the golden vectors are the vectors.
     golden = [{"text": text, "vector": v.astype(float).tolist()} for text, v in zip(GOLDEN_TEXTS, vectors, strict=True)]
     (directory / GOLDEN_FILE).write_text(json.dumps({"texts": golden}, ensure_ascii=False), encoding="utf-8")
-    (directory / REPORT_FILE).write_text(json.dumps(report.lasting(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (directory / REPORT_FILE).write_text(
+        json.dumps(report.lasting(), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
     manifest = package.manifest
-    sealed = Manifest(**{f: getattr(manifest, f) for f in manifest.__dataclass_fields__ if f != "files"}, files=_hashes(directory))
+    sealed = Manifest(
+        **{f: getattr(manifest, f) for f in manifest.__dataclass_fields__ if f != "files"}, files=_hashes(directory)
+    )
     (directory / MANIFEST_FILE).write_text(sealed.to_json(), encoding="utf-8")
 
 
 def _check(package: Package) -> None:
     outcome = verify(package, Tokenizer(package), Encoder(package))
     if not outcome.verified:
-        raise CheckpointError(f"the compiled package does not reproduce its own golden vectors (off by {outcome.max_abs_difference:.2g}); "
-                              "please report this with the checkpoint's config.json")
+        raise CheckpointError(
+            f"the compiled package does not reproduce its own golden vectors (off by {outcome.max_abs_difference:.2g}); "
+            "please report this with the checkpoint's config.json"
+        )
 
 
 def _publish(new: Path, out: Path) -> None:

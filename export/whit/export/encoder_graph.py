@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
 from whit.export.checkpoint import Dense
 from whit.export.families import EncoderWeights, Layer, Norm
 from whit.export.graph import FLOAT, INT64, MICROSOFT, Graph

@@ -79,10 +79,15 @@ def emit_linear(g: Graph, x: str, scheme: Scheme) -> str:
 
 
 def _integer_matmul(
-    g: Graph, codes: str, scale: str, zero: str, weight: NDArray[np.int8], weight_scales: FloatArray, bias: FloatArray | None
+    g: Graph,
+    codes: str,
+    scale: str,
+    zero: str,
+    weight: NDArray[np.int8],
+    weight_scales: FloatArray,
+    bias: FloatArray | None,
 ) -> str:
     inputs = [codes, g.const(weight), scale, g.const(weight_scales), zero, ""]
     if bias is not None:
         inputs.append(g.const(bias))
     return g.op("MatMulIntegerToFloat", *inputs, domain=MICROSOFT)
-

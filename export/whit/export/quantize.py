@@ -34,7 +34,8 @@ _SMOOTHING_EXPONENTS = (0.5, 0.7, 0.85)
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One way to compute a layer. ``error`` is the root mean square error of its output on the sample, relative to the
-    output's standard deviation."""
+    output's standard deviation.
+    """
 
     scheme: Static | Row
     error: float

@@ -46,7 +46,9 @@ class Report:
         return content
 
 
-def measure(reference: Package, package: Package, texts: Sequence[str], progress: Callable[[str, int, int], None]) -> Report:
+def measure(
+    reference: Package, package: Package, texts: Sequence[str], progress: Callable[[str, int, int], None]
+) -> Report:
     """Embeds ``texts`` with both packages, in turns, and compares vectors and time."""
     tokenizer, limit = Tokenizer(package), package.manifest.max_token_count
     sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]

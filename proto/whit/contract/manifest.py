@@ -31,7 +31,8 @@ class PackageError(Exception):
 class LinearScheme:
     """How one linear layer was compiled: ``float32``, ``static`` (int8, calibrated activation scale), ``smoothed`` (static
     with a factor for each channel) or ``row`` (int8, one activation scale a token). ``error`` is what it costs on
-    calibration text: the root mean square error of the layer's output, relative to its standard deviation."""
+    calibration text: the root mean square error of the layer's output, relative to its standard deviation.
+    """
 
     name: str
     scheme: str
@@ -41,7 +42,8 @@ class LinearScheme:
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What ``manifest.json`` holds. Every field except ``fingerprint``, ``report``-like ones and ``provenance`` changes a
-    vector and is part of the fingerprint."""
+    vector and is part of the fingerprint.
+    """
 
     name: str
     architecture: str
@@ -100,14 +102,18 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise PackageError(f"{path} is missing, so this is not a package; make one with: whit export CHECKPOINT --out DIR") from None
+        raise PackageError(
+            f"{path} is missing, so this is not a package; make one with: whit export CHECKPOINT --out DIR"
+        ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise PackageError(f"{path} is not valid JSON ({error}); copy the package again or export it again") from None
     if not isinstance(content, dict):
         raise PackageError(f"{path} does not hold a JSON object; copy the package again or export it again")
     version = content.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise PackageError(f"{path}: format_version must be a positive integer, got {version!r}; export the package again")
+        raise PackageError(
+            f"{path}: format_version must be a positive integer, got {version!r}; export the package again"
+        )
     if version > FORMAT_VERSION:
         raise PackageError(
             f"{path} has format version {version}, this whit reads up to {FORMAT_VERSION}; "
@@ -116,7 +122,9 @@ def read_manifest(directory: Path) -> Manifest:
     fingerprint = content.pop("fingerprint", None)
     manifest = _from_dict(content, path)
     if fingerprint != manifest.fingerprint:
-        raise PackageError(f"{path}: the fingerprint does not match its content, so it was altered; export the package again")
+        raise PackageError(
+            f"{path}: the fingerprint does not match its content, so it was altered; export the package again"
+        )
     return manifest
 
 
@@ -129,11 +137,15 @@ def check_files(directory: Path, manifest: Manifest) -> None:
     for name, expected in manifest.files.items():
         path = directory / name
         if Path(name).name != name:
-            raise PackageError(f"{directory / MANIFEST_FILE}: file name {name!r} leaves the package; do not use this package")
+            raise PackageError(
+                f"{directory / MANIFEST_FILE}: file name {name!r} leaves the package; do not use this package"
+            )
         if not path.is_file():
             raise PackageError(f"{path} is missing; copy the whole package directory again or export it again")
         if sha256_of(path) != expected:
-            raise PackageError(f"{path} was altered or cut short (its checksum differs); copy the package again or export it again")
+            raise PackageError(
+                f"{path} was altered or cut short (its checksum differs); copy the package again or export it again"
+            )
 
 
 def _from_dict(content: Mapping[str, Any], path: Path) -> Manifest:

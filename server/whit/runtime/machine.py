@@ -7,7 +7,13 @@ from functools import cache
 from pathlib import Path
 
 # /proc/cpuinfo flag -> the name that manifests use.
-_FLAGS = {"avx2": "avx2", "avx512bw": "avx512", "avx512_vnni": "avx512-vnni", "avx_vnni": "avx-vnni", "asimddp": "arm-dotprod"}
+_FLAGS = {
+    "avx2": "avx2",
+    "avx512bw": "avx512",
+    "avx512_vnni": "avx512-vnni",
+    "avx_vnni": "avx-vnni",
+    "asimddp": "arm-dotprod",
+}
 
 
 @cache

@@ -33,7 +33,9 @@ def open_package(directory: Path | str) -> Package:
     manifest = read_manifest(directory)
     check_files(directory, manifest)
     if manifest.target != "cpu":
-        raise PackageError(f"{directory} is compiled for target {manifest.target!r}, this whit runs 'cpu'; export it for cpu")
+        raise PackageError(
+            f"{directory} is compiled for target {manifest.target!r}, this whit runs 'cpu'; export it for cpu"
+        )
     have = instruction_sets()
     if manifest.instruction_set != "any" and manifest.instruction_set not in have:
         raise PackageError(

@@ -49,7 +49,8 @@ def pack(sequences: Sequence[TokenIds], *, length: int, position_offset: int) ->
 
 def micro_batches(token_counts: Sequence[int], *, bucket: int, token_budget: int) -> Iterator[list[int]]:
     """Splits texts into micro-batches for offline work: sorted by length, one attention length each, at most
-    ``token_budget`` tokens (a longer text goes alone). Yields lists of indices into ``token_counts``."""
+    ``token_budget`` tokens (a longer text goes alone). Yields lists of indices into ``token_counts``.
+    """
     batch: list[int] = []
     tokens = 0
     for index in np.argsort(token_counts, kind="stable").tolist():

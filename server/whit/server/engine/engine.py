@@ -18,6 +18,7 @@ from typing import NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
 from whit.server.engine import problems, reading
 from whit.server.engine.jobs import Job
 from whit.server.engine.models import LoadedModel

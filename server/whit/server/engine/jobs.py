@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from whit.contract.errors import Problem
 from whit.server.engine.types import Lane, TokenIds
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from whit.contract.manifest import Manifest
 from whit.server.engine.types import TokenIds
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from whit.contract import vectors as codec
 from whit.contract.errors import Problem, Reason
 from whit.server.engine.jobs import Waiting

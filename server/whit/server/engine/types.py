@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from whit.contract.errors import Problem
 
 TokenIds = NDArray[np.int64]

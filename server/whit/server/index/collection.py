@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
 from whit.contract.errors import FieldViolation, Problem, Reason
 from whit.contract.vectors import EncodedVectors, Encoding, FloatMatrix, encode
 from whit.server.errors import ServiceError

@@ -15,6 +15,7 @@ import numpy as np
 import usearch
 from numpy.typing import NDArray
 from usearch.index import Index, Matches
+
 from whit.contract.vectors import FloatMatrix, int8_codes
 
 VERSION: str = usearch.__version__

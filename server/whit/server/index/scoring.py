@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from whit.contract.vectors import Encoding, FloatMatrix
 
 # As stored, [count, dims]; int8 without the scale, which a cosine does not see.

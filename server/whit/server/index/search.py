@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+
 from whit.contract.vectors import Encoding, FloatMatrix
 from whit.server.index.database import View
 from whit.server.index.graph import Graph
