@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from whit.contract.names import MODEL_ID_RULE, is_model_id
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -22,6 +25,8 @@ GOLDEN_FILE = "golden.json"
 REPORT_FILE = "report.json"
 REQUIRED_FILES = (GRAPH_FILE, TOKENIZER_FILE, GOLDEN_FILE, REPORT_FILE)
 
+_SHA256 = re.compile("sha256:[0-9a-f]{64}")
+
 
 class PackageError(Exception):
     """A package cannot be used. The message names the file and says what to do."""
@@ -29,9 +34,11 @@ class PackageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LinearScheme:
-    """How one linear layer was compiled: ``float32``, ``static`` (int8, calibrated activation scale), ``smoothed`` (static
-    with a factor for each channel) or ``row`` (int8, one activation scale a token). ``error`` is what it costs on
-    calibration text: the root mean square error of the layer's output, relative to its standard deviation.
+    """How one linear layer was compiled.
+
+    ``scheme`` is ``float32``, ``static`` (int8, calibrated activation scale), ``smoothed`` (static with a factor for each
+    channel) or ``row`` (int8, one activation scale a token). ``error`` is what it costs on calibration text: the root mean
+    square error of the layer's output, relative to its standard deviation.
     """
 
     name: str
@@ -41,8 +48,9 @@ class LinearScheme:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What ``manifest.json`` holds. Every field except ``fingerprint``, ``report``-like ones and ``provenance`` changes a
-    vector and is part of the fingerprint.
+    """What ``manifest.json`` holds; docs/package-format.md describes every field.
+
+    ``fingerprint`` covers what changes a vector: the graph, the tokenizer and what the runtime reads from here.
     """
 
     name: str
@@ -110,7 +118,7 @@ def read_manifest(directory: Path) -> Manifest:
     if not isinstance(content, dict):
         raise PackageError(f"{path} does not hold a JSON object; copy the package again or export it again")
     version = content.get("format_version")
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise PackageError(
             f"{path}: format_version must be a positive integer, got {version!r}; export the package again"
         )
@@ -149,30 +157,81 @@ def check_files(directory: Path, manifest: Manifest) -> None:
 
 
 def _from_dict(content: Mapping[str, Any], path: Path) -> Manifest:
-    known = {f.name for f in dataclasses.fields(Manifest)}
-    unknown = sorted(set(content) - known)
-    if unknown:
-        raise PackageError(f"{path}: unknown field {unknown[0]!r}; upgrade whit or export the package again")
-    try:
-        linears = tuple(LinearScheme(**entry) for entry in content.get("linears", ()))
-        manifest = Manifest(**{**content, "linears": linears})
-        _check_types(manifest)
-    except (TypeError, ValueError, KeyError) as error:
-        raise PackageError(f"{path}: {error}; export the package again") from None
-    return manifest
-
-
-def _check_types(manifest: Manifest) -> None:
-    for name in ("dimension_count", "max_token_count", "vocabulary_size", "attention_bucket"):
-        value = getattr(manifest, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-    for name in ("files", "prompts", "provenance"):
-        if not isinstance(getattr(manifest, name), dict):
-            raise TypeError(f"{name} must be an object")
-    missing = [name for name in REQUIRED_FILES if name not in manifest.files]
+    required = {f.name for f in dataclasses.fields(Manifest) if f.default is f.default_factory is dataclasses.MISSING}
+    missing = sorted(required - set(content))
     if missing:
-        raise ValueError(f"files names no {missing[0]}")
+        raise PackageError(f"{path}: field {missing[0]!r} is missing; export the package again")
+    for name, value in content.items():
+        if name not in _RULES:
+            raise PackageError(f"{path}: unknown field {name!r}; upgrade whit or export the package again")
+        holds, rule = _RULES[name]
+        if not holds(value):
+            raise PackageError(f"{path}: {name} must be {rule}, got {str(value)[:80]!r}; export the package again")
+    for name in REQUIRED_FILES:
+        if name not in content["files"]:
+            raise PackageError(f"{path}: files does not name {name}; export the package again")
+    counts = tuple(content.get("matryoshka_dimension_counts", ()))
+    if any(count > content["dimension_count"] for count in counts):
+        raise PackageError(
+            f"{path}: matryoshka_dimension_counts must be at most dimension_count ({content['dimension_count']}), "
+            f"got {max(counts)}; export the package again"
+        )
+    linears = tuple(LinearScheme(**entry) for entry in content.get("linears", ()))
+    return Manifest(**{**content, "linears": linears, "matryoshka_dimension_counts": counts})
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1  # a bool is an int too, but not a count
+
+
+def _is_linear(value: object) -> bool:
+    names = {f.name for f in dataclasses.fields(LinearScheme)}
+    return (
+        isinstance(value, dict)
+        and {"name", "scheme"} <= set(value) <= names
+        and isinstance(value["name"], str)
+        and isinstance(value["scheme"], str)
+        and type(value.get("error", 0.0)) in (int, float)
+    )
+
+
+def _is_map_of_text(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+_COUNT = (_is_count, "a positive integer")
+_TEXT = (lambda value: isinstance(value, str) and value != "", "text")
+
+# What each field of manifest.json must be, in the words of the error message.
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (lambda value: isinstance(value, str) and is_model_id(value), MODEL_ID_RULE),
+    "architecture": _TEXT,
+    "dimension_count": _COUNT,
+    "max_token_count": _COUNT,
+    "vocabulary_size": _COUNT,
+    "pooling": (lambda value: value in ("mean", "cls", "max"), "one of mean, cls, max"),
+    "dtype": (lambda value: value in ("float32", "int8"), "one of float32, int8"),
+    "files": (
+        lambda value: _is_map_of_text(value) and all(_SHA256.fullmatch(digest) for digest in value.values()),
+        "an object of file names and their sha256:... digests",
+    ),
+    "normalized": (lambda value: isinstance(value, bool), "true or false"),
+    "matryoshka_dimension_counts": (
+        lambda value: isinstance(value, list) and all(map(_is_count, value)),
+        "a list of positive integers",
+    ),
+    "prompts": (_is_map_of_text, "an object of roles and their prompts"),
+    "attention_bucket": _COUNT,
+    "position_offset": (lambda value: type(value) is int and value >= 0, "an integer, 0 or more"),
+    "target": _TEXT,
+    "instruction_set": _TEXT,
+    "linears": (
+        lambda value: isinstance(value, list) and all(map(_is_linear, value)),
+        "a list of objects with name, scheme and error",
+    ),
+    "provenance": (lambda value: isinstance(value, dict), "an object"),
+    "format_version": _COUNT,
+}
 
 
 def _canonical(content: object) -> bytes:

@@ -21,6 +21,11 @@ def collection_name(collection_id: str) -> str:
     return f"collections/{collection_id}"
 
 
+def is_model_id(model_id: str) -> bool:
+    """Whether a model may have this id; ``MODEL_ID_RULE`` says it in words."""
+    return _ID.fullmatch(model_id) is not None
+
+
 def parse_model_name(name: str) -> str:
     """The model id in ``models/{model}``.
 

@@ -87,7 +87,8 @@ def decode(encoded: EncodedVectors) -> FloatMatrix:
             scales = np.frombuffer(encoded.scales, "<f4").astype(np.float32)
             return np.frombuffer(encoded.data, np.int8).reshape(shape) * scales[:, None]
         case Encoding.BINARY:
-            bits = np.unpackbits(native(encoded), axis=1, count=encoded.dimension_count)
+            packed = np.frombuffer(encoded.data, np.uint8).reshape(encoded.count, _columns(encoded))
+            bits = np.unpackbits(packed, axis=1, count=encoded.dimension_count)
             return bits.astype(np.float32) * 2 - 1
 
 
@@ -95,7 +96,13 @@ def native(encoded: EncodedVectors) -> NDArray[np.generic]:
     """The codes as numpy sees them, a read-only view: float32, float16, int8 [count, dims] or uint8 [count, ceil(dims/8)]."""
     check_size(encoded)
     dtype = {Encoding.FLOAT32: "<f4", Encoding.FLOAT16: "<f2", Encoding.INT8: "i1", Encoding.BINARY: "u1"}
-    return np.frombuffer(encoded.data, dtype[encoded.encoding]).reshape(encoded.count, -1)
+    return np.frombuffer(encoded.data, dtype[encoded.encoding]).reshape(encoded.count, _columns(encoded))
+
+
+def _columns(encoded: EncodedVectors) -> int:
+    """Numbers in a row as numpy sees it. Not left to ``reshape(count, -1)``, which fails on a matrix without rows."""
+    dimension_count = encoded.dimension_count
+    return encoded.encoding.row_bytes(dimension_count) if encoded.encoding is Encoding.BINARY else dimension_count
 
 
 def int8_codes(vectors: FloatMatrix) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -127,7 +134,7 @@ def truncate(vectors: FloatMatrix, dimension_count: int, *, normalize: bool) -> 
     # Summed row by row in float64: the result must not depend on how many rows there are.
     norms = np.sqrt(np.einsum("ij,ij->i", cut, cut, dtype=np.float64))
     norms[norms == 0] = 1
-    return (cut / norms[:, None]).astype(np.float32)
+    return np.asarray(cut / norms[:, None], np.float32)
 
 
 def check_size(encoded: EncodedVectors) -> None:

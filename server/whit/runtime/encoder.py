@@ -22,8 +22,9 @@ _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion", "BiasSkipLayerNormFusion"]
 
 
 def session_options() -> onnxruntime.SessionOptions:
-    """The options of every session in whit: one thread a call (whit runs calls side by side), no spinning, no memory
-    kept for shapes that will not come back.
+    """The options of every session in whit.
+
+    One thread a call (whit runs calls side by side), no spinning, no memory kept for shapes that will not come back.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

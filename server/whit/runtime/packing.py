@@ -48,8 +48,10 @@ def pack(sequences: Sequence[TokenIds], *, length: int, position_offset: int) ->
 
 
 def micro_batches(token_counts: Sequence[int], *, bucket: int, token_budget: int) -> Iterator[list[int]]:
-    """Splits texts into micro-batches for offline work: sorted by length, one attention length each, at most
-    ``token_budget`` tokens (a longer text goes alone). Yields lists of indices into ``token_counts``.
+    """Splits texts into micro-batches for offline work, sorted by length.
+
+    A micro-batch has one attention length and at most ``token_budget`` tokens (a longer text goes alone). Yields lists of
+    indices into ``token_counts``.
     """
     batch: list[int] = []
     tokens = 0

@@ -1,5 +1,6 @@
-"""Text to token ids with the package's own ``tokenizer.json``. Never truncates: whether a text may be cut is the caller's
-decision, made with the true token count in hand.
+"""Text to token ids with the package's own ``tokenizer.json``.
+
+Never truncates: whether a text may be cut is the caller's decision, made with the true token count in hand.
 """
 
 from __future__ import annotations
