@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "whit"
@@ -116,20 +117,15 @@ def from_status(status: status_pb2.Status) -> Problem:
     code = _NUMBER_TO_CODE.get(status.code, grpc.StatusCode.UNKNOWN)
     reason, metadata, violations, retry_after_s = general_reason(code), {}, [], None
     for detail in status.details:
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-            info = error_details_pb2.ErrorInfo()
-            detail.Unpack(info)
-            metadata = dict(info.metadata)
-            if info.domain == DOMAIN and info.reason in Reason.__members__:
-                reason = Reason(info.reason)
-        elif detail.Is(error_details_pb2.BadRequest.DESCRIPTOR):
-            bad = error_details_pb2.BadRequest()
-            detail.Unpack(bad)
-            violations = [FieldViolation(v.field, v.description) for v in bad.field_violations]
-        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-            retry = error_details_pb2.RetryInfo()
-            detail.Unpack(retry)
-            retry_after_s = retry.retry_delay.ToMicroseconds() / 1e6
+        match _unpack(detail):
+            case error_details_pb2.ErrorInfo() as info:
+                metadata = dict(info.metadata)
+                if info.domain == DOMAIN and info.reason in Reason.__members__:
+                    reason = Reason(info.reason)
+            case error_details_pb2.BadRequest() as bad:
+                violations = [FieldViolation(v.field, v.description) for v in bad.field_violations]
+            case error_details_pb2.RetryInfo() as retry:
+                retry_after_s = retry.retry_delay.ToMicroseconds() / 1e6
     return Problem(reason, status.message, tuple(violations), metadata, retry_after_s, code)
 
 
@@ -149,9 +145,20 @@ _GENERAL_REASONS: Mapping[grpc.StatusCode, Reason] = {
 }
 
 
-def _pack(
-    message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
-) -> any_pb2.Any:
+def _unpack(packed: any_pb2.Any) -> Message | None:
+    """A detail of a kind that we read; None for any other kind, and for bytes that are not what they claim to be."""
+    for kind in (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo):
+        if packed.Is(kind.DESCRIPTOR):
+            detail: Message = kind()
+            try:
+                packed.Unpack(detail)
+            except DecodeError:
+                return None
+            return detail
+    return None
+
+
+def _pack(message: Message) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

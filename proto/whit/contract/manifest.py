@@ -113,6 +113,8 @@ def read_manifest(directory: Path) -> Manifest:
         raise PackageError(
             f"{path} is missing, so this is not a package; make one with: whit export CHECKPOINT --out DIR"
         ) from None
+    except OSError as error:
+        raise PackageError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise PackageError(f"{path} is not valid JSON ({error}); copy the package again or export it again") from None
     if not isinstance(content, dict):
@@ -150,7 +152,11 @@ def check_files(directory: Path, manifest: Manifest) -> None:
             )
         if not path.is_file():
             raise PackageError(f"{path} is missing; copy the whole package directory again or export it again")
-        if sha256_of(path) != expected:
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise PackageError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+        if found != expected:
             raise PackageError(
                 f"{path} was altered or cut short (its checksum differs); copy the package again or export it again"
             )
