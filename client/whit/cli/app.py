@@ -45,7 +45,7 @@ EXPECTED_ERRORS = (
     ("whit.contract.manifest", "PackageError"),
     ("whit.client", "WhitError"),
     ("whit.server.errors", "ServiceError"),
-    ("whit.export", "ExportError"),
+    ("whit.export.checkpoint", "CheckpointError"),
 )
 
 

@@ -1,0 +1,144 @@
+"""``whit export``: a checkpoint folder becomes a package."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from whit.cli.command import command, json_option
+from whit.cli.output import console, facts, jsonable, notice, print_json, progress, size, table
+
+if TYPE_CHECKING:
+    from whit.export.compile import Progress
+    from whit.export.report import Report
+
+# Folders that are called after what they hold say nothing about the model: model, checkpoint-500, a commit hash.
+_NAMELESS = re.compile(
+    r"(model|models|checkpoint|output|out|snapshot|final|best|export)([-_.]?\d+)?|[0-9a-f]{32,}", re.IGNORECASE
+)
+
+
+@command(
+    "export",
+    examples=[
+        "whit export ./all-MiniLM-L6-v2 --out packages/all-MiniLM-L6-v2",
+        "whit export ./model --out packages/mini --name all-MiniLM-L6-v2 --calibration my-texts.txt",
+        "whit export ./model --out packages/float --name mini-float --dtype float32 --json | jq .graph_bytes",
+    ],
+    exit_codes={1: "the checkpoint or an option cannot be used, or OUT cannot be written: one line on stderr says why"},
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Directory of the new package. A package that is there already is replaced when the new one is done.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["int8", "float32"]),
+    default="int8",
+    show_default=True,
+    help="Numbers of the package: int8 is a quarter of the size and faster, float32 has the checkpoint's own vectors.",
+)
+@click.option("--name", help="Name under which the package is served. Default: the name of the CHECKPOINT folder.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="UTF-8 file, one text a line, of the kind you will embed; int8 scales are chosen on it. Default: a text that "
+    "ships with whit.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(["mean", "cls", "max"]),
+    help="How token vectors become one, if the checkpoint does not say. Default: mean.",
+)
+@click.option(
+    "--max-token-count",
+    type=click.IntRange(min=1),
+    help="Longest text the package reads, in tokens. Default: what the checkpoint states.",
+)
+@json_option
+def export(
+    checkpoint: Path,
+    out: Path,
+    dtype: str,
+    name: str | None,
+    calibration: Path | None,
+    pooling: str | None,
+    max_token_count: int | None,
+    as_json: bool,
+) -> None:
+    """Compile CHECKPOINT, a Hugging Face or sentence-transformers folder, into a package that whit serve can load.
+
+    Needs no network and no torch. int8 takes a minute or two: it measures what each layer's scheme costs, and ends with
+    a comparison against the float32 graph.
+    """
+    from whit.export.compile import ExportOptions, compile_checkpoint
+
+    options = ExportOptions(
+        dtype=dtype, name=name, calibration=calibration, pooling=pooling, max_token_count=max_token_count
+    )
+    start = time.perf_counter()
+    with stages() as show:
+        report = compile_checkpoint(checkpoint, out, options, show)
+    seconds = time.perf_counter() - start
+    if name is None and is_nameless(report.name):
+        notice(f"the package is called {report.name!r}, after its folder; --name gives it a name to serve it under")
+    if as_json:
+        print_json({"package": str(out), **jsonable(report), "schemes": report.schemes, "time_s": round(seconds, 3)})
+        return
+    print_report(console(), report, out, seconds)
+    console().print(f"next: whit verify {out}, or whit serve --models {out}", soft_wrap=True)
+
+
+def is_nameless(name: str) -> bool:
+    """Whether a folder's name says nothing about the model in it."""
+    return _NAMELESS.fullmatch(name) is not None
+
+
+@contextmanager
+def stages() -> Iterator[Progress]:
+    """A progress bar on stderr with one line for each stage of the compiler; gives the function that it reports to."""
+    with progress() as bar:
+        tasks = {"": bar.add_task("reading the checkpoint", total=None)}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                bar.update(tasks.popitem()[1], visible=False)
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def print_report(out: Console, report: Report, package: Path, seconds: float) -> None:
+    """Prints what was made, what it cost and what it gained, and how each linear layer was compiled."""
+    share = report.graph_bytes / report.float_graph_bytes
+    is_float = report.dtype == "float32"
+    pairs: list[tuple[str, object]] = [
+        ("package", f"{package}: {report.name}, {report.dtype}"),
+        ("fingerprint", report.fingerprint),
+        ("size", size(report.graph_bytes) + ("" if is_float else f", {share:.0%} of float32's {size(report.float_graph_bytes)}")),
+    ]  # fmt: skip
+    if not is_float:
+        pairs += [
+            (
+                "cosine to float32",
+                f"mean {report.mean_cosine:.5f}, min {report.min_cosine:.5f} on {report.text_count} calibration texts",
+            ),
+            ("speed", f"{report.speed_ratio:.2f} times float32's texts/s, one thread"),
+            ("linear layers", ", ".join(f"{count} {scheme}" for scheme, count in sorted(report.schemes.items()))),
+        ]
+    pairs.append(("compiled in", f"{seconds:.1f} s"))
+    out.print(facts(pairs))
+    if report.linears:
+        rows = ((linear.name, linear.scheme, f"{linear.error:.4f}") for linear in report.linears)
+        out.print(table(["linear layer", "scheme", "error"], rows, right=["error"]))

@@ -1,0 +1,49 @@
+"""Writes docs/cli.md, the help of every command: ``python -m whit.cli.reference > docs/cli.md``.
+
+A test compares the committed page with what this writes, so that the page cannot drift from the program.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from whit.cli.app import COMMANDS, group
+
+# Fixed, so that the page does not depend on the terminal that it was made in.
+WIDTH = 100
+
+INTRODUCTION = """\
+# The command line
+
+Made from the program's own help by `python -m whit.cli.reference > docs/cli.md`; do not edit.
+
+`pip install 'whit[cli]'` has every command that talks to a server; `verify` and `serve` need `whit[server]`, `export` needs
+`whit[export]`, `demo` needs both. Results go to stdout, progress and failures to stderr. A failure is one line that says what to
+do, and an exit code other than 0; `WHIT_DEBUG=1` adds the traceback. With `--json` stdout holds nothing but JSON.
+"""
+
+
+def reference() -> str:
+    """The whole page, Markdown."""
+    root = click.Context(group, info_name="whit", terminal_width=WIDTH, max_content_width=WIDTH)
+    sections = [INTRODUCTION, _section("whit", group, root)]
+    for name in COMMANDS:
+        found = group.get_command(root, name)
+        assert found is not None
+        context = click.Context(
+            found, parent=root, info_name=name, terminal_width=WIDTH, help_option_names=["--help", "-h"]
+        )
+        sections.append(_section(f"whit {name}", found, context))
+    return "\n".join(sections)
+
+
+def _section(title: str, command: click.Command, context: click.Context) -> str:
+    lines = (line.rstrip() for line in command.get_help(context).strip().splitlines())
+    body = "\n".join(lines)
+    return f"## {title}\n\n```text\n{body}\n```\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
