@@ -94,7 +94,7 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
         name=folder.resolve().name,
         config=config,
         tensors=_read_tensors(weight_files),
-        tokenizer=_read_tokenizer(encoder, modules.is_sentence_transformers, bool(settings.get("do_lower_case"))),
+        tokenizer=_read_tokenizer(encoder, bool(settings.get("do_lower_case"))),
         pooling=_choose_pooling(modules.pooling, pooling),
         normalize=modules.normalize,
         max_token_count=_max_token_count(encoder, settings),
@@ -113,7 +113,6 @@ class _Modules:
     pooling: str | None = None
     dense: Sequence[Path] = ()  # folders, in order
     normalize: bool = True  # a bare Hugging Face folder does not say; unit length is what cosine search wants
-    is_sentence_transformers: bool = False
 
 
 def _read_modules(folder: Path) -> _Modules:
@@ -145,7 +144,7 @@ def _read_modules(folder: Path) -> _Modules:
                 )
     if len(poolings) != 1:
         raise CheckpointError(f"{path} has {len(poolings)} Pooling modules; whit compiles exactly one")
-    return _Modules(encoder, poolings[0], tuple(dense), normalize, is_sentence_transformers=True)
+    return _Modules(encoder, poolings[0], tuple(dense), normalize)
 
 
 def _read_pooling(path: Path) -> str:
@@ -234,7 +233,7 @@ def _read_tensors(files: Sequence[Path]) -> Tensors:
     return tensors
 
 
-def _read_tokenizer(folder: Path, is_sentence_transformers: bool, lower_case: bool) -> tokenizers.Tokenizer:
+def _read_tokenizer(folder: Path, lower_case: bool) -> tokenizers.Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(
@@ -246,16 +245,9 @@ def _read_tokenizer(folder: Path, is_sentence_transformers: bool, lower_case: bo
         raise CheckpointError(f"{path} cannot be read ({error}); copy the file again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # sentence-transformers strips (and may lower) the text before it tokenises; where the tokenizer would see a
-    # difference, the package's tokenizer does the same.
-    steps: list[Any] = []
-    if is_sentence_transformers and not isinstance(tokenizer.model, tokenizers.models.WordPiece):
-        steps.append(tokenizers.normalizers.Strip())
-    if lower_case:
-        steps.append(tokenizers.normalizers.Lowercase())
-    if steps:
+    if lower_case:  # what sentence-transformers does with the setting; it does not strip, so neither does whit
         before = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
-        tokenizer.normalizer = tokenizers.normalizers.Sequence([*steps, *before])
+        tokenizer.normalizer = tokenizers.normalizers.Sequence([tokenizers.normalizers.Lowercase(), *before])
     return tokenizer
 
 

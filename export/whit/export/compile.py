@@ -11,7 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class ExportOptions:
     calibration: Path | None = None  # one text a line; default: the text that ships with whit
     pooling: str | None = None  # only for a checkpoint that does not say
     max_token_count: int | None = None  # default: what the checkpoint states
-    max_layer_error: float = 0.03  # int8: error of a layer's output up to which a cheaper scheme is taken
+    max_layer_error: float = 0.045  # int8: error of a layer's output up to which a cheaper scheme is taken
 
 
 def compile_checkpoint(
@@ -85,6 +85,8 @@ def compile_checkpoint(
     weights = encoder_weights(source)
     head = Head(source.pooling, source.dense, source.normalize)
     limit = _max_token_count(source, weights, options)
+    # No text reaches the positions beyond the limit: they are left out of the package.
+    weights = replace(weights, positions=weights.positions[: limit + weights.position_offset])
     texts = _calibration_texts(options.calibration)
 
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -53,17 +53,22 @@ def quantize_weight(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
     """
     base = np.abs(weight).max(axis=0) / np.float32(127)
     base = np.where(base > 0, base, np.float32(1))
-    best_codes = np.zeros(weight.shape, np.int8)
-    best_scales = base.copy()
+    best_scales = base
     best_errors = np.full(weight.shape[1], np.inf, np.float32)
     for factor in _SCALE_GRID:
         scales = base * factor
-        codes = limit_pairs(np.clip(np.rint(weight / scales), -127, 127))
-        errors = np.square(codes * scales - weight).sum(axis=0)
-        better = errors < best_errors
-        best_codes[:, better] = codes[:, better].astype(np.int8)
-        best_scales[better], best_errors[better] = scales[better], errors[better]
-    return best_codes, best_scales
+        difference = _codes(weight, scales) * scales - weight
+        errors = np.einsum("ij,ij->j", difference, difference)
+        best_scales = np.where(errors < best_errors, scales, best_scales)
+        best_errors = np.minimum(errors, best_errors)
+    return _codes(weight, best_scales).astype(np.int8), best_scales
+
+
+def _codes(weight: FloatArray, scales: FloatArray) -> FloatArray:
+    codes = weight * (1 / scales)
+    np.rint(codes, out=codes)
+    np.clip(codes, -127, 127, out=codes)
+    return limit_pairs(codes)
 
 
 def limit_pairs(codes: FloatArray) -> FloatArray:
@@ -72,10 +77,15 @@ def limit_pairs(codes: FloatArray) -> FloatArray:
         return limit_pairs(np.concatenate([codes, np.zeros_like(codes[:1])]))[:-1]
     pairs = codes.reshape(-1, 2, codes.shape[1])
     first, second = pairs[:, 0], pairs[:, 1]
-    excess = np.where(first * second > 0, np.abs(first) + np.abs(second) - PAIR_LIMIT, 0).clip(min=0)
+    # Of opposite signs, the sum is at most 127 and nothing is over.
+    over = np.nonzero(np.abs(first + second) > PAIR_LIMIT)
+    a, b = first[over], second[over]
+    excess = np.abs(a + b) - PAIR_LIMIT
     from_first = np.ceil(excess / 2)
-    limited = [first - np.sign(first) * from_first, second - np.sign(second) * (excess - from_first)]
-    return np.stack(limited, axis=1).reshape(codes.shape)
+    limited = pairs.copy()
+    limited[:, 0][over] = a - np.sign(a) * from_first
+    limited[:, 1][over] = b - np.sign(b) * (excess - from_first)
+    return limited.reshape(codes.shape)
 
 
 def choose_scheme(linear: Linear, seen: Activations, max_error: float) -> tuple[str, Scheme, float]:
