@@ -6,7 +6,6 @@ The same input and options give the same bytes: nothing measured by the clock go
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -259,8 +258,8 @@ def _publish(new: Path, out: Path) -> None:
     """Moves the finished package to ``out``, in place of an older package there."""
     old = new.parent / "old"
     if out.exists():
-        os.replace(out, old)
-    os.replace(new, out)
+        out.replace(old)
+    new.replace(out)
 
 
 def _hashes(directory: Path) -> dict[str, str]:

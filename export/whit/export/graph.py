@@ -1,5 +1,6 @@
-"""A small builder for ONNX graphs: append an op, get the name of its output. Names are counted, so the same calls give
-the same bytes.
+"""A small builder for ONNX graphs: append an op, get the name of its output.
+
+Names are counted, so the same calls give the same bytes.
 """
 
 from __future__ import annotations

@@ -33,8 +33,9 @@ _SMOOTHING_EXPONENTS = (0.5, 0.7, 0.85)
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to compute a layer. ``error`` is the root mean square error of its output on the sample, relative to the
-    output's standard deviation.
+    """One way to compute a layer.
+
+    ``error`` is the root mean square error of its output on the sample, relative to the output's standard deviation.
     """
 
     scheme: Static | Row
@@ -65,7 +66,7 @@ def quantize_weight(weight: FloatArray) -> tuple[NDArray[np.int8], FloatArray]:
 
 
 def _codes(weight: FloatArray, scales: FloatArray) -> FloatArray:
-    codes = weight * (1 / scales)
+    codes = weight * np.reciprocal(scales)
     np.rint(codes, out=codes)
     np.clip(codes, -127, 127, out=codes)
     return limit_pairs(codes)
@@ -136,7 +137,8 @@ def smoothing_factors(linear: Linear, seen: Activations, exponent: float) -> Flo
     largest = np.maximum(np.maximum(seen.high, -seen.low), 1e-5)
     weights = np.maximum(np.abs(linear.weight).max(axis=1), 1e-5)
     logs = (1 - exponent) * np.log(weights) - exponent * np.log(largest)
-    return np.exp(logs - logs.mean()).astype(np.float32)
+    factors: FloatArray = np.exp(logs - logs.mean()).astype(np.float32)
+    return factors
 
 
 def activation_range(low: float, high: float) -> tuple[float, int]:
