@@ -13,7 +13,7 @@ import click
 from rich.progress import Progress, TaskID
 
 from whit.cli.command import Failure, command, json_option
-from whit.cli.output import console, facts, jsonable, print_json, progress
+from whit.cli.output import console, counted, facts, jsonable, print_json, progress
 from whit.cli.passages import SUFFIXES, BadLine, Passage, find_files, id_stem, read_passages
 from whit.cli.remote import choose_model, connect, server_options
 from whit.client import Client, Collection, NotFound, Point
@@ -21,6 +21,7 @@ from whit.client import Client, Collection, NotFound, Point
 # English prose has about 3.8 characters a token, text with much code or many numbers fewer: most passages then fit.
 CHARACTERS_A_TOKEN = 3
 SHOWN_FAILURE_COUNT = 20
+DEFAULT_STORAGE = "float32"
 
 
 @dataclass(slots=True)
@@ -48,9 +49,7 @@ class Tally:
 @click.option(
     "--storage",
     type=click.Choice(["float32", "float16", "int8"]),
-    default="float32",
-    show_default=True,
-    help="How a new collection stores vectors.",
+    help=f"How a new collection stores vectors. Default: {DEFAULT_STORAGE}.",
 )
 @click.option("--role", help="Role of the prompt put before each text. Default: document, where the model has it.")
 @click.option(
@@ -71,7 +70,7 @@ def index(
     files: tuple[Path, ...],
     collection: str,
     model: str | None,
-    storage: str,
+    storage: str | None,
     role: str | None,
     on_overflow: str,
     passage_characters: int | None,
@@ -102,21 +101,34 @@ def index(
     seconds = time.perf_counter() - start
     _report(collection, tally, seconds, total, as_json=as_json)
     if tally.failures:
-        raise Failure(f"{len(tally.failures)} passages were not written; correct the lines reported and index again")
+        raise Failure(f"{refused(tally)}; correct them and index again")
 
 
-def find_or_create(client: Client, name: str, model: str | None, storage: str) -> Collection:
+def refused(tally: Tally) -> str:
+    """How many passages were not written, and which was the first; there must be one."""
+    first = tally.failures[0]
+    verb = "was" if len(tally.failures) == 1 else "were"
+    return f"{counted(len(tally.failures), 'passage')} {verb} not written, the first: {first.source}: {first.why}"
+
+
+def find_or_create(client: Client, name: str, model: str | None, storage: str | None) -> Collection:
     """The collection, made if it is missing.
 
     Raises:
-        Failure: it is there, but with another model than ``model``; or none was given and the server has not exactly one.
+        Failure: it is there, but with another model or storage than asked for; or it is not, no model was given and the server
+            has not exactly one.
     """
     try:
         found = client.collection(name)
     except NotFound:
-        return client.create_collection(name, model=choose_model(client, model), storage=storage, exist_ok=True)
+        chosen = choose_model(client, model)
+        return client.create_collection(name, model=chosen, storage=storage or DEFAULT_STORAGE, exist_ok=True)
     if model and found.model != model:
         raise Failure(f"collection {name} was made with model {found.model}, not {model}; use another collection")
+    if storage and found.storage != storage:
+        raise Failure(
+            f"collection {name} stores {found.storage}, not {storage}; leave --storage out or use another collection"
+        )
     return found
 
 
@@ -153,7 +165,8 @@ def write(
                 tally.truncated_count += item.truncated
             else:
                 fail(tally, BadLine(source, str(item.error)), bar[0])
-        bar[0].advance(bar[1], len(result.items))
+        shown = f"indexing, {len(tally.failures):,} not written" if tally.failures else "indexing"
+        bar[0].update(bar[1], advance=len(result.items), description=shown)
 
 
 def fail(tally: Tally, failure: BadLine, bar: Progress) -> None:
@@ -222,12 +235,12 @@ def _report(collection: str, tally: Tally, seconds: float, total: int, *, as_jso
     pairs: list[tuple[str, object]] = [
         (
             "written",
-            f"{tally.written_count:,} passages from {tally.file_count:,} files in {seconds:.1f} s ({rate:,.0f}/s)",
+            f"{counted(tally.written_count, 'passage')} from {counted(tally.file_count, 'file')} in {seconds:.1f} s ({rate:,.0f}/s)",
         ),
         ("cut to fit", f"{tally.truncated_count:,} (the model read their first part; the whole text is stored)"),
-        ("removed", f"{tally.removed_count:,} passages that are no longer in their files"),
+        ("removed", f"{counted(tally.removed_count, 'passage')} no longer in the files"),
         ("failed", f"{len(tally.failures):,}"),
-        ("collection", f"{collection} now has {total:,} points"),
+        ("collection", f"{collection} now has {counted(total, 'point')}"),
     ]
     optional = {"cut to fit": tally.truncated_count, "removed": tally.removed_count, "failed": len(tally.failures)}
     console().print(facts(pair for pair in pairs if optional.get(pair[0], 1)))

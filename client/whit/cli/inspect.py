@@ -39,7 +39,8 @@ def inspect(package: Path, as_json: bool) -> None:
     out.print(facts(_identity(manifest, sum(sizes.values()))))
     out.print(table(["file", "size", "checksum"], _file_rows(manifest, sizes), right=["size"]))
     if manifest.linears:
-        out.print(table(["linear layer", "scheme"], [(linear.name, linear.scheme) for linear in manifest.linears]))
+        rows = [(linear.name, linear.scheme, f"{linear.error:.4f}") for linear in manifest.linears]
+        out.print(table(["linear layer", "scheme", "error"], rows, right=["error"]))
     if report:
         out.print(facts(_flatten(report), title="report"))
 
@@ -58,7 +59,7 @@ def _identity(manifest: Manifest, size_bytes: int) -> list[tuple[str, object]]:
         ("prompts", "; ".join(f"{role}: {snippet(text)!r}" for role, text in manifest.prompts.items()) or "none"),
         ("size", size(size_bytes)),
         ("format version", manifest.format_version),
-        *((f"provenance {name}", snippet(str(value))) for name, value in sorted(manifest.provenance.items())),
+        *_flatten(dict(sorted(manifest.provenance.items())), "provenance "),
     ]
 
 

@@ -91,6 +91,11 @@ def size(byte_count: int) -> str:
     return f"{value:.1f} GB"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: ``1 passage``, ``1,200 passages``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def progress() -> Progress:
     """A progress bar on stderr: drawn only if stderr is a terminal, gone when done. Use as a context manager."""
     columns: list[ProgressColumn] = [

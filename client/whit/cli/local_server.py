@@ -1,0 +1,98 @@
+"""A real ``whit serve`` as a child process on a free port, stopped whatever happens: what ``whit demo`` asks."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from whit.cli.command import Failure
+
+START_LIMIT_S = 60.0
+STOP_LIMIT_S = 40.0  # more than the server gives the calls in progress
+
+
+@contextmanager
+def local_server(package: Path, data: Path, log: Path) -> Iterator[str]:
+    """Starts a server of ``package`` and ``data`` and gives its address once it accepts connections; its output goes to ``log``.
+
+    Raises:
+        Failure: it ended, or did not listen within ``START_LIMIT_S``; the message has the last line of its log.
+    """
+    port = _free_port()
+    command = [sys.executable, "-m", "whit.cli", "serve", "--models", str(package), "--data", str(data)]
+    with _interrupted_by_signals(), log.open("w", encoding="utf-8") as output:
+        # A session of its own: Ctrl-C reaches this process alone, which then stops the server once.
+        process = subprocess.Popen(  # noqa: S603 - this program itself
+            [*command, "--listen", f"127.0.0.1:{port}"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            _wait_until_listening(process, port, log)
+            yield f"127.0.0.1:{port}"
+        finally:
+            _stop(process)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Failure(f"the server did not start: {_last_line(log)} (all it said is in {log})")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise Failure(f"the server did not listen within {START_LIMIT_S:.0f} s; {log} has its log")
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing").removeprefix("whit serve: ")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, so that it drains and writes its snapshots; SIGKILL if that takes longer than it may, or is interrupted."""
+    process.terminate()
+    try:
+        process.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        # After a second Ctrl-C, or where it hangs: what it acknowledged is on disk anyway.
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Makes SIGTERM and SIGHUP (a closed terminal) end this process like Ctrl-C, so that ``finally`` blocks run."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
