@@ -19,6 +19,7 @@ LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _MIB = 1 << 20
+_DEFAULT_DATA = Path("whit-data")
 
 
 class ConfigError(ValueError):
@@ -54,7 +55,7 @@ def _paths(value: object) -> tuple[Path, ...]:
     # A list comes from repeated flags, a string from the environment, where it is written like PATH.
     parts = value.split(os.pathsep) if isinstance(value, str) else value
     if not isinstance(parts, Sequence):
-        raise ValueError("must be directories")
+        raise ValueError("must be directories")  # noqa: TRY004  (every bad setting is a ValueError here)
     return tuple(Path(part) for part in parts if str(part))
 
 
@@ -121,9 +122,7 @@ class Config:
     """What the server was told. Sizes are bytes, lengths tokens, times seconds: the unit is in the name."""
 
     models: tuple[Path, ...] = _setting((), _paths, "Package directories to serve. At least one.")
-    data: Path = _setting(
-        Path("whit-data"), _path, "Directory of the collections. Made if need be; one server at a time."
-    )
+    data: Path = _setting(_DEFAULT_DATA, _path, "Directory of the collections. Made if need be; one server at a time.")
     listen: str = _setting("127.0.0.1:7600", _address, "Address to listen on: HOST:PORT, [IPV6]:PORT or unix:PATH.")
     worker_count: int = _setting(
         0, _integer(0, 1024), "Threads that run models. 0: the cores that affinity and cgroup leave to this process."

@@ -164,6 +164,10 @@ class CollectionHandle:
         nothing = ("", "{}")
         return [[SearchHit(c.id, -c.loss, *payloads.get(c.key, nothing)) for c in candidates] for candidates in found]
 
+    def unfit_vectors(self, vectors: FloatMatrix, *, is_query: bool = False) -> dict[int, str]:
+        """What is wrong with each row of float32 [n, dimension_count] that ``upsert``, or ``search``, would refuse."""
+        return _unfit(vectors, Encoding.FLOAT32 if is_query else self._database.header.storage)
+
     def maintain(self) -> None:
         """Brings the graph up to date now, in this thread, and saves it if enough has changed.
 
@@ -237,19 +241,17 @@ class CollectionHandle:
                 f"collection {self._id!r} takes {dimension_count} values for each point",
                 "vectors",
             )
-        low, high = _LENGTHS[storage]
-        sizes = lengths(vectors)
-        bad = np.flatnonzero(~((sizes >= low) & (sizes <= high)))  # NaN compares false, infinity is too long
-        if not len(bad):
-            return
-        wanted = f"must be finite, not zero, and of a length from {low:g} to {high:g} for {storage} storage"
         violations = [
-            FieldViolation(f"vectors[{row}]", f"has length {sizes[row]:g}; it {wanted}") for row in bad.tolist()
+            FieldViolation(f"vectors[{row}]", description) for row, description in _unfit(vectors, storage).items()
         ]
-        raise ServiceError(
-            Problem(
-                Reason.INVALID_VECTOR,
-                f"{violations[0].field} has length {sizes[bad[0]]:g}; a vector {wanted}: leave it out or scale it",
-                violations,
-            )
-        )
+        if violations:
+            message = f"{violations[0].field} {violations[0].description}: leave it out or scale it"
+            raise ServiceError(Problem(Reason.INVALID_VECTOR, message, violations))
+
+
+def _unfit(vectors: FloatMatrix, storage: Encoding) -> dict[int, str]:
+    low, high = _LENGTHS[storage]
+    sizes = lengths(vectors)
+    bad = np.flatnonzero(~((sizes >= low) & (sizes <= high)))  # NaN compares false, infinity is too long
+    wanted = f"must be finite, not zero, and of a length from {low:g} to {high:g} for {storage} storage"
+    return {row: f"has length {sizes[row]:g}; it {wanted}" for row in bad.tolist()}

@@ -1,0 +1,232 @@
+"""The life of a server, from the settings to the last answer: start, serve, drain, close.
+
+``running_server`` is a server inside a program (tests use it); ``serve`` is the daemon, with signals and an exit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from whit.server.config import Config, describe
+from whit.server.engine import Engine, LoadedModel, WorkerDiedError, usable_core_count
+from whit.server.index import CollectionStore
+from whit.server.logs import logging_to
+from whit.server.service.backend import Backend
+from whit.server.service.collections import CollectionService
+from whit.server.service.embedding import EmbeddingService
+from whit.server.service.models import ModelService
+from whit.server.service.points import PointService
+from whit.server.service.rpc import Dispatcher
+from whit.server.service.server_info import ServerService, whit_version
+from whit.server.service.storage import Storage
+from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2, server_pb2
+
+_logger = logging.getLogger(__name__)
+
+_SERVICES = {
+    embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"]: EmbeddingService,
+    model_pb2.DESCRIPTOR.services_by_name["ModelService"]: ModelService,
+    collection_pb2.DESCRIPTOR.services_by_name["CollectionService"]: CollectionService,
+    point_pb2.DESCRIPTOR.services_by_name["PointService"]: PointService,
+    server_pb2.DESCRIPTOR.services_by_name["ServerService"]: ServerService,
+}
+_SERVICE_NAMES = tuple(service.full_name for service in _SERVICES)
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+# After a drain that took too long, how long the calls that were then cancelled get to notice.
+_CANCEL_TIMEOUT_S = 5.0
+
+
+class ListenError(OSError):
+    """The server cannot listen on its address. The message names it and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that answers.
+
+    Attributes:
+        address: what a client is given: with the real port.
+        port: the real port; 0 for a socket in the file system.
+        engine: the running engine; its ``watch`` tells when a worker dies.
+        dispatcher: knows the calls in progress.
+    """
+
+    address: str
+    port: int
+    engine: Engine
+    dispatcher: Dispatcher
+
+
+def serve(config: Config) -> int:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
+
+    Returns:
+        The exit status: 0 after a signal, 1 if a worker thread died.
+
+    Raises:
+        DataDirectoryLocked, ListenError, PackageError, ServiceError: as ``running_server``.
+    """
+    with logging_to(log_format=config.log_format, log_level=config.log_level):
+        _logger.info("whit %s starts", whit_version(), extra={"fields": describe(config)})
+        status = asyncio.run(_serve(config))
+        _logger.info("stopped", extra={"fields": {"status": status}})
+        return status
+
+
+@contextlib.asynccontextmanager
+async def running_server(config: Config) -> AsyncIterator[RunningServer]:
+    """A server that answers while the block runs; after it, calls in progress have been let finish and all is on disk.
+
+    Raises:
+        DataDirectoryLocked: another server has the data directory.
+        ListenError: the address cannot be had.
+        PackageError: a package cannot be served.
+        ServiceError: the data directory cannot be used.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        # First what fails fast, then the models. It is all undone in the reverse order, whatever fails in between: but
+        # the drain comes first, while everything is still there that the calls in progress need.
+        worker_count = config.worker_count or usable_core_count()
+        store = await asyncio.to_thread(CollectionStore, config.data)
+        storage = Storage(store, reader_count=worker_count)
+        stack.push_async_callback(asyncio.to_thread, storage.close)
+        dispatcher, status = Dispatcher(config), health.aio.HealthServicer()
+        server, port = _bind(config, dispatcher, status)
+        await _set_health(status, _NOT_SERVING)
+        await server.start()
+        stack.push_async_callback(server.stop, None)
+        models = await asyncio.to_thread(_load_models, config)
+        threads = ThreadPoolExecutor(worker_count, thread_name_prefix="whit-convert")
+        stack.push_async_callback(asyncio.to_thread, threads.shutdown)
+        engine = await stack.enter_async_context(_engine(config, models, worker_count))
+        stack.push_async_callback(_drain, config, server, dispatcher, status)
+        backend = Backend(config, engine, storage, worker_count, threads)
+        dispatcher.open({service.full_name: kind(backend) for service, kind in _SERVICES.items()})
+        await _set_health(status, _SERVING)
+        address = _address(config.listen, port)
+        _logger.info("listening on %s", address)
+        yield RunningServer(address, port, engine, dispatcher)
+
+
+async def _serve(config: Config) -> int:
+    stop = asyncio.Event()
+    with _signals(stop):
+        async with running_server(config) as server:
+            stopped, watch = asyncio.create_task(stop.wait()), asyncio.create_task(server.engine.watch())
+            try:
+                await asyncio.wait((stopped, watch), return_when=asyncio.FIRST_COMPLETED)
+                died = watch.done()
+            finally:
+                stopped.cancel()
+                watch.cancel()
+                with contextlib.suppress(asyncio.CancelledError, WorkerDiedError):
+                    await watch
+    return 1 if died else 0
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """Sets ``stop`` at the first SIGTERM or SIGINT, ends the process at the second: what was acknowledged is on disk."""
+    loop = asyncio.get_running_loop()
+
+    def handle(number: signal.Signals) -> None:
+        if stop.is_set():
+            _logger.warning("%s again: ending at once", number.name)
+            os._exit(128 + number)
+        _logger.info("%s: draining; once more ends at once", number.name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, partial(handle, number))
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _load_models(config: Config) -> dict[str, LoadedModel]:
+    # Brings in onnxruntime, in a thread, while the loop answers health checks.
+    from whit.server.engine.loading import load_models
+
+    return load_models(config.models, allow_unverified=config.allow_unverified)
+
+
+def _engine(config: Config, models: dict[str, LoadedModel], worker_count: int) -> Engine:
+    return Engine(
+        models,
+        worker_count=worker_count,
+        queue_token_count=config.queue_token_count,
+        micro_batch_token_count=config.micro_batch_token_count,
+        text_byte_count=config.text_byte_count,
+    )
+
+
+def _bind(config: Config, dispatcher: Dispatcher, status: health.aio.HealthServicer) -> tuple[grpc.aio.Server, int]:
+    """A server with all handlers, bound to its address but not started."""
+    server = grpc.aio.server(
+        options=(
+            ("grpc.max_receive_message_length", config.message_byte_count),
+            ("grpc.max_send_message_length", config.message_byte_count),
+            # A second server on the same port must fail, not take half of the connections.
+            ("grpc.so_reuseport", 0),
+            # Notices clients that vanished without a word, and bears with those that ask as often themselves.
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+        ),
+        # The dispatcher refuses with a reason; this only bounds what may pile up before it.
+        maximum_concurrent_rpcs=2 * (config.max_call_count + config.max_stream_count),
+    )
+    server.add_generic_rpc_handlers(tuple(dispatcher.handlers(_SERVICES)))
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    reflection.enable_server_reflection((*_SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise ListenError(
+            f"cannot listen on {config.listen} ({error}); is another server running there? "
+            "Stop it, or choose another address with --listen HOST:PORT (port 0 picks a free one)"
+        ) from None
+    return server, port
+
+
+async def _drain(
+    config: Config, server: grpc.aio.Server, dispatcher: Dispatcher, status: health.aio.HealthServicer
+) -> None:
+    """Takes no more calls, lets those in progress finish within the drain timeout, and cancels what is left."""
+    await _set_health(status, _NOT_SERVING)
+    dispatcher.drain()
+    _logger.info("draining", extra={"fields": {"calls": dispatcher.active_count}})
+    await server.stop(config.drain_timeout_s)
+    try:
+        await asyncio.wait_for(dispatcher.idle(), _CANCEL_TIMEOUT_S)
+    except TimeoutError:
+        _logger.warning("calls did not end", extra={"fields": {"calls": dispatcher.active_count}})
+
+
+async def _set_health(servicer: health.aio.HealthServicer, status: int) -> None:
+    for name in ("", *_SERVICE_NAMES):
+        await servicer.set(name, status)
+
+
+def _address(listen: str, port: int) -> str:
+    if listen.startswith("unix:"):
+        return listen
+    return f"{listen.rpartition(':')[0]}:{port}"

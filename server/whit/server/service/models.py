@@ -1,0 +1,69 @@
+"""ModelService: the packages this server runs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from whit.contract.names import model_name
+from whit.server.engine import LoadedModel
+from whit.server.service import checks
+from whit.server.service.backend import Backend
+from whit.server.service.rpc import Call
+from whit.v1 import model_pb2
+
+
+class ModelService:
+    """Lists, describes and verifies the loaded models."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._verifying = asyncio.Lock()  # a verification is work; one at a time is enough
+
+    async def list_models(self, request: model_pb2.ListModelsRequest, _: Call) -> model_pb2.ListModelsResponse:
+        """The loaded models, by name."""
+        found, token = checks.page(
+            sorted_models(self._backend), lambda model: model.id, request.page_size, request.page_token
+        )
+        return model_pb2.ListModelsResponse(models=[describe(model) for model in found], next_page_token=token)
+
+    async def get_model(self, request: model_pb2.GetModelRequest, _: Call) -> model_pb2.GetModelResponse:
+        """One model."""
+        model = self._backend.engine.model(checks.model_id(request.name, "name"))
+        return model_pb2.GetModelResponse(model=describe(model))
+
+    async def verify_model(self, request: model_pb2.VerifyModelRequest, _: Call) -> model_pb2.VerifyModelResponse:
+        """Recomputes the golden vectors now."""
+        model = self._backend.engine.model(checks.model_id(request.name, "name"))
+        async with self._verifying:
+            found = await self._backend.run(True, model.verify)
+        return model_pb2.VerifyModelResponse(
+            verified=found.verified,
+            text_count=found.text_count,
+            max_abs_difference=found.max_abs_difference,
+            min_cosine=found.min_cosine,
+            tolerance=found.tolerance,
+        )
+
+
+def sorted_models(backend: Backend) -> list[LoadedModel]:
+    """The loaded models by name."""
+    return sorted(backend.engine.models.values(), key=lambda model: model.id)
+
+
+def describe(model: LoadedModel) -> model_pb2.Model:
+    """A model as it travels."""
+    manifest = model.manifest
+    return model_pb2.Model(
+        name=model_name(model.id),
+        fingerprint=model.fingerprint,
+        architecture=manifest.architecture,
+        dimension_count=manifest.dimension_count,
+        matryoshka_dimension_counts=manifest.matryoshka_dimension_counts,
+        max_token_count=manifest.max_token_count,
+        pooling=manifest.pooling,
+        prompts=manifest.prompts,
+        dtype=manifest.dtype,
+        provider=model.encoder.provider,
+        verified=model.verified,
+        size_bytes=model.package.size_bytes,
+    )

@@ -1,0 +1,305 @@
+"""Where every call enters and every error leaves: decoding, limits, errors as statuses, the access log.
+
+The handlers are made from the services' descriptors, so a method of the protos without an implementation cannot go
+unnoticed. A servicer has one coroutine a method, in snake case: ``async def embed(request, call) -> EmbedResponse``, or
+for a stream ``async def stream_embed(stream) -> None``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, cast
+
+import grpc
+import grpc.aio
+from google.protobuf import descriptor as descriptors
+from google.protobuf import message_factory
+from google.protobuf.message import DecodeError, Message
+
+from whit.contract.errors import Problem, Reason, to_status
+from whit.server.config import Config
+from whit.server.errors import ServiceError, defect
+from whit.server.service.limits import ByteBudget, Places
+
+_logger = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+# Trailing metadata travels in headers, which clients bound (gRPC: 8 KiB by default), in base64.
+_STATUS_BYTES = 4096
+_MESSAGE_CHARACTERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request as it came in: the message, or None where the bytes are not one."""
+
+    message: Any
+    byte_count: int
+
+    def required(self) -> Any:
+        """The message.
+
+        Raises:
+            ServiceError: MALFORMED_MESSAGE.
+        """
+        if self.message is None:
+            raise ServiceError(
+                Problem(
+                    Reason.MALFORMED_MESSAGE,
+                    f"the {self.byte_count} bytes of the request are not the message this method takes, or a string in it "
+                    "is not UTF-8; send what whit.v1 defines, and bytes that are no text in no string field",
+                )
+            )
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a servicer may know about a call.
+
+    Attributes:
+        deadline: ``time.monotonic()`` seconds; None for none.
+    """
+
+    deadline: float | None
+
+
+class Stream:
+    """The two directions of a stream, as a servicer sees them."""
+
+    def __init__(self, context: Context, budget: ByteBudget, draining: asyncio.Event, limit_bytes: int) -> None:
+        self.call = Call(_deadline(context))
+        self.budget = budget
+        self._context = context
+        self._draining = draining
+        self._limit_bytes = limit_bytes
+
+    async def read(self) -> Received | None:
+        """The next message; None when the client has sent its last.
+
+        Raises:
+            ServiceError: SHUTTING_DOWN, the server is draining and takes no more.
+        """
+        reading = asyncio.ensure_future(cast("Awaitable[Any]", self._context.read()))
+        stop = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait((reading, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                raise ServiceError(_shutting_down())
+            received = reading.result()
+        finally:
+            reading.cancel()
+            stop.cancel()
+        return received if isinstance(received, Received) else None
+
+    async def write(self, response: Message) -> None:
+        """Sends a response; waits while the client does not read.
+
+        Raises:
+            ServiceError: INVALID_REQUEST, the response is larger than a message may be.
+        """
+        _check_size(response, self._limit_bytes)
+        await self._context.write(response)
+
+
+class Dispatcher:
+    """Makes the handlers of all services, lets calls in within the limits and answers for what goes wrong.
+
+    The services may be given after the server has started, with ``open``: calls that come earlier wait for them.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._servicers: Mapping[str, object] = {}
+        self._opened = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._active_count = 0
+        self._calls = Places(config.max_call_count, "max_call_count", "calls")
+        self._streams = Places(config.max_stream_count, "max_stream_count", "streams")
+        self._budget = ByteBudget(config.inflight_byte_count)
+
+    @property
+    def active_count(self) -> int:
+        """Calls and streams in progress."""
+        return self._active_count
+
+    def handlers(self, services: Iterable[descriptors.ServiceDescriptor]) -> list[grpc.GenericRpcHandler]:
+        """The handlers of all methods of the services, as gRPC takes them."""
+        return [
+            grpc.method_handlers_generic_handler(
+                service.full_name, {method.name: self._handler(service, method) for method in service.methods}
+            )
+            for service in services
+        ]
+
+    def open(self, servicers: Mapping[str, object]) -> None:
+        """Lets calls in. ``servicers`` is by full service name."""
+        self._servicers = servicers
+        self._opened.set()
+
+    def drain(self) -> None:
+        """Has the streams answer what they have read, then end with SHUTTING_DOWN. Unary calls go on."""
+        self._draining.set()
+
+    async def idle(self) -> None:
+        """Waits until no call is in progress."""
+        await self._idle.wait()
+
+    def _handler(
+        self, service: descriptors.ServiceDescriptor, method: descriptors.MethodDescriptor
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        request = message_factory.GetMessageClass(method.input_type)
+        options = {"request_deserializer": _reader(request), "response_serializer": _serialize}
+        path, name = f"/{service.full_name}/{method.name}", snake_case(method.name)
+
+        def servicer_method() -> Callable[..., Awaitable[Any]]:
+            found: Callable[..., Awaitable[Any]] = getattr(self._servicers[service.full_name], name)
+            return found
+
+        if method.client_streaming:
+
+            async def stream(_: object, context: Context) -> None:
+                await self._translated(path, context, lambda: self._stream(context, servicer_method))
+
+            return grpc.stream_stream_rpc_method_handler(stream, **options)  # type: ignore[arg-type]
+
+        async def unary(received: Received, context: Context) -> Message:
+            response: Message = await self._translated(
+                path, context, lambda: self._unary(received, context, servicer_method)
+            )
+            return response
+
+        return grpc.unary_unary_rpc_method_handler(unary, **options)  # type: ignore[arg-type]
+
+    async def _unary(
+        self, received: Received, context: Context, method: Callable[[], Callable[..., Awaitable[Message]]]
+    ) -> Message:
+        deadline = _deadline(context)
+        with self._calls.one(), self._budget.held(received.byte_count):
+            message = received.required()
+            await self._opened.wait()
+            response = await method()(message, Call(deadline))
+            _check_size(response, self._config.message_byte_count)
+            return response
+
+    async def _stream(self, context: Context, method: Callable[[], Callable[..., Awaitable[None]]]) -> None:
+        stream = Stream(context, self._budget, self._draining, self._config.message_byte_count)
+        with self._streams.one():
+            await self._opened.wait()
+            await method()(stream)
+
+    async def _translated(self, path: str, context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Runs the call; a ``ServiceError`` becomes its status, anything unforeseen INTERNAL. Cancellation passes."""
+        start = time.monotonic()
+        outcome = "CANCELLED"
+        try:
+            with self._counted():
+                result = await work()
+            outcome = "OK"
+        except ServiceError as error:
+            outcome = error.problem.status_code.name
+            await abort(context, error.problem)
+        except Exception as error:
+            if context.cancelled() or context.done():
+                # The client has gone and its stream broke under a read or a write: nobody is left to be told.
+                _logger.debug("client gone", extra={"fields": {"method": path, "error": repr(error)}})
+                raise
+            outcome = "INTERNAL"
+            await abort(context, defect(error, path))
+        else:
+            return result
+        finally:
+            if _logger.isEnabledFor(logging.DEBUG):
+                milliseconds = round((time.monotonic() - start) * 1e3, 1)
+                fields = {"method": path, "code": outcome, "ms": milliseconds, "peer": context.peer()}
+                _logger.debug("call", extra={"fields": fields})
+
+    @contextmanager
+    def _counted(self) -> Any:
+        self._active_count += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._active_count -= 1
+            if self._active_count == 0:
+                self._idle.set()
+
+
+async def abort(context: Context, problem: Problem) -> NoReturn:
+    """Ends the call with the problem as a rich status."""
+    fitted = _fitted(problem)
+    status = to_status(fitted).SerializeToString()
+    await context.abort(fitted.status_code, fitted.message, (("grpc-status-details-bin", status),))
+    raise AssertionError("context.abort returned")
+
+
+def snake_case(name: str) -> str:
+    """``StreamEmbed`` -> ``stream_embed``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _fitted(problem: Problem) -> Problem:
+    """The problem, with as many violations and as much of the message as headers hold."""
+    message = problem.message
+    if len(message) > _MESSAGE_CHARACTERS:
+        message = message[: _MESSAGE_CHARACTERS - 1] + "…"
+    kept = list(problem.violations)
+    fitted = replace(problem, message=message, violations=kept)
+    while kept and to_status(fitted).ByteSize() > _STATUS_BYTES:
+        kept = kept[: len(kept) // 2]
+        fitted = replace(fitted, violations=kept)
+    return fitted
+
+
+def _reader(kind: type[Message]) -> Callable[[bytes], Received]:
+    # Raising here would make gRPC answer INTERNAL, and end a stream for one bad message.
+    def read(data: bytes) -> Received:
+        try:
+            return Received(kind.FromString(data), len(data))
+        except DecodeError:
+            return Received(None, len(data))
+
+    return read
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _deadline(context: Context) -> float | None:
+    remaining_s = context.time_remaining()
+    return None if remaining_s is None else time.monotonic() + remaining_s
+
+
+def _check_size(response: Message, limit_bytes: int) -> None:
+    size = response.ByteSize()
+    if size > limit_bytes:
+        raise ServiceError(response_too_large(size, limit_bytes))
+
+
+def response_too_large(size: int, limit_bytes: int) -> Problem:
+    """The answer does not fit into a message."""
+    return Problem(
+        Reason.INVALID_REQUEST,
+        f"the response would have {size} bytes or more, a message may have {limit_bytes} (message_byte_count); "
+        "ask for fewer items, hits or encodings at a time, or for hits without payload",
+        metadata={"message_byte_count": str(limit_bytes)},
+    )
+
+
+def _shutting_down() -> Problem:
+    return Problem(
+        Reason.SHUTTING_DOWN,
+        "the server is shutting down; every batch answered before this is done, send the others to another server or later",
+        retry_after_s=1.0,
+    )

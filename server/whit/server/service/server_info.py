@@ -1,0 +1,52 @@
+"""ServerService: what a client needs to know before it sends work."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+
+from whit.server.service import models
+from whit.server.service.backend import Backend
+from whit.server.service.rpc import Call
+from whit.v1 import server_pb2
+
+
+class ServerService:
+    """Describes the server."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def get_server_info(
+        self, _request: server_pb2.GetServerInfoRequest, _: Call
+    ) -> server_pb2.GetServerInfoResponse:
+        """Version, limits, providers, models, uptime."""
+        import onnxruntime  # loaded long ago, with the models; imported here so that the service can be without
+
+        backend, config = self._backend, self._backend.config
+        response = server_pb2.GetServerInfoResponse(
+            version=whit_version(),
+            limits=server_pb2.Limits(
+                batch_item_count=config.batch_item_count,
+                text_byte_count=config.text_byte_count,
+                message_byte_count=config.message_byte_count,
+                metadata_byte_count=config.metadata_byte_count,
+                search_hit_count=config.search_hit_count,
+                queue_token_count=config.queue_token_count,
+                stream_window_count=config.stream_window_count,
+            ),
+            providers=onnxruntime.get_available_providers(),
+            models=[models.describe(model) for model in models.sorted_models(backend)],
+            worker_count=backend.worker_count,
+        )
+        response.uptime.FromTimedelta(timedelta(seconds=time.monotonic() - backend.start_time))
+        return response
+
+
+def whit_version() -> str:
+    """The installed version, or ``unknown`` where whit runs from a bare source tree."""
+    try:
+        return version("whit")
+    except PackageNotFoundError:
+        return "unknown"

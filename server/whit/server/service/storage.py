@@ -1,0 +1,49 @@
+"""The index, called from the event loop: reads in one pool of threads, writes in another, one write a collection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+from weakref import WeakValueDictionary
+
+from whit.server.index import CollectionStore
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A write spends its time in fsync, so these threads are more than the cores.
+_WRITERS = 4
+
+
+class Storage:
+    """The collections of the data directory, and the threads that work on them.
+
+    A call that is cancelled leaves its thread to finish what it does: a write is then on disk or not, never half.
+    """
+
+    def __init__(self, store: CollectionStore, *, reader_count: int) -> None:
+        self.store = store
+        self._readers = ThreadPoolExecutor(reader_count, thread_name_prefix="whit-read")
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="whit-write")
+        # So that writers of one collection queue here, not in the threads that other collections need.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs ``work`` in a reading thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: work(*args, **kwargs))
+
+    async def write(self, collection_id: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs ``work`` in a writing thread, after the writes to that collection that came before."""
+        turn = self._turns.get(collection_id)
+        if turn is None:
+            turn = self._turns[collection_id] = asyncio.Lock()
+        async with turn:
+            return await asyncio.get_running_loop().run_in_executor(self._writers, lambda: work(*args, **kwargs))
+
+    def close(self) -> None:
+        """Waits for the threads, then saves and closes the collections. Blocks."""
+        self._writers.shutdown()
+        self._readers.shutdown()
+        self.store.close()
