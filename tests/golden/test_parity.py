@@ -1,4 +1,4 @@
-"""whit's float32 graph gives the vectors of the checkpoint's own framework, for every family and pooling."""
+"""A float32 package gives the vectors of the checkpoint's own framework, for every family and pooling."""
 
 from __future__ import annotations
 
@@ -50,12 +50,34 @@ def test_tiny_checkpoints_made_without_torch_are_what_they_say(family: str, tmp_
     assert found.holds, found
 
 
+# The tokenizer, byte by byte: it sees what sentence-transformers shows it, no more and no less.
+TOKENIZERS = {
+    "wordpiece": tiny.tokenizer,
+    "byte-level": parity.byte_level_tokenizer,
+    "unigram": parity.unigram_tokenizer,
+}
+
+
+@pytest.mark.parametrize("lower_case", [False, True])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_texts_with_odd_spaces_case_and_scripts(kind: str, lower_case: bool, tmp_path: Path) -> None:
+    folder = tiny.write_checkpoint(tmp_path / "model", "bert" if kind == "wordpiece" else "roberta")
+    TOKENIZERS[kind]().save(str(folder / "tokenizer.json"))
+    settings = {"max_seq_length": tiny.MAX_TOKEN_COUNT, "do_lower_case": lower_case}
+    tiny.write_json(folder / "sentence_bert_config.json", settings)
+    texts = parity.odd_texts()
+
+    found = parity.compare(parity.whit_vectors(folder, texts), parity.reference_vectors(folder, texts))
+
+    assert found.holds, found
+
+
 @pytest.mark.reference
 def test_float_vectors_of_the_reference_model_are_those_of_the_framework() -> None:
     folder = parity.reference_model()
     if folder is None:
         pytest.skip("the reference model is not installed; see the Makefile, target .model")
-    texts = parity.mixed_texts(200)
+    texts = parity.mixed_texts(200)  # python -m bench.parity takes 1,000, which is a minute of work
 
     found = parity.compare(parity.whit_vectors(folder, texts), parity.reference_vectors(folder, texts))
 
@@ -113,7 +135,7 @@ def test_a_mistake_would_be_seen(mistake: str, tmp_path: Path) -> None:
     folder = parity.save_model(tmp_path, model, pooling="mean")
     texts = parity.mixed_texts(30)
 
-    wrong = parity.compare(parity.whit_vectors(folder, texts, change=spoil), parity.reference_vectors(folder, texts))
+    wrong = parity.compare(parity.spoilt_vectors(folder, texts, spoil), parity.reference_vectors(folder, texts))
 
     assert not wrong.holds, wrong
 

@@ -1,4 +1,4 @@
-"""whit's float32 graph against the checkpoint's own framework: tiny models saved by transformers and sentence-transformers.
+"""whit's float32 packages against the checkpoint's own framework: tiny models saved by transformers and sentence-transformers.
 
 Needs torch, transformers and sentence-transformers (the ``[train]`` extra); they are imported inside the functions.
 """
@@ -11,18 +11,23 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 
 from tests.support.tiny import counts_from_padding, vocabulary, write_tokenizer
 from whit.export.checkpoint import read_checkpoint
+from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.encoder_graph import OUTPUT, Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.linear import Plan
-from whit.runtime.encoder import open_session
+from whit.runtime.encoder import Encoder, open_session
+from whit.runtime.package import open_package
 from whit.runtime.packing import attention_length, micro_batches, pack
+from whit.runtime.tokenizer import Tokenizer
 
 FloatArray = NDArray[np.float32]
 
@@ -78,6 +83,58 @@ def mixed_texts(count: int) -> list[str]:
     return [" ".join(source[start : start + size]) for start, size in zip(starts, sizes, strict=True)]
 
 
+def odd_texts() -> list[str]:
+    """Texts that differ in white space, case, accents and scripts: what a tokenizer may see or not see."""
+    return [
+        *(
+            "hello there",
+            " hello there",
+            "hello there  ",
+            "\n hello\tthere\n",
+            "hello\u00a0there",
+            "hello\r\n\r\nthere",
+        ),
+        *(
+            "HELLO There",
+            "Straße ÉCOLE İstanbul",
+            "e\u0301cole",
+            "ﬁn de siècle",
+            "短い文。",
+            "🙂 ok",
+            "a\u200bb",
+            "\ufefftext",
+        ),
+        *("[CLS] [SEP] [MASK]", "x" * 300, "...", "1e-9 <s> </s>"),
+    ]
+
+
+def byte_level_tokenizer() -> tokenizers.Tokenizer:
+    """A byte-level BPE tokenizer as RoBERTa has one: it sees every space."""
+    found = tokenizers.Tokenizer(tokenizers.models.BPE())
+    found.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    return _trained(found, tokenizers.trainers.BpeTrainer, initial_alphabet=alphabet)
+
+
+def unigram_tokenizer() -> tokenizers.Tokenizer:
+    """A Unigram tokenizer as XLM-RoBERTa has one."""
+    found = tokenizers.Tokenizer(tokenizers.models.Unigram())
+    found.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    return _trained(found, tokenizers.trainers.UnigramTrainer, unk_token="[UNK]")
+
+
+def _trained(found: tokenizers.Tokenizer, trainer: Any, **options: Any) -> tokenizers.Tokenizer:
+    special = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
+    size = len(vocabulary("roberta")) - 10
+    found.train_from_iterator(
+        mixed_texts(50), trainer(vocab_size=size, special_tokens=special, show_progress=False, **options)
+    )
+    found.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 2)]
+    )
+    return found
+
+
 def save_model(
     folder: Path, model: str, *, pooling: str, dense_sizes: Sequence[int] = (), normalize: bool = True
 ) -> Path:
@@ -126,22 +183,30 @@ def _save_encoder(folder: Path, model: str) -> None:
 
 def reference_vectors(checkpoint: Path, texts: Sequence[str]) -> FloatArray:
     """What sentence-transformers gives, float32 [len(texts), dimension]."""
+    import torch
     from sentence_transformers import SentenceTransformer
 
+    torch.set_num_threads(1)  # of use to tiny models, and kind to whoever shares the machine
     model = SentenceTransformer(str(checkpoint), device="cpu", local_files_only=True)
     return np.asarray(model.encode(list(texts), batch_size=64, convert_to_numpy=True), np.float32)
 
 
-def whit_vectors(
-    folder: Path, texts: Sequence[str], *, change: Callable[[EncoderWeights], EncoderWeights] = lambda weights: weights
-) -> FloatArray:
-    """What whit's float32 graph gives, float32 [len(texts), dimension]; ``change`` may spoil the weights first."""
+def whit_vectors(folder: Path, texts: Sequence[str]) -> FloatArray:
+    """What whit gives, float32 [len(texts), dimension]: compiled to a float32 package, tokenised and run by the runtime."""
+    with TemporaryDirectory() as scratch:
+        compile_checkpoint(folder, Path(scratch, "package"), ExportOptions(dtype="float32", name="tiny"))
+        package = open_package(Path(scratch, "package"))
+        limit, tokenizer = package.manifest.max_token_count, Tokenizer(package)
+        return Encoder(package).encode([tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)])
+
+
+def spoilt_vectors(folder: Path, texts: Sequence[str], spoil: Callable[[EncoderWeights], EncoderWeights]) -> FloatArray:
+    """What whit's float32 graph gives when ``spoil`` has changed the weights first, float32 [len(texts), dimension]."""
     checkpoint = read_checkpoint(folder)
-    weights = change(encoder_weights(checkpoint))
+    weights = spoil(encoder_weights(checkpoint))
     head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
     session = open_session(build_graph(weights, head, Plan()).SerializeToString())
-    limit = min(weights.max_token_count, checkpoint.max_token_count or weights.max_token_count)
-    checkpoint.tokenizer.enable_truncation(limit)
+    checkpoint.tokenizer.enable_truncation(min(weights.max_token_count, MAX_TOKEN_COUNT))
     ids = [np.array(encoding.ids, np.int64) for encoding in checkpoint.tokenizer.encode_batch(list(texts))]
     vectors = np.zeros((len(texts), head.dimension_count(weights.hidden_count)), np.float32)
     for batch in micro_batches([len(sequence) for sequence in ids], bucket=BUCKET, token_budget=1024):

@@ -124,6 +124,15 @@ def test_tokenizer_neither_cuts_nor_pads(folder: Path) -> None:
     assert len(found.encode("word").ids) == 3
 
 
+def test_tokenizer_sees_the_text_as_it_stands(folder: Path) -> None:
+    # sentence-transformers strips nothing (tests/golden/test_parity.py compares), so a tokenizer that sees spaces does.
+    spaces = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[UNK]": 0, " ": 1, "a": 2}, unk_token="[UNK]"))
+    spaces.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    spaces.save(str(folder / "tokenizer.json"))
+
+    assert read_checkpoint(folder).tokenizer.encode(" a ").ids == [1, 2, 1]
+
+
 def test_lower_case_setting_is_put_into_the_tokenizer(folder: Path) -> None:
     path = folder / "tokenizer.json"
     tokenizer = tokenizers.Tokenizer.from_file(str(path))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.contract.manifest import GOLDEN_FILE, PackageError
+from whit.contract.manifest import GOLDEN_FILE, GRAPH_FILE, PackageError
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import Package
 from whit.runtime.tokenizer import Tokenizer
@@ -48,12 +48,20 @@ def read_golden(package: Package) -> tuple[list[str], NDArray[np.float32]]:
 
 
 def verify(package: Package, tokenizer: Tokenizer, encoder: Encoder) -> Verification:
-    """Embeds the golden texts, each alone and all in one batch, and compares both with the package's vectors."""
+    """Embeds the golden texts, each alone and all in one batch, and compares both with the package's vectors.
+
+    Raises:
+        PackageError: ``golden.json`` has another form, or the graph fails on its texts: it belongs to another tokenizer.
+    """
     texts, golden = read_golden(package)
     limit = package.manifest.max_token_count
     sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]
-    alone = np.concatenate([encoder.run([ids]) for ids in sequences])
-    together = encoder.encode(sequences)
+    try:
+        alone = np.concatenate([encoder.run([ids]) for ids in sequences])
+        together = encoder.encode(sequences)
+    except Exception as error:  # onnxruntime's exception types are private
+        path = package.directory / GRAPH_FILE
+        raise PackageError(f"{path} cannot embed the golden texts ({error}); export the package again") from error
     difference = max(float(np.abs(found - golden).max()) for found in (alone, together))
     norms = np.linalg.norm(alone, axis=1) * np.linalg.norm(golden, axis=1)
     cosines = (alone * golden).sum(axis=1) / np.where(norms > 0, norms, 1)
