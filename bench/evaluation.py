@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 FloatMatrix = NDArray[np.float32]
 
-DATA = Path(os.environ.get("WHIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("WHIT_EVAL_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
 @dataclass(frozen=True, slots=True)
