@@ -38,7 +38,12 @@ class Tokenizer:
         Raises:
             UnicodeEncodeError: a text holds a lone surrogate and has no UTF-8 form.
         """
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts))
+        except TypeError:  # how the library says that it cannot read a text
+            for text in texts:
+                text.encode()
+            raise
         return [np.array(encoding.ids, np.int64) for encoding in encodings]
 
     def cut(self, ids: NDArray[np.int64], max_token_count: int) -> NDArray[np.int64]:

@@ -1,0 +1,157 @@
+"""The encoder of real packages, float32 and int8: one text has one vector, to the last bit, whoever shares its batch."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tests.support import packages
+from whit.contract.vectors import Encoding, encode
+from whit.runtime.encoder import Encoder
+from whit.runtime.package import Package, open_package
+from whit.runtime.tokenizer import Tokenizer
+
+FloatArray = NDArray[np.float32]
+
+# float32, and int8 of two families with different attention (MPNet adds a position bias).
+BUILDS = [("bert", "float32"), ("mpnet", "float32"), ("bert", "int8"), ("mpnet", "int8")]
+
+# Int8 against float on random weights, the worst case for rounding: no direction of theirs is more used than another.
+MIN_COSINE = 0.98
+
+
+@cache
+def build(family: str, dtype: str) -> tuple[Package, Encoder]:
+    package = open_package(packages.package(family, dtype))
+    return package, Encoder(package)
+
+
+@cache
+def sequences(family: str) -> list[NDArray[np.int64]]:
+    """Token ids of 120 mixed texts: 1 token to the limit, some of one length, some the same."""
+    package, _ = build(family, "float32")
+    draw = random.Random(0)
+    words = [
+        "time",
+        "people",
+        "water",
+        "answer",
+        "error",
+        "server",
+        "text",
+        "children",
+        "story",
+        "animals",
+        "several",
+        "between",
+    ]
+    texts = [" ".join(draw.choices(words, k=draw.choice([1, 2, 3, 8, 14, 30, 60]))) for _ in range(110)]
+    texts += ["", "a", "a", *(" ".join(words[:1] * n) for n in (13, 14, 15, 29, 30, 31, 62))]
+    tokenizer = Tokenizer(package)
+    return [tokenizer.cut(ids, package.manifest.max_token_count) for ids in tokenizer.encode(texts)]
+
+
+@cache
+def alone(family: str, dtype: str) -> FloatArray:
+    _, encoder = build(family, dtype)
+    return np.concatenate([encoder.run([ids]) for ids in sequences(family)])
+
+
+@pytest.mark.parametrize(("family", "dtype"), BUILDS)
+@given(seed=st.integers(0, 2**32), token_budget=st.sampled_from([1, 16, 64, 512, 4096]))
+@settings(max_examples=6, deadline=None, derandomize=True)
+def test_batches_change_no_bit(family: str, dtype: str, seed: int, token_budget: int) -> None:
+    _, encoder = build(family, dtype)
+    order = np.random.default_rng(seed).permutation(len(sequences(family)))
+
+    together = encoder.encode([sequences(family)[i] for i in order], token_budget=token_budget)
+
+    assert together.tobytes() == alone(family, dtype)[order].tobytes()
+
+
+@pytest.mark.parametrize(("family", "dtype"), BUILDS)
+@pytest.mark.parametrize("encoding", [Encoding.INT8, Encoding.BINARY])
+def test_batches_change_no_byte_on_the_wire(family: str, dtype: str, encoding: Encoding) -> None:
+    _, encoder = build(family, dtype)
+
+    assert encode(encoder.encode(sequences(family)), encoding) == encode(alone(family, dtype), encoding)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_threads_side_by_side_change_no_bit(dtype: str) -> None:
+    _, encoder = build("bert", dtype)
+
+    with ThreadPoolExecutor(4) as threads:
+        found = encoder.encode(sequences("bert"), token_budget=64, executor=threads)
+
+    assert found.tobytes() == alone("bert", dtype).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_company_of_extremes_changes_no_bit(dtype: str) -> None:
+    """Mates whose activations are the largest of all: where a scale came from the batch, they would move it."""
+    package, encoder = build("bert", dtype)
+    text = sequences("bert")[0]
+    vocabulary = package.manifest.vocabulary_size
+    mates = [np.full(len(text), token, np.int64) for token in range(0, vocabulary, 7)]
+
+    found = encoder.run([text, *mates])[0]
+
+    assert found.tobytes() == alone("bert", dtype)[0].tobytes()
+
+
+def test_a_second_session_gives_the_same_bits() -> None:
+    package, _ = build("bert", "int8")
+
+    found = Encoder(package).encode(sequences("bert"))
+
+    assert found.tobytes() == alone("bert", "int8").tobytes()
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_int8_stays_close_to_float(family: str) -> None:
+    cosines = (alone(family, "int8") * alone(family, "float32")).sum(axis=1)
+
+    assert cosines.min() >= MIN_COSINE, cosines.min()
+    assert not np.array_equal(alone(family, "int8"), alone(family, "float32"))
+
+
+@pytest.mark.parametrize(("family", "dtype"), BUILDS)
+def test_vectors_have_length_1_and_tell_texts_apart(family: str, dtype: str) -> None:
+    vectors = alone(family, dtype)
+    distinct = {ids.tobytes() for ids in sequences(family)}
+
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-6)
+    assert len({vector.tobytes() for vector in vectors}) == len(distinct) > 100
+
+
+def test_nothing_to_encode() -> None:
+    _, encoder = build("bert", "float32")
+
+    assert encoder.encode([]).shape == (0, 32)
+
+
+def test_a_micro_batch_of_several_attention_lengths_is_refused() -> None:
+    _, encoder = build("bert", "float32")
+
+    with pytest.raises(ValueError, match=r"must have one attention length, got \[16, 32\]"):
+        encoder.run([np.array([2, 3]), np.full(17, 5)])
+
+
+@pytest.mark.parametrize("token_count", [1, 2, 15, 16, 17, 63, 64])
+def test_every_length_up_to_the_limit(token_count: int) -> None:
+    package, encoder = build("bert", "int8")
+    assert package.manifest.max_token_count == 64
+    ids = np.arange(token_count) % package.manifest.vocabulary_size
+
+    found = encoder.run([ids, ids[::-1], ids])
+
+    assert np.isfinite(found).all()
+    assert found[0].tobytes() == found[2].tobytes() == encoder.run([ids])[0].tobytes()
