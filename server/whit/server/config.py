@@ -122,7 +122,9 @@ class Config:
     """What the server was told. Sizes are bytes, lengths tokens, times seconds: the unit is in the name."""
 
     models: tuple[Path, ...] = _setting((), _paths, "Package directories to serve. At least one.")
-    data: Path = _setting(_DEFAULT_DATA, _path, "Directory of the collections. Made if need be; one server at a time.")
+    data: Path = _setting(  # noqa: RUF009  (a Path never changes)
+        _DEFAULT_DATA, _path, "Directory of the collections. Made if need be; one server at a time."
+    )
     listen: str = _setting("127.0.0.1:7600", _address, "Address to listen on: HOST:PORT, [IPV6]:PORT or unix:PATH.")
     worker_count: int = _setting(
         0, _integer(0, 1024), "Threads that run models. 0: the cores that affinity and cgroup leave to this process."
