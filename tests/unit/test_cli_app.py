@@ -3,26 +3,32 @@
 import builtins
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import click
 import pytest
 
+import whit
 import whit.cli
 from whit.cli import app
 from whit.cli.command import Failure, WhitCommand, command
 
+OURS = ("whit.cli", "whit.runtime", "whit.export", "whit.server")
+
 
 def group_context() -> click.Context:
-    return click.Context(app.group, info_name="whit")
+    return click.Context(app.group, info_name="whit", **app.group.context_settings)
 
 
 @pytest.fixture
-def hide(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def hide(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Makes top-level packages unimportable, as if they were not installed."""
-    real = builtins.__import__
+    real, before = builtins.__import__, set(sys.modules)
+    for name in ("cli", "runtime", "export", "server"):
+        if name in vars(whit):
+            monkeypatch.setattr(whit, name, getattr(whit, name))  # what is imported meanwhile must not stay
 
     def hide_packages(*names: str) -> None:
         def importer(
@@ -37,13 +43,14 @@ def hide(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return real(name, globals, locals, fromlist, level)
 
         for loaded in list(sys.modules):
-            if loaded.partition(".")[0] in names or loaded.startswith(
-                ("whit.cli", "whit.runtime", "whit.export", "whit.server")
-            ):
+            if loaded.partition(".")[0] in names or loaded.startswith(OURS):
                 monkeypatch.delitem(sys.modules, loaded)
         monkeypatch.setattr(builtins, "__import__", importer)
 
-    return hide_packages
+    yield hide_packages
+    for loaded in set(sys.modules) - before:
+        if loaded.startswith(OURS):
+            del sys.modules[loaded]
 
 
 def test_help_lists_every_command_and_imports_none() -> None:
@@ -67,6 +74,10 @@ def test_without_click_one_line_says_what_to_install(
     ("arguments", "missing", "line"),
     [
         (["verify", "."], "onnxruntime", "whit verify needs the server extra: pip install 'whit[server]'"),
+        (["serve", "--models", "."], "usearch", "whit serve needs the server extra: pip install 'whit[server]'"),
+        (["export", ".", "--out", "x"], "onnx", "whit export needs the export extra: pip install 'whit[export]'"),
+        (["demo"], "onnx", "whit demo needs the server and export extras: pip install 'whit[server,export]'"),
+        (["models"], "rich", "whit models needs the cli extra: pip install 'whit[cli]'"),
     ],
 )
 def test_missing_extra_is_one_line(

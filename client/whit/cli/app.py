@@ -20,11 +20,11 @@ from whit.cli.command import EXIT_CODES, write_exit_codes
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a command lives: ``module`` has an attribute of the command's name; ``extras`` is what it needs installed, if anything."""
+    """Where a command lives: ``module`` has an attribute of the command's name; ``extras`` is what it needs installed."""
 
     module: str
     summary: str
-    extras: str = ""
+    extras: str = "cli"
 
 
 COMMANDS: Mapping[str, Entry] = {
@@ -129,11 +129,11 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
         return f"{path}: {error.format_message()} See: {path} --help", error.exit_code
     if isinstance(error, click.ClickException):
         return f"{command}: {error.format_message()}", error.exit_code
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "whit").startswith("whit"):
-        extras = COMMANDS[name].extras if name in COMMANDS else ""
-        if extras:
-            noun = "extras" if "," in extras else "extra"
-            return f"{command} needs the {extras.replace(',', ' and ')} {noun}: pip install 'whit[{extras}]'", 2
+    is_foreign = isinstance(error, ModuleNotFoundError) and not (error.name or "whit").startswith("whit")
+    if is_foreign and name in COMMANDS:
+        extras = COMMANDS[name].extras
+        noun = "extras" if "," in extras else "extra"
+        return f"{command} needs the {extras.replace(',', ' and ')} {noun}: pip install 'whit[{extras}]'", 2
     if isinstance(error, OSError) or _is_expected(error):
         return f"{command}: {error}", 1
     return f"{command}: internal error: {type(error).__name__}: {error} (WHIT_DEBUG=1 shows the traceback)", 1

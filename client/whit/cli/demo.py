@@ -90,7 +90,6 @@ def demo(directory: Path, as_json: bool) -> None:
     """
     start, timings = time.perf_counter(), Timings()
     say = notice if as_json else _say
-    directory.mkdir(parents=True, exist_ok=True)
     package, data = directory / "packages" / f"{MODEL}-int8", directory / "data"
 
     manifest = _make_package(package, timings, say)
@@ -133,6 +132,7 @@ def _make_package(package: Path, timings: Timings, say: Any) -> Manifest:
     from whit.export.compile import ExportOptions, compile_checkpoint
 
     checkpoint, options = find_reference(), ExportOptions(name=MODEL)
+    package.parent.mkdir(parents=True, exist_ok=True)
     manifest = current_package(package, checkpoint, asdict(options))
     if manifest is None:
         say(f"compiling {checkpoint.parent.name} to int8, a minute or two …")

@@ -20,7 +20,7 @@ from whit.client import Collection
 def info(server: str, timeout_s: float, as_json: bool) -> None:
     """Show a server's version, limits, providers, models and collections."""
     with connect(server, timeout_s) as client:
-        about, collections = client.server_info(), client.collections()
+        about, collections = client.info(), client.collections()
     if as_json:
         print_json({**jsonable(about), "collections": collections})
         return

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,49 +17,43 @@ from whit.cli.command import Failure
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 40.0  # more than the server gives the calls in progress
 
+_LISTENING = re.compile(r"listening on (\S+)\n")
+
 
 @contextmanager
 def local_server(package: Path, data: Path, log: Path) -> Iterator[str]:
-    """Starts a server of ``package`` and ``data`` and gives its address once it accepts connections; its output goes to ``log``.
+    """Starts a server of ``package`` and ``data`` and gives its address once it serves; its output goes to ``log``.
 
     Raises:
         Failure: it ended, or did not listen within ``START_LIMIT_S``; the message has the last line of its log.
     """
-    port = _free_port()
     command = [sys.executable, "-m", "whit.cli", "serve", "--models", str(package), "--data", str(data)]
+    # Port 0 is one that is free, whatever else runs here; the log then says which. The log must not be set otherwise by WHIT_*.
+    command += ["--listen", "127.0.0.1:0", "--log-format", "text", "--log-level", "info"]
     with _interrupted_by_signals(), log.open("w", encoding="utf-8") as output:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the server once.
         process = subprocess.Popen(  # noqa: S603 - this program itself
-            [*command, "--listen", f"127.0.0.1:{port}"],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         try:
-            _wait_until_listening(process, port, log)
-            yield f"127.0.0.1:{port}"
+            yield _wait_for_address(process, log)
         finally:
             _stop(process)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline:
-        if process.poll() is not None:
+        has_ended = process.poll() is not None  # asked first, so that the log is then complete
+        if found := _LISTENING.search(log.read_text(encoding="utf-8", errors="replace")):
+            return found[1]
+        if has_ended:
             raise Failure(f"the server did not start: {_last_line(log)} (all it said is in {log})")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
+        time.sleep(0.02)
     raise Failure(f"the server did not listen within {START_LIMIT_S:.0f} s; {log} has its log")
 
 

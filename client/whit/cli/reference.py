@@ -27,16 +27,18 @@ do, and an exit code other than 0; `WHIT_DEBUG=1` adds the traceback. With `--js
 
 def reference() -> str:
     """The whole page, Markdown."""
-    root = click.Context(group, info_name="whit", terminal_width=WIDTH, max_content_width=WIDTH)
+    root = _context(group, "whit", None)
     sections = [INTRODUCTION, _section("whit", group, root)]
     for name in COMMANDS:
         found = group.get_command(root, name)
         assert found is not None
-        context = click.Context(
-            found, parent=root, info_name=name, terminal_width=WIDTH, help_option_names=["--help", "-h"]
-        )
-        sections.append(_section(f"whit {name}", found, context))
+        sections.append(_section(f"whit {name}", found, _context(found, name, root)))
     return "\n".join(sections)
+
+
+def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
+    settings = {**command.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    return click.Context(command, parent=parent, info_name=name, **settings)
 
 
 def _section(title: str, command: click.Command, context: click.Context) -> str:

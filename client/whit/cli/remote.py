@@ -24,7 +24,7 @@ def server_options(function: _Function) -> _Function:
         default=DEFAULT_SERVER,
         show_default=True,
         show_envvar=True,
-        help="Host and port of the server.",
+        help="Address of the server: HOST:PORT, [IPV6]:PORT or unix:PATH.",
     )
     timeout = click.option(
         "--timeout-s",
@@ -37,8 +37,15 @@ def server_options(function: _Function) -> _Function:
 
 
 def connect(server: str, timeout_s: float) -> Client:
-    """A client of ``server``; use it as a context manager. Connects on first use."""
-    return Client(server, timeout=timeout_s)
+    """A client of ``server``; use it as a context manager. Connects on first use.
+
+    Raises:
+        click.UsageError: ``server`` is not an address.
+    """
+    try:
+        return Client(server, timeout=timeout_s)
+    except ValueError as error:
+        raise click.UsageError(f"--server (or WHIT_SERVER): {error}.") from None
 
 
 def choose_model(client: Client, model: str | None) -> str:

@@ -47,7 +47,8 @@ def setting_options(function: _Function) -> _Function:
     ],
     exit_codes={
         0: "stopped by SIGTERM or SIGINT, after the calls in progress were answered",
-        1: "could not start: a package is refused, DATA is in use, or ADDR cannot be listened on; stderr says which",
+        1: "could not start (a package is refused, the data directory is in use, the address is taken), or a worker died: "
+        "stderr says which",
         2: "a setting cannot be used, or an extra is missing",
     },
 )
