@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from whit.client._errors import ItemErrors, WhitError, from_item_status, from_problem
 from whit.client._metadata import from_struct
+from whit.client._split import Batch
 from whit.client._types import (
     Collection,
     EmbedItem,
@@ -19,6 +19,7 @@ from whit.client._types import (
     Limits,
     Model,
     Point,
+    SearchResult,
     ServerInfo,
     Timing,
     UpsertItem,
@@ -30,7 +31,9 @@ from whit.contract.errors import Problem, Reason
 from whit.contract.vectors import EncodedVectors, Encoding, native
 from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2, server_pb2, vector_pb2
 
-ENCODING_TO_WIRE: Mapping[Encoding, vector_pb2.VectorEncoding] = {
+T = TypeVar("T")
+
+ENCODING_TO_WIRE: Mapping[Encoding, vector_pb2.VectorEncoding.ValueType] = {
     Encoding.FLOAT32: vector_pb2.VECTOR_ENCODING_FLOAT32,
     Encoding.FLOAT16: vector_pb2.VECTOR_ENCODING_FLOAT16,
     Encoding.INT8: vector_pb2.VECTOR_ENCODING_INT8,
@@ -128,35 +131,66 @@ def vectors(batch: vector_pb2.VectorBatch) -> Vectors:
 
 
 def embed_result(
-    response: embedding_pb2.EmbedResponse | embedding_pb2.StreamEmbedResponse, item_count: int, offset: int = 0
+    response: embedding_pb2.EmbedResponse | embedding_pb2.StreamEmbedResponse, batch: Batch
 ) -> EmbedResult:
-    """One answered batch of ``item_count`` texts, the first of which is the caller's item ``offset``."""
-    if len(response.items) != item_count or any(batch.count != item_count for batch in response.vectors):
-        raise _defect(f"the server answered {len(response.items)} items of {item_count}")
+    """What became of a batch, those of its items included that were not sent."""
+    count = len(batch.kept)
+    if len(response.items) != count or any(matrix.count != count for matrix in response.vectors):
+        raise _defect(f"the server answered {len(response.items)} items of {count}")
+    items = [_embed_item(item, index, batch) for index, item in enumerate(response.items)]
+    matrices: dict[str, Vectors] = {matrix.encoding: matrix for matrix in map(vectors, response.vectors)}
+    if batch.refused:
+        rows = batch.rows
+        matrices = {name: _spread(matrix, rows, len(batch)) for name, matrix in matrices.items()}
+        items = with_refused(items, batch, _refused_embed_item)
     timing = response.timing
     return EmbedResult(
-        {matrix.encoding: matrix for matrix in map(vectors, response.vectors)},
-        [_embed_item(item, index + offset, offset) for index, item in enumerate(response.items)],
+        matrices,
+        items,
         Timing(timing.queue_time_us, timing.tokenize_time_us, timing.infer_time_us),
         response.model_fingerprint,
     )
 
 
-def _embed_item(item: embedding_pb2.EmbedItem, index: int, offset: int) -> EmbedItem:
-    error = from_item_status(item.status, offset) if item.HasField("status") and item.status.code else None
+def _embed_item(item: embedding_pb2.EmbedItem, index: int, batch: Batch) -> EmbedItem:
+    # An absent status reads as code 0.
+    error = from_item_status(item.status, batch.place) if item.status.code else None
     return EmbedItem(item.token_count, item.used_token_count, item.truncated, error)
 
 
+def _refused_embed_item(error: WhitError) -> EmbedItem:
+    return EmbedItem(0, 0, truncated=False, error=error)
+
+
 def failed_embed_result(
-    error: WhitError, item_count: int, dimension_count: int, encodings: Sequence[Encoding]
+    batch: Batch, error: WhitError | None, dimension_count: int, encodings: Sequence[Encoding]
 ) -> EmbedResult:
-    """A stream's batch that failed as a whole: each item has its error, and every row is zeros."""
+    """A batch of which nothing was embedded: each item has its own error or ``error``, and every row is zeros."""
+    failed = [] if error is None else [_refused_embed_item(error)] * len(batch.kept)
     return EmbedResult(
-        {encoding: _zeros(encoding, item_count, dimension_count) for encoding in encodings},
-        [EmbedItem(0, 0, truncated=False, error=error)] * item_count,
+        {encoding: _zeros(encoding, len(batch), dimension_count) for encoding in encodings},
+        with_refused(failed, batch, _refused_embed_item),
         Timing(0, 0, 0),
         "",
     )
+
+
+def with_refused(sent: Iterable[T], batch: Batch, refuse: Callable[[WhitError], T]) -> list[T]:
+    """What became of each item of a batch, from what became of those ``sent``."""
+    answers = iter(sent)
+    refused = batch.refused
+    return [refuse(refused[row]) if row in refused else next(answers) for row in range(len(batch))]
+
+
+def _spread(matrix: Vectors, rows: Sequence[int], count: int) -> Vectors:
+    """``matrix`` with its rows moved to ``rows`` of ``count``, and zeros between them."""
+    values = np.zeros((count, matrix.values.shape[1]), matrix.values.dtype)
+    values[rows] = matrix.values
+    if matrix.scales is None:
+        return Vectors(matrix.encoding, matrix.dimension_count, values)
+    scales = np.zeros(count, np.float32)
+    scales[rows] = matrix.scales
+    return Vectors(matrix.encoding, matrix.dimension_count, values, scales)
 
 
 def _zeros(encoding: Encoding, count: int, dimension_count: int) -> Vectors:
@@ -175,7 +209,8 @@ def join_embed_results(parts: Sequence[EmbedResult]) -> EmbedResult:
     first = parts[0]
     if len(parts) == 1:
         return first
-    if any(part.fingerprint != first.fingerprint for part in parts):
+    fingerprints = {part.fingerprint for part in parts} - {""}  # "": nothing of the part was sent
+    if len(fingerprints) > 1:
         message = "the server changed to another package between two batches of this call; send the call again"
         raise from_problem(Problem(Reason.FINGERPRINT_MISMATCH, message))
     return EmbedResult(
@@ -186,7 +221,7 @@ def join_embed_results(parts: Sequence[EmbedResult]) -> EmbedResult:
             sum(part.timing.tokenize_time_us for part in parts),
             sum(part.timing.infer_time_us for part in parts),
         ),
-        first.fingerprint,
+        next(iter(fingerprints), ""),
     )
 
 
@@ -200,27 +235,39 @@ def _join_vectors(parts: Sequence[Vectors]) -> Vectors:
     )
 
 
-def upsert_items(results: Sequence[point_pb2.PointResult], item_count: int, offset: int = 0) -> list[UpsertItem]:
-    """What became of a batch of ``item_count`` points, the first of which is the caller's item ``offset``."""
-    if len(results) != item_count:
-        raise _defect(f"the server answered {len(results)} points of {item_count}")
-    return [
+def upsert_result(response: point_pb2.UpsertResponse | point_pb2.StreamUpsertResponse, batch: Batch) -> UpsertResult:
+    """What became of a batch of points, those included that were not sent."""
+    if len(response.results) != len(batch.kept):
+        raise _defect(f"the server answered {len(response.results)} points of {len(batch.kept)}")
+    items = [
         UpsertItem(
             result.id,
             result.token_count,
             result.used_token_count,
             result.truncated,
-            from_item_status(result.status, offset) if result.HasField("status") and result.status.code else None,
+            from_item_status(result.status, batch.place) if result.status.code else None,
         )
-        for result in results
+        for result in response.results
     ]
+    return UpsertResult(with_refused(items, batch, _refused_upsert_item), response.sequence)
 
 
-def raise_item_errors(result: EmbedResult | UpsertResult) -> None:
-    """Raises ``ItemErrors`` if an item failed."""
-    errors = {index: item.error for index, item in enumerate(result.items) if item.error is not None}
+def failed_upsert_result(batch: Batch, error: WhitError | None) -> UpsertResult:
+    """A batch of which no point was written: each has its own error or ``error``."""
+    failed = [] if error is None else [UpsertItem(entry.id, 0, 0, False, error) for entry, _ in batch.kept]
+    return UpsertResult(with_refused(failed, batch, _refused_upsert_item), 0)
+
+
+def _refused_upsert_item(error: WhitError) -> UpsertItem:
+    return UpsertItem(error.metadata.get("id", ""), 0, 0, truncated=False, error=error)
+
+
+def raise_item_errors(result: EmbedResult | UpsertResult, start: int = 0) -> None:
+    """Raises ``ItemErrors`` if an item failed; ``start`` is the place of the first in what the user gave."""
+    items: Sequence[EmbedItem | UpsertItem] = result.items
+    errors = {index: item.error for index, item in enumerate(items) if item.error is not None}
     if errors:
-        raise ItemErrors(result, errors)
+        raise ItemErrors(result, errors, start)
 
 
 def points(response: point_pb2.GetResponse) -> list[Point]:
@@ -238,37 +285,35 @@ def points(response: point_pb2.GetResponse) -> list[Point]:
 
 
 def search_results(
-    results: Sequence[point_pb2.SearchResult], query_count: int, offset: int = 0
-) -> list[list[Hit] | WhitError]:
-    """The hits, or the error, of each query of a batch; the first is the caller's query ``offset``."""
-    if len(results) != query_count:
-        raise _defect(f"the server answered {len(results)} queries of {query_count}")
-    return [
-        from_item_status(result.status, offset)
-        if result.HasField("status") and result.status.code
-        else [Hit(hit.id, hit.score, hit.text, from_struct(hit.metadata)) for hit in result.hits]
-        for result in results
+    response: point_pb2.SearchResponse | point_pb2.StreamSearchResponse, batch: Batch
+) -> list[SearchResult]:
+    """What each query of a batch found, those included that were not sent."""
+    if len(response.results) != len(batch.kept):
+        raise _defect(f"the server answered {len(response.results)} queries of {len(batch.kept)}")
+    found = [
+        SearchResult((), from_item_status(result.status, batch.place))
+        if result.status.code
+        else SearchResult([Hit(hit.id, hit.score, hit.text, from_struct(hit.metadata)) for hit in result.hits])
+        for result in response.results
     ]
+    return with_refused(found, batch, _refused_search)
 
 
-def all_hits(found: Sequence[list[Hit] | WhitError]) -> list[list[Hit]]:
-    """The hits of every query.
+def failed_search_results(batch: Batch, error: WhitError | None) -> list[SearchResult]:
+    """A batch of which no query was answered: each has its own error or ``error``."""
+    failed = [] if error is None else [SearchResult((), error)] * len(batch.kept)
+    return with_refused(failed, batch, _refused_search)
 
-    Raises:
-        ItemErrors: a query failed; ``result`` has an empty list in its place.
-    """
-    errors = {index: entry for index, entry in enumerate(found) if isinstance(entry, WhitError)}
-    hits = [[] if isinstance(entry, WhitError) else entry for entry in found]
+
+def _refused_search(error: WhitError) -> SearchResult:
+    return SearchResult((), error)
+
+
+def raise_search_errors(results: Sequence[SearchResult]) -> None:
+    """Raises ``ItemErrors`` if a query failed."""
+    errors = {index: result.error for index, result in enumerate(results) if result.error is not None}
     if errors:
-        raise ItemErrors(hits, errors)
-    return hits
-
-
-def at_offset(error: WhitError, offset: int) -> WhitError:
-    """``error`` with the item paths of a later batch turned into those of the caller's whole call."""
-    from whit.client._errors import shifted
-
-    return from_problem(replace(shifted(error.problem, offset)))
+        raise ItemErrors(results, errors)
 
 
 def _defect(message: str) -> WhitError:

@@ -1,3 +1,4 @@
+# ruff: noqa: N818 - the errors have the names of the statuses they stand for
 """Everything the clients raise about a call.
 
     WhitError
@@ -20,11 +21,12 @@ server needs to see (ids and texts of different length, an unknown encoding) is 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import grpc
+import grpc.aio
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
@@ -123,24 +125,22 @@ class ItemErrors(WhitError):
     """Some items failed and the others went well.
 
     Attributes:
-        result: what the call returns with ``on_error="return"``, failed items included.
-        errors: index of each failed item -> its error.
+        result: what the call returns with ``on_error="return"``, failed items included; of a stream, its last batch.
+        errors: index in ``result`` of each failed item -> its error.
+        start: place of the first item of ``result`` in what was given; 0 unless it is a batch of a stream.
     """
 
-    def __init__(self, result: Any, errors: Mapping[int, WhitError]) -> None:
-        first = next(iter(errors.values()))
-        super().__init__(replace(first.problem, message=self._summary(result, errors), violations=()))
-        self.args = (result, errors)
+    def __init__(self, result: Any, errors: Mapping[int, WhitError], start: int = 0) -> None:
+        index, first = next(iter(errors.items()))
+        message = (
+            f"{len(errors)} of {len(result)} items failed; the first is number {index + start}: {first} "
+            "(.result of this error has the others)"
+        )
+        super().__init__(replace(first.problem, message=message, violations=()))
+        self.args = (result, errors, start)
         self.result = result
         self.errors = errors
-
-    @staticmethod
-    def _summary(result: Any, errors: Mapping[int, WhitError]) -> str:
-        index, first = next(iter(errors.items()))
-        return (
-            f"{len(errors)} of {len(result)} items failed; the first is item {index}: {first} "
-            "(the others are in .result of this error)"
-        )
+        self.start = start
 
 
 ERRORS_BY_CODE: Mapping[grpc.StatusCode, type[WhitError]] = {
@@ -169,45 +169,47 @@ def from_problem(problem: Problem) -> WhitError:
     return ERRORS_BY_CODE[problem.status_code](problem)
 
 
-def from_item_status(status: status_pb2.Status, offset: int = 0) -> WhitError:
-    """The error of one item; ``offset`` is the place of the item's batch in the caller's own sequence."""
-    return from_problem(shifted(from_status(status), offset))
+def from_item_status(status: status_pb2.Status, place: Callable[[int], int]) -> WhitError:
+    """The error of one item; ``place`` turns its number in the request into that in the user's own sequence."""
+    return from_problem(renumbered(from_status(status), place))
 
 
 def from_rpc_error(error: grpc.RpcError, *, address: str, method: str, timeout: float | None) -> WhitError:
     """The error of a call. ``error`` also is the call (grpc) or has its words (grpc.aio: AioRpcError)."""
-    assert isinstance(error, grpc.Call)
+    assert isinstance(error, grpc.Call | grpc.aio.AioRpcError)
+    call = cast("grpc.Call", error)
     try:
-        status = rpc_status.from_call(error)
+        status = rpc_status.from_call(call)
     except ValueError:  # the details contradict the code or the message: believe the code
         status = None
     if status is not None:
         return from_problem(from_status(status))
-    code, details = error.code(), " ".join((error.details() or "").split())
+    code, details = call.code(), " ".join((call.details() or "").split())
     reason = general_reason(code)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         reason = Reason.INVALID_REQUEST  # made by gRPC itself: a message over a limit, not a full queue
     return from_problem(Problem(reason, _words(code, details, address, method, timeout), code=code))
 
 
-def shifted(problem: Problem, offset: int) -> Problem:
-    """``problem`` with ``texts[3]`` turned into ``texts[3 + offset]`` in message and violations.
+def deadline_problem(address: str, method: str, timeout: float | None) -> Problem:
+    """A call that was not done in time."""
+    return Problem(Reason.DEADLINE_EXCEEDED, _words(grpc.StatusCode.DEADLINE_EXCEEDED, "", address, method, timeout))
 
-    A call that the client sent in several batches must name the caller's own items.
+
+def renumbered(problem: Problem, place: Callable[[int], int]) -> Problem:
+    """``problem`` with ``texts[3]`` turned into ``texts[place(3)]`` in message and violations.
+
+    A call that the client sent in several batches must name the user's own items.
     """
-    if offset == 0:
-        return problem
-    violations = tuple(
-        FieldViolation(_shift(v.field, offset), _shift(v.description, offset)) for v in problem.violations
-    )
-    return replace(problem, message=_shift(problem.message, offset), violations=violations)
+
+    def reword(text: str) -> str:
+        return _ITEM_PATH.sub(lambda found: f"{found[1]}[{place(int(found[2]))}]", text)
+
+    violations = tuple(FieldViolation(reword(v.field), reword(v.description)) for v in problem.violations)
+    return replace(problem, message=reword(problem.message), violations=violations)
 
 
 _ITEM_PATH = re.compile(r"\b(texts|token_ids|points|ids|vectors|items)\[(\d+)\]")
-
-
-def _shift(text: str, offset: int) -> str:
-    return _ITEM_PATH.sub(lambda found: f"{found[1]}[{int(found[2]) + offset}]", text)
 
 
 _UNREACHABLE = ("failed to connect", "dns resolution failed", "name resolution", "domain name not found")

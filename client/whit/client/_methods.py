@@ -30,6 +30,11 @@ class Method(Generic[Request, Response]):
         return f"/whit.v1.{self.service}/{self.name}"
 
     @property
+    def is_stream(self) -> bool:
+        """Whether both sides send a stream of messages; if not, one each."""
+        return self.name.startswith("Stream")
+
+    @property
     def serialize(self) -> Callable[[Request], bytes]:
         """Request to bytes."""
         return self.request.SerializeToString

@@ -6,7 +6,7 @@ Names are plain ids (``all-MiniLM-L6-v2``), not the resource names of the wire (
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -253,3 +253,17 @@ class Hit:
     score: float
     text: str
     metadata: Json
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What one query of several found, best first; iterate over it for the hits. ``error`` is None if it went well."""
+
+    hits: Sequence[Hit]
+    error: WhitError | None = None
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)

@@ -1,0 +1,171 @@
+"""Carries out plans over an asyncio channel. It decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from whit.client._calls import Session
+from whit.client._channel import options
+from whit.client._errors import WhitError
+from whit.client._methods import Method
+from whit.client._steps import END, HALF_CLOSE, PULL, READY, Emit, Invoke, Open, Plan, Receive, Send, Sleep, StreamPlan
+
+T = TypeVar("T")
+
+
+class AsyncTransport:
+    """A channel and what runs plans on it. The channel is made in the event loop that first uses it, and stays there."""
+
+    def __init__(
+        self, session: Session, credentials: grpc.ChannelCredentials | None, metadata: Sequence[tuple[str, str]]
+    ) -> None:
+        self._session, self._credentials, self._metadata = session, credentials, metadata
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Any] = {}
+        self.is_closed = False
+
+    async def aclose(self) -> None:
+        """Ends everything in progress."""
+        self.is_closed = True
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def run(self, plan: Plan[T]) -> T:
+        """Runs the plan of a unary call and returns its result."""
+        outcome: Any = None
+        error: WhitError | None = None
+        while True:
+            try:
+                step = plan.send(outcome) if error is None else plan.throw(error)
+            except StopIteration as stop:
+                result: T = stop.value
+                return result
+            outcome, error = await self._unary(step)
+
+    async def stream(self, plan: StreamPlan, source: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
+        """Runs the plan of a stream over the user's items; yields what it emits.
+
+        The user's iterable runs here, in the user's task: what it raises goes to the user.
+        """
+        items = aiter(source) if isinstance(source, AsyncIterable) else iter(source)
+        stream: _Stream | None = None
+        outcome: Any = None
+        error: WhitError | None = None
+        try:
+            while True:
+                try:
+                    step = plan.send(outcome) if error is None else plan.throw(error)
+                except StopIteration:
+                    return
+                outcome = error = None
+                if step is PULL:
+                    outcome = await _next(items)
+                elif step is READY:
+                    outcome = stream is not None and stream.is_ready()
+                elif isinstance(step, Emit):
+                    yield step.result
+                elif isinstance(step, Open):
+                    if stream is not None:
+                        await stream.aclose()
+                    stream = _Stream(self._method(step.method), step.method, self._metadata)
+                elif isinstance(step, Invoke | Sleep):
+                    outcome, error = await self._unary(step)
+                else:
+                    assert stream is not None
+                    outcome, error = await self._message(stream, step)
+        finally:
+            plan.close()
+            if stream is not None:
+                await stream.aclose()
+
+    async def _unary(self, step: Invoke | Sleep) -> tuple[Any, WhitError | None]:
+        if isinstance(step, Sleep):
+            await asyncio.sleep(step.delay_s)
+            return None, None
+        try:
+            call = self._method(step.method)(step.request, timeout=step.timeout_s, metadata=self._metadata)
+            return await call, None
+        except grpc.RpcError as error:
+            return None, self._session.error(error, step.method, step.limit_s)
+
+    async def _message(self, stream: _Stream, step: Any) -> tuple[Any, WhitError | None]:
+        match step:
+            case Send():
+                await stream.send(step.message)
+            case Receive():
+                try:
+                    return await stream.receive(step.timeout_s), None
+                except TimeoutError:
+                    return None, self._session.deadline_error(stream.method, step.timeout_s)
+                except grpc.RpcError as error:
+                    return None, self._session.error(error, stream.method, step.timeout_s)
+            case _:
+                assert step is HALF_CLOSE
+                await stream.half_close()
+        return None, None
+
+    def _method(self, method: Method[Any, Any]) -> Any:
+        if self.is_closed:
+            raise RuntimeError("this client is closed; make a new one")
+        if self._channel is None:
+            address = self._session.address
+            self._channel = (
+                grpc.aio.insecure_channel(address, options(address))
+                if self._credentials is None
+                else grpc.aio.secure_channel(address, self._credentials, options(address))
+            )
+        found = self._methods.get(method.path)
+        if found is None:
+            make = self._channel.stream_stream if method.is_stream else self._channel.unary_unary
+            found = self._methods[method.path] = make(method.path, method.serialize, method.parse)
+        return found
+
+
+async def _next(items: Iterator[Any] | AsyncIterator[Any]) -> Any:
+    return await anext(items, END) if isinstance(items, AsyncIterator) else next(items, END)
+
+
+class _Stream:
+    """One streaming call: a task of gRPC's sends what is put in a queue, and a read is always on its way."""
+
+    def __init__(self, start: Any, method: Method[Any, Any], metadata: Sequence[tuple[str, str]]) -> None:
+        self.method = method
+        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()  # bounded by the window of the plan
+        self._call = start(self._messages(), metadata=metadata)
+        self._read = asyncio.ensure_future(self._call.read())
+
+    async def _messages(self) -> AsyncIterator[Message]:
+        while (message := await self._outgoing.get()) is not END:
+            yield message
+
+    async def send(self, message: Message) -> None:
+        self._outgoing.put_nowait(message)
+        await asyncio.sleep(0)  # a source that never awaits must not keep the message from being sent
+
+    async def half_close(self) -> None:
+        self._outgoing.put_nowait(END)
+
+    def is_ready(self) -> bool:
+        return bool(self._read.done())
+
+    async def receive(self, timeout_s: float | None) -> Any:
+        done, _ = await asyncio.wait({self._read}, timeout=timeout_s)
+        if not done:
+            raise TimeoutError
+        message = self._read.result()
+        if message is grpc.aio.EOF:
+            return END
+        self._read = asyncio.ensure_future(self._call.read())
+        return message
+
+    async def aclose(self) -> None:
+        """Ends the call and the tasks; harmless where the server ended it already."""
+        self._call.cancel()
+        self._read.cancel()
+        await asyncio.gather(self._read, return_exceptions=True)

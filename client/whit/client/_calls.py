@@ -1,0 +1,108 @@
+"""One call of the user's: its deadline, its retries, and what is known of the server. Pure: clock and dice are given."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import grpc
+
+from whit.client import _convert as convert
+from whit.client._errors import Unavailable, WhitError, deadline_problem, from_problem, from_rpc_error
+from whit.client._methods import GET_SERVER_INFO, Method, Request, Response
+from whit.client._retry import Clock, Deadline, RetryPolicy, delay_before_retry
+from whit.client._steps import Invoke, Plan, Sleep
+from whit.client._types import DEFAULT, ServerInfo, Timeout, Unset
+from whit.v1 import server_pb2
+
+
+def checked_timeout(timeout: float | None) -> float | None:
+    """``timeout``, unless it is no time.
+
+    Raises:
+        ValueError: it is 0 or less.
+    """
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be more than 0 seconds, or None for no limit; got {timeout!r}")
+    return timeout
+
+
+@dataclass(slots=True)
+class Session:
+    """What all calls of one client share. ``info`` is the server's description, None until it is needed."""
+
+    address: str
+    timeout: float | None
+    retry: RetryPolicy
+    clock: Clock = time.monotonic
+    random: Callable[[], float] = field(default=random.random)
+    info: ServerInfo | None = None
+
+    def __str__(self) -> str:
+        return f"{self.address}, {'no timeout' if self.timeout is None else f'timeout {self.timeout:g} s'}"
+
+    def timeout_of(self, timeout: Timeout) -> float | None:
+        """The seconds that a method's ``timeout`` argument means."""
+        return self.timeout if isinstance(timeout, Unset) else checked_timeout(timeout)
+
+    def error(self, error: grpc.RpcError, method: Method[Request, Response], timeout: float | None) -> WhitError:
+        """The error of a call that gRPC ended with ``error``."""
+        return from_rpc_error(error, address=self.address, method=method.name, timeout=timeout)
+
+    def deadline_error(self, method: Method[Request, Response], timeout: float | None) -> WhitError:
+        """The error of a call that this client gave up."""
+        return from_problem(deadline_problem(self.address, method.name, timeout))
+
+
+class Call:
+    """One call of a client's method, which may take several requests, with one deadline for all of them."""
+
+    def __init__(self, session: Session, timeout: Timeout = DEFAULT) -> None:
+        self.session = session
+        self.timeout = session.timeout_of(timeout)
+        self._deadline = Deadline.after(self.timeout, session.clock)
+
+    def invoke(self, method: Method[Request, Response], request: Request) -> Plan[Response]:
+        """Sends one request, again where ``_retry`` says so, and returns the response."""
+        attempt = 0
+        while True:
+            attempt += 1
+            remaining = self._deadline.remaining()
+            if remaining is not None and remaining <= 0:
+                raise self.session.deadline_error(method, self.timeout)
+            try:
+                response = yield Invoke(method, request, remaining, self.timeout)
+            except WhitError as error:
+                yield Sleep(self.delay_or_raise(error, attempt, repeatable=method.repeatable))
+            else:
+                return cast("Response", response)
+
+    def delay_or_raise(self, error: WhitError, attempt: int, *, repeatable: bool = True, limited: bool = True) -> float:
+        """Seconds to wait before the next try after ``attempt`` of them failed; raises ``error`` if there is none.
+
+        ``limited`` false: this call's timeout is no bound, as for a stream, which may last.
+        """
+        if isinstance(error, Unavailable):
+            self.session.info = None  # what comes up again may have other limits
+        delay = delay_before_retry(
+            error.problem,
+            attempt=attempt,
+            policy=self.session.retry,
+            remaining_s=self._deadline.remaining() if limited else self.timeout,
+            random=self.session.random,
+            repeatable=repeatable,
+        )
+        if delay is None:
+            raise error
+        return delay
+
+    def server_info(self, *, fresh: bool = False) -> Plan[ServerInfo]:
+        """What the server says of itself, asked for once unless ``fresh``."""
+        if self.session.info is None or fresh:
+            self.session.info = convert.server_info(
+                (yield from self.invoke(GET_SERVER_INFO, server_pb2.GetServerInfoRequest()))
+            )
+        return self.session.info

@@ -1,0 +1,375 @@
+"""Every unary method of the clients as a plan: which requests in which order, and what the responses mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
+
+from numpy.typing import ArrayLike
+
+from whit.client import _convert as convert
+from whit.client import _methods as rpc
+from whit.client import _requests as requests
+from whit.client._calls import Call, Session
+from whit.client._errors import AlreadyExists, WhitError, from_problem, renumbered
+from whit.client._methods import Method, Request, Response
+from whit.client._split import Batch, Batcher, Entry, duplicate_ids
+from whit.client._steps import Plan
+from whit.client._types import (
+    Collection,
+    DeleteResult,
+    EmbedResult,
+    Limits,
+    Model,
+    Point,
+    SearchResult,
+    ServerInfo,
+    Timeout,
+    UpsertResult,
+    Vectors,
+    Verification,
+)
+from whit.contract.names import collection_name, model_name
+from whit.contract.vectors import Encoding
+from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2
+
+_MARGIN_BYTES = 1024  # of a message, for what is not items: names, counts, timing
+_ANSWER_ITEM_BYTES = 512  # bounds an item's answer besides vectors; most of it is room for an error
+
+
+def info(session: Session, timeout: Timeout) -> Plan[ServerInfo]:
+    """The server's description, asked for anew."""
+    return (yield from Call(session, timeout).server_info(fresh=True))
+
+
+# ---- models ----
+
+
+def models(session: Session, timeout: Timeout) -> Plan[list[Model]]:
+    """All models, by name."""
+    call, found, token = Call(session, timeout), [], ""
+    while True:
+        response = yield from call.invoke(rpc.LIST_MODELS, model_pb2.ListModelsRequest(page_token=token))
+        found += [convert.model(entry) for entry in response.models]
+        token = response.next_page_token
+        if not token:
+            return found
+
+
+def model(session: Session, name: str, timeout: Timeout) -> Plan[Model]:
+    """One model."""
+    return (yield from _model(Call(session, timeout), name))
+
+
+def _model(call: Call, name: str) -> Plan[Model]:
+    response = yield from call.invoke(rpc.GET_MODEL, model_pb2.GetModelRequest(name=model_name(name)))
+    return convert.model(response.model)
+
+
+def verify_model(session: Session, name: str, timeout: Timeout) -> Plan[Verification]:
+    """How far a model's golden vectors are off now."""
+    request = model_pb2.VerifyModelRequest(name=model_name(name))
+    return convert.verification((yield from Call(session, timeout).invoke(rpc.VERIFY_MODEL, request)))
+
+
+# ---- embedding ----
+
+
+def embed(
+    session: Session,
+    texts: Iterable[str] | None,
+    token_ids: Iterable[Sequence[int]] | None,
+    *,
+    on_error: str,
+    timeout: Timeout,
+    **options: Any,
+) -> Plan[EmbedResult]:
+    """Embeds in as many requests as the limits ask for."""
+    raise_errors = requests.raises(on_error)
+    config = requests.embed_options(**options)
+    items, are_ids = requests.one_of(texts, token_ids)
+    field, prepare = embed_preparation(are_token_ids=are_ids)
+    names = requests.encodings(options["encoding"])
+
+    call = Call(session, timeout)
+    about = yield from call.server_info()
+    dimension_count = yield from dimensions(call, about, options["model"], config.dimension_count)
+    batcher: Batcher[Any] = Batcher(
+        prepare,
+        item_count=answerable_count(about.limits, dimension_count, names),
+        byte_count=room(about.limits, config.ByteSize()),
+        field=field,
+    )
+    parts = []
+    for batch in batcher.split(items):
+        if batch.refused and not batch.kept:
+            parts.append(convert.failed_embed_result(batch, None, dimension_count, names))
+            continue
+        request = embedding_pb2.EmbedRequest(options=config, **{field: batch.kept})
+        response = yield from _invoke_for(batch, call, rpc.EMBED, request)
+        parts.append(convert.embed_result(response, batch))
+    result = convert.join_embed_results(parts)
+    if raise_errors:
+        convert.raise_item_errors(result)
+    return result
+
+
+def embed_preparation(*, are_token_ids: bool) -> tuple[str, Callable[[Any, int], Entry]]:
+    """The field of the items, and what makes one ready to send."""
+    return ("token_ids", requests.token_ids_entry) if are_token_ids else ("texts", requests.text_entry)
+
+
+def dimensions(call: Call, about: ServerInfo, model: str, dimension_count: int) -> Plan[int]:
+    """The length of the vectors that a call will get: as asked for, or the model's own."""
+    if dimension_count:
+        return dimension_count
+    known = next((entry for entry in about.models if entry.name == model), None)
+    if known is None:
+        known = yield from _model(call, model)  # raises NotFound, in the server's words
+    return known.dimension_count
+
+
+def room(limits: Limits, overhead_bytes: int) -> int:
+    """Bytes of a message that are left for items."""
+    return max(1, limits.message_byte_count - overhead_bytes - _MARGIN_BYTES)
+
+
+def answerable_count(limits: Limits, dimension_count: int, encodings: Iterable[Encoding]) -> int:
+    """Items in a batch, by the server's limit and by what the message with their vectors can hold."""
+    item_bytes = _ANSWER_ITEM_BYTES + sum(encoding.row_bytes(dimension_count) + 4 for encoding in encodings)
+    return max(1, min(limits.batch_item_count, room(limits, 0) // item_bytes))
+
+
+def _invoke_for(batch: Batch, call: Call, method: Method[Request, Response], request: Request) -> Plan[Response]:
+    """Sends a batch; an error names the user's own items."""
+    try:
+        return (yield from call.invoke(method, request))
+    except WhitError as error:
+        if batch.start == 0 and not batch.refused:
+            raise
+        renamed = from_problem(renumbered(error.problem, batch.place))
+    raise renamed
+
+
+# ---- collections ----
+
+
+def create_collection(
+    session: Session,
+    name: str,
+    *,
+    model: str,
+    storage: str,
+    dimension_count: int | None,
+    exist_ok: bool,
+    timeout: Timeout,
+) -> Plan[Collection]:
+    """Makes a collection, or with ``exist_ok`` returns the one that is there if it is what was asked for."""
+    wanted = collection_pb2.Collection(
+        name=collection_name(name),
+        model=model_name(model),
+        storage=requests.storage(storage),
+        dimension_count=requests.positive(dimension_count, "dimension_count"),
+    )
+    call = Call(session, timeout)
+    try:
+        response = yield from call.invoke(
+            rpc.CREATE_COLLECTION, collection_pb2.CreateCollectionRequest(collection=wanted)
+        )
+        return convert.collection(response.collection)
+    except AlreadyExists as error:
+        if not exist_ok:
+            raise
+        refusal = error
+    found = yield from _collection(call, name)
+    if (found.model, found.storage) != (model, storage) or dimension_count not in (None, found.dimension_count):
+        raise refusal
+    return found
+
+
+def collections(session: Session, timeout: Timeout) -> Plan[list[Collection]]:
+    """All collections, by name."""
+    call, found, token = Call(session, timeout), [], ""
+    while True:
+        request = collection_pb2.ListCollectionsRequest(page_token=token)
+        response = yield from call.invoke(rpc.LIST_COLLECTIONS, request)
+        found += [convert.collection(entry) for entry in response.collections]
+        token = response.next_page_token
+        if not token:
+            return found
+
+
+def collection(session: Session, name: str, timeout: Timeout) -> Plan[Collection]:
+    """One collection."""
+    return (yield from _collection(Call(session, timeout), name))
+
+
+def _collection(call: Call, name: str) -> Plan[Collection]:
+    request = collection_pb2.GetCollectionRequest(name=collection_name(name))
+    return convert.collection((yield from call.invoke(rpc.GET_COLLECTION, request)).collection)
+
+
+def delete_collection(session: Session, name: str, timeout: Timeout) -> Plan[int]:
+    """Removes a collection; returns how many points went with it."""
+    request = collection_pb2.DeleteCollectionRequest(name=collection_name(name))
+    return (yield from Call(session, timeout).invoke(rpc.DELETE_COLLECTION, request)).deleted_point_count
+
+
+# ---- points ----
+
+
+def upsert(
+    session: Session,
+    collection: str,
+    ids: Sequence[str],
+    texts: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any]] | None,
+    vectors: Vectors | ArrayLike | None,
+    *,
+    role: str | None,
+    on_overflow: str,
+    on_error: str,
+    timeout: Timeout,
+) -> Plan[UpsertResult]:
+    """Writes points in as many requests as the limits ask for."""
+    raise_errors = requests.raises(on_error)
+    points = requests.points_of(ids, texts, metadata, vectors)
+    name, policy = collection_name(collection), requests.overflow(on_overflow)
+    call = Call(session, timeout)
+    limits = (yield from call.server_info()).limits
+    batches = list(points_batcher(limits, limits.batch_item_count).split(points))
+    # The server sees one batch at a time, but whether ids differ must not hang on how the call was split.
+    if len(batches) > 1 and (error := duplicate_ids([point.id for point in points])):
+        raise error
+    parts = []
+    for batch in batches:
+        if batch.refused and not batch.kept:
+            parts.append(convert.failed_upsert_result(batch, None))
+            continue
+        request = point_pb2.UpsertRequest(
+            collection=name, role=role or "", on_overflow=policy, **requests.points_and_vectors(batch.kept)
+        )
+        response = yield from _invoke_for(batch, call, rpc.UPSERT, request)
+        parts.append(convert.upsert_result(response, batch))
+    result = UpsertResult([item for part in parts for item in part.items], max(part.sequence for part in parts))
+    if raise_errors:
+        convert.raise_item_errors(result)
+    return result
+
+
+def points_batcher(limits: Limits, item_count: int) -> Batcher[Point]:
+    """Splits points."""
+    return Batcher(
+        requests.point_entry,
+        item_count=min(item_count, answerable_count(limits, 0, ())),
+        byte_count=room(limits, 0),
+        field="points",
+    )
+
+
+def _id_batches(ids: Iterable[str], count: int) -> Iterator[list[str]]:
+    wanted = list(requests.sequence_of(ids, "ids"))
+    for place, id_ in enumerate(wanted):
+        if not isinstance(id_, str):
+            raise TypeError(f"ids[{place}] must be str, got {type(id_).__name__}; write str(…)")
+    for start in range(0, max(1, len(wanted)), count):
+        yield wanted[start : start + count]
+
+
+def get(
+    session: Session, collection: str, ids: Sequence[str], with_vectors: bool, timeout: Timeout
+) -> Plan[list[Point]]:
+    """The points of those ids that are there, in the order asked for."""
+    call = Call(session, timeout)
+    limits = (yield from call.server_info()).limits
+    found: list[Point] = []
+    for start, batch in _numbered(_id_batches(ids, limits.batch_item_count)):
+        request = point_pb2.GetRequest(collection=collection_name(collection), ids=batch, with_vectors=with_vectors)
+        found += convert.points((yield from _invoke_for(Batch(start, list(batch)), call, rpc.GET, request)))
+    return found
+
+
+def delete(session: Session, collection: str, ids: Sequence[str], timeout: Timeout) -> Plan[DeleteResult]:
+    """Deletes points."""
+    call = Call(session, timeout)
+    limits = (yield from call.server_info()).limits
+    deleted, sequence = 0, 0
+    missing: list[str] = []
+    for start, batch in _numbered(_id_batches(ids, limits.batch_item_count)):
+        request = point_pb2.DeleteRequest(collection=collection_name(collection), ids=batch)
+        response = yield from _invoke_for(Batch(start, list(batch)), call, rpc.DELETE, request)
+        deleted += response.deleted_count
+        missing += response.missing_ids
+        sequence = response.sequence
+    return DeleteResult(deleted, tuple(missing), sequence)
+
+
+def _numbered(batches: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    start = 0
+    for batch in batches:
+        yield start, batch
+        start += len(batch)
+
+
+def count(session: Session, collection: str, timeout: Timeout) -> Plan[int]:
+    """How many points a collection has."""
+    request = point_pb2.CountRequest(collection=collection_name(collection))
+    return (yield from Call(session, timeout).invoke(rpc.COUNT, request)).count
+
+
+# ---- search ----
+
+
+def search(session: Session, queries: Iterable[Any], *, timeout: Timeout, **options: Any) -> Plan[list[SearchResult]]:
+    """Answers queries in as many requests as the limits ask for; failed ones are returned."""
+    config = requests.search_options(**options)
+    call = Call(session, timeout)
+    limits = (yield from call.server_info()).limits
+    results: list[SearchResult] = []
+    for batch in query_batcher(limits, limits.batch_item_count, config.ByteSize()).split(queries):
+        if batch.refused and not batch.kept:
+            results += convert.failed_search_results(batch, None)
+            continue
+        request = point_pb2.SearchRequest(options=config, **requests.queries(batch.kept))
+        response = yield from _invoke_for(batch, call, rpc.SEARCH, request)
+        results += convert.search_results(response, batch)
+    return results
+
+
+def search_one(session: Session, query: str | ArrayLike, *, timeout: Timeout, **options: Any) -> Plan[SearchResult]:
+    """Answers one query.
+
+    Raises:
+        WhitError: what the query failed with.
+    """
+    [result] = yield from search(session, [query], timeout=timeout, **options)
+    if result.error is not None:
+        raise result.error
+    return result
+
+
+def search_batch(
+    session: Session, queries: Iterable[str] | Vectors | ArrayLike, *, on_error: str, timeout: Timeout, **options: Any
+) -> Plan[list[SearchResult]]:
+    """Answers many queries."""
+    raise_errors = requests.raises(on_error)
+    results = yield from search(session, many_queries(queries), timeout=timeout, **options)
+    if raise_errors:
+        convert.raise_search_errors(results)
+    return results
+
+
+def many_queries(queries: Iterable[Any] | Vectors | ArrayLike) -> Iterable[Any]:
+    """Queries one by one: texts, vectors, or the rows of ``Vectors``."""
+    if isinstance(queries, Vectors):
+        return requests.rows_of(queries, "queries")
+    return cast("Iterable[Any]", requests.sequence_of(queries, "queries"))
+
+
+def query_batcher(limits: Limits, item_count: int, overhead_bytes: int) -> Batcher[Any]:
+    """Splits queries."""
+    return Batcher(
+        requests.query_entry,
+        item_count=min(item_count, limits.batch_item_count),
+        byte_count=room(limits, overhead_bytes),
+    )

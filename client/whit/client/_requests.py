@@ -1,0 +1,399 @@
+"""From the user's arguments to protobuf requests, item by item. Pure.
+
+A wrong type, or an option that no server could take, is a ``TypeError`` or ``ValueError`` at once. An item whose content
+cannot be sent (half a surrogate pair, NaN in metadata) is refused as the server refuses items: by an error of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from whit.client._convert import ENCODING_TO_WIRE
+from whit.client._metadata import to_struct
+from whit.client._split import Entry, refused
+from whit.client._types import Point, Vectors
+from whit.contract.errors import Reason
+from whit.contract.names import collection_name, model_name
+from whit.contract.vectors import Encoding
+from whit.v1 import embedding_pb2, point_pb2, vector_pb2
+
+# Bounds what protobuf adds to the bytes of an item: tags and lengths, of up to three nested messages.
+_ITEM_OVERHEAD_BYTES = 24
+
+_OVERFLOW = {
+    "error": embedding_pb2.OVERFLOW_POLICY_ERROR,
+    "truncate": embedding_pb2.OVERFLOW_POLICY_TRUNCATE,
+}
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Row(NamedTuple):
+    """One vector to send; ``values`` is 1-d in the dtype of its encoding."""
+
+    encoding: Encoding
+    dimension_count: int
+    values: NDArray[Any]
+    scale: float
+
+
+# ---- options ----
+
+
+def encodings(encoding: str | Sequence[str]) -> tuple[Encoding, ...]:
+    """The encodings that a name or a sequence of names means.
+
+    Raises:
+        ValueError: an unknown name, a name twice, or none.
+    """
+    names = (encoding,) if isinstance(encoding, str) else tuple(encoding)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"encoding must be one or more different names, got {encoding!r}; choose {_choices(Encoding)}")
+    return tuple(_encoding(name, "encoding") for name in names)
+
+
+def _encoding(name: str, argument: str) -> Encoding:
+    try:
+        return Encoding(name)
+    except ValueError:
+        raise ValueError(f"{argument} must be {_choices(Encoding)}; got {name!r}") from None
+
+
+def _choices(names: Iterable[str]) -> str:
+    *most, last = (repr(str(name)) for name in names)
+    return f"{', '.join(most)} or {last}"
+
+
+def overflow(policy: str) -> embedding_pb2.OverflowPolicy.ValueType:
+    """The policy of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = _OVERFLOW.get(policy)
+    if found is None:
+        raise ValueError(f"on_overflow must be {_choices(_OVERFLOW)}; got {policy!r}")
+    return found
+
+
+def raises(on_error: str) -> bool:
+    """Whether failed items are to be raised.
+
+    Raises:
+        ValueError: ``on_error`` is neither ``"raise"`` nor ``"return"``.
+    """
+    if on_error not in ("raise", "return"):
+        raise ValueError(f"on_error must be 'raise' or 'return'; got {on_error!r}")
+    return on_error == "raise"
+
+
+def positive(value: int | None, argument: str) -> int:
+    """``value``, or 0 (the wire's "not given") for None.
+
+    Raises:
+        ValueError: it is less than 1, which the wire could not tell from "not given".
+    """
+    if value is not None and value < 1:
+        raise ValueError(f"{argument} must be at least 1, or left out; got {value}")
+    return value or 0
+
+
+def embed_options(
+    *,
+    model: str,
+    role: str | None,
+    instruction: str | None,
+    dimension_count: int | None,
+    encoding: str | Sequence[str],
+    on_overflow: str,
+    normalize: bool,
+) -> embedding_pb2.EmbedOptions:
+    """The options of an embedding call.
+
+    Raises:
+        ValueError: both role and instruction, or a value that means nothing.
+    """
+    if role is not None and instruction is not None:
+        raise ValueError("give role or instruction, not both: each is what is put before the text")
+    # An empty one is sent too, for the server to judge; an unset one is not.
+    prompt = {name: text for name, text in (("role", role), ("instruction", instruction)) if text is not None}
+    return embedding_pb2.EmbedOptions(
+        model=model_name(model),
+        **prompt,
+        dimension_count=positive(dimension_count, "dimension_count"),
+        encodings=[ENCODING_TO_WIRE[name] for name in encodings(encoding)],
+        on_overflow=overflow(on_overflow),
+        normalize=normalize,
+    )
+
+
+def storage(name: str) -> vector_pb2.VectorEncoding.ValueType:
+    """The encoding in which a collection stores vectors.
+
+    Raises:
+        ValueError: unknown name. Those that the server cannot store are for it to refuse.
+    """
+    return ENCODING_TO_WIRE[_encoding(name, "storage")]
+
+
+def search_options(
+    collection: str,
+    *,
+    limit: int,
+    score_threshold: float | None,
+    exact: bool,
+    with_payload: bool,
+    role: str | None,
+    on_overflow: str,
+) -> point_pb2.SearchOptions:
+    """The options of a search.
+
+    Raises:
+        ValueError: a value that means nothing.
+    """
+    return point_pb2.SearchOptions(
+        collection=collection_name(collection),
+        limit=positive(limit, "limit"),
+        score_threshold=score_threshold,
+        without_payload=not with_payload,
+        role=role or "",
+        on_overflow=overflow(on_overflow),
+        exact=exact,
+    )
+
+
+# ---- items ----
+
+
+def sequence_of(values: T, argument: str) -> T:
+    """``values``, unless they are one text where many are meant.
+
+    Raises:
+        TypeError: a str or bytes, or nothing that can be iterated over.
+    """
+    if isinstance(values, str | bytes):
+        raise TypeError(f"{argument} must be a sequence, got one {type(values).__name__}; write [{argument}]")
+    if not isinstance(values, Iterable | AsyncIterable) and not hasattr(values, "__getitem__"):
+        raise TypeError(f"{argument} must be a sequence, got {type(values).__name__}")
+    return values
+
+
+def one_of(texts: T | None, token_ids: U | None) -> tuple[T | U, bool]:
+    """The one that is given, and whether it is ``token_ids``.
+
+    Raises:
+        TypeError: both or neither, or a single text in place of a sequence.
+    """
+    if texts is not None and token_ids is None:
+        return sequence_of(texts, "texts"), False
+    if token_ids is not None and texts is None:
+        return sequence_of(token_ids, "token_ids"), True
+    raise TypeError("give texts or token_ids, one of them")
+
+
+def text_entry(text: str, place: int, field: str = "texts") -> Entry:
+    """A text, ready to send."""
+    if not isinstance(text, str):
+        raise TypeError(f"{field}[{place}] must be str, got {type(text).__name__}")
+    if text.isascii():
+        return Entry(text, len(text) + _ITEM_OVERHEAD_BYTES)
+    return Entry(text, _utf8_byte_count(text, f"{field}[{place}]") + _ITEM_OVERHEAD_BYTES)
+
+
+def _utf8_byte_count(text: str, field: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise refused(
+            Reason.INVALID_REQUEST, field, "has a lone surrogate, so it is not Unicode text; send valid text"
+        ) from None
+
+
+def token_ids_entry(ids: Sequence[int] | NDArray[np.integer[Any]], place: int) -> Entry:
+    """A text given as token ids, ready to send."""
+    try:
+        values = np.asarray(ids)
+    except ValueError:  # sequences of different lengths
+        values = np.empty(0, object)
+    if len(values) == 0 and values.dtype != object:
+        values = values.astype(np.int64)
+    if values.ndim != 1 or values.dtype.kind not in "iu":
+        raise TypeError(f"token_ids[{place}] must be a sequence of int, one text's tokens")
+    if len(values) and (values.min() < 0 or values.max() >= 2**31):
+        raise refused(Reason.INVALID_REQUEST, f"token_ids[{place}]", "token ids must be 0 or more and below 2**31")
+    message = embedding_pb2.TokenIds(ids=values.tolist())
+    return Entry(message, message.ByteSize() + _ITEM_OVERHEAD_BYTES)
+
+
+def rows_of(vectors: Vectors | ArrayLike, argument: str = "vectors") -> list[Row]:
+    """The rows of a matrix, ready to send: float16 and int8 ``Vectors`` as they are, every other number as float32.
+
+    Raises:
+        ValueError: no matrix, or binary codes, from which no cosine can be had.
+        TypeError: no numbers.
+    """
+    if isinstance(vectors, Vectors):
+        if vectors.encoding is Encoding.BINARY:
+            raise ValueError(f"{argument} must not be binary: no cosine can be had from bits; give another encoding")
+        scales = [0.0] * len(vectors) if vectors.scales is None else vectors.scales.tolist()
+        return [
+            Row(vectors.encoding, vectors.dimension_count, values, scale)
+            for values, scale in zip(vectors.values, scales, strict=True)
+        ]
+    matrix = _numbers(vectors, argument)
+    if matrix.ndim != 2:
+        raise ValueError(f"{argument} must have the shape [count, dimensions], got {list(matrix.shape)}")
+    return [_row(values) for values in matrix]
+
+
+def row_of(vector: ArrayLike, argument: str) -> Row:
+    """One vector, ready to send.
+
+    Raises:
+        ValueError: it is not 1-d.
+        TypeError: no numbers.
+    """
+    values = _numbers(vector, argument)
+    if values.ndim != 1:
+        raise ValueError(f"{argument} must have the shape [dimensions], got {list(values.shape)}")
+    return _row(values)
+
+
+def _row(values: NDArray[Any]) -> Row:
+    return Row(Encoding.FLOAT16 if values.dtype == np.float16 else Encoding.FLOAT32, len(values), values, 0.0)
+
+
+def _numbers(values: ArrayLike, argument: str) -> NDArray[Any]:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise ValueError(f"{argument} has rows of different lengths; every vector must have the same") from None
+    if array.dtype.kind not in "fiu":
+        raise TypeError(f"{argument} must be numbers, got {array.dtype}")
+    return array if array.dtype == np.float16 else array.astype(np.float32, copy=False)
+
+
+def row_entry(row: Row, place: int) -> Entry:
+    """A vector, ready to send; those of one batch have one encoding and length."""
+    return Entry(row, row.values.nbytes + 4, row[:2])
+
+
+def query_entry(query: str | ArrayLike, place: int) -> Entry:
+    """A query: a text or a vector."""
+    if isinstance(query, str):
+        return text_entry(query, place)
+    if isinstance(query, Row):
+        return row_entry(query, place)
+    return row_entry(row_of(query, f"queries[{place}]"), place)
+
+
+def point_entry(point: Point, place: int) -> Entry:
+    """A point with its vector, if it has one, ready to send."""
+    _check_is_point(point, place)
+    field = f"points[{place}]"
+    for name, value in (("id", point.id), ("text", point.text)):
+        if not isinstance(value, str):
+            raise TypeError(f"{field}.{name} must be str, got {type(value).__name__}; write str(…)")
+    vector: Any = point.vector  # a Row where points_of made the point
+    row = vector if vector is None or isinstance(vector, Row) else row_of(vector, f"{field}.vector")
+    try:
+        metadata = to_struct(point.metadata, f"{field}.metadata") if point.metadata else None
+        message = point_pb2.Point(id=point.id, text=point.text, metadata=metadata)
+    except ValueError as error:  # UnicodeEncodeError too
+        name, why = _split_words(error, field)
+        raise refused(Reason.INVALID_REQUEST, name, why, id=point.id) from None
+    size = message.ByteSize() + _ITEM_OVERHEAD_BYTES
+    if row is None:
+        return Entry((message, None), size)
+    return Entry((message, row), size + row.values.nbytes + 4, row[:2])
+
+
+def _check_is_point(point: object, place: int) -> None:
+    if not isinstance(point, Point):
+        raise TypeError(f"points[{place}] must be a whit.client.Point, got {type(point).__name__}")
+
+
+def _split_words(error: ValueError, field: str) -> tuple[str, str]:
+    """Field and description of what ``to_struct`` or protobuf said about a point."""
+    if isinstance(error, UnicodeEncodeError):
+        return field, "has a lone surrogate in id or text, so it is not Unicode text; send valid text"
+    name, _, why = str(error).partition(" ")
+    return name, why
+
+
+def points_of(
+    ids: Sequence[str],
+    texts: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any]] | None,
+    vectors: Vectors | ArrayLike | None,
+) -> list[Point]:
+    """The points that parallel sequences mean.
+
+    Raises:
+        TypeError: neither texts nor vectors, or a single text in place of a sequence.
+        ValueError: sequences of different lengths.
+    """
+    if texts is None and vectors is None:
+        raise TypeError("give texts (to be embedded), vectors, or both")
+    columns: list[Sequence[Any]] = [list(sequence_of(ids, "ids"))]
+    for name, column, missing in (("texts", texts, ""), ("metadata", metadata, {})):
+        values: Sequence[Any] = [missing] * len(columns[0]) if column is None else list(sequence_of(column, name))
+        columns.append(values)
+        _check_length(name, len(values), len(columns[0]))
+    rows: Sequence[Any] = [None] * len(columns[0]) if vectors is None else rows_of(vectors)
+    _check_length("vectors", len(rows), len(columns[0]))
+    return [Point(*values) for values in zip(*columns, rows, strict=True)]
+
+
+def _check_length(name: str, count: int, id_count: int) -> None:
+    if count != id_count:
+        raise ValueError(f"{name} must be as many as ids: {id_count} ids, {count} {name}")
+
+
+# ---- requests of a batch ----
+
+
+def vector_batch(rows: Sequence[Row]) -> vector_pb2.VectorBatch:
+    """Rows of one encoding and length as the wire has them."""
+    encoding, dimension_count = rows[0][:2]
+    values = np.stack([row.values for row in rows])
+    scales = np.array([row.scale for row in rows], "<f4").tobytes() if encoding is Encoding.INT8 else b""
+    little_endian = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return vector_pb2.VectorBatch(
+        encoding=ENCODING_TO_WIRE[encoding],
+        count=len(rows),
+        dimension_count=dimension_count,
+        data=little_endian.tobytes(),
+        scales=scales,
+    )
+
+
+def points_and_vectors(kept: Sequence[tuple[point_pb2.Point, Row | None]]) -> dict[str, Any]:
+    """The fields ``points`` and ``vectors`` of a batch."""
+    rows = [row for _, row in kept if row is not None]
+    return {"points": [point for point, _ in kept], "vectors": vector_batch(rows) if rows else None}
+
+
+def queries(kept: Sequence[str | Row]) -> dict[str, Any]:
+    """The fields ``texts`` or ``vectors`` of a batch of queries, which are all of one kind."""
+    if kept and isinstance(kept[0], Row):
+        return {"vectors": vector_batch([row for row in kept if isinstance(row, Row)])}
+    return {"texts": kept}
+
+
+def stream_embed_batch(kept: Sequence[Any], *, are_token_ids: bool) -> embedding_pb2.StreamEmbedRequest:
+    """A batch of a stream."""
+    request = embedding_pb2.StreamEmbedRequest()
+    add: Callable[..., Any] = request.batch.items.add
+    if are_token_ids:
+        for ids in kept:
+            add(token_ids=ids)
+    else:
+        for text in kept:
+            add(text=text)
+    return request

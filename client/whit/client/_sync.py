@@ -1,0 +1,534 @@
+"""The blocking client. Decisions are in ``_plans`` and ``_streams``, input and output in ``_sync_transport``.
+
+``_async`` mirrors this module word for word; a test compares signatures and documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from numpy.typing import ArrayLike
+
+from whit.client import _plans as plans
+from whit.client import _streams as streams
+from whit.client._calls import Session, checked_timeout
+from whit.client._channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, checked_address, metadata_pairs
+from whit.client._requests import one_of, sequence_of
+from whit.client._retry import RetryPolicy
+from whit.client._sync_transport import SyncTransport
+from whit.client._types import (
+    DEFAULT,
+    Collection,
+    DeleteResult,
+    EmbedResult,
+    Hit,
+    Model,
+    Point,
+    SearchResult,
+    ServerInfo,
+    Timeout,
+    UpsertResult,
+    Vectors,
+    Verification,
+)
+
+
+class Client:
+    """A connection to a whit server; safe to share between threads. ``AsyncClient`` has the same words, awaited.
+
+    Connects on first use. Calls that find the server unreachable or too busy are tried again within their timeout.
+
+    Args:
+        address: ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:PATH``.
+        timeout: seconds that a call may take, with all its batches and retries; sent as the gRPC deadline. For a stream,
+            seconds to wait for the answer to a batch: as a whole it may last. None: no limit. Every method takes its own.
+        credentials: of TLS, from ``grpc.ssl_channel_credentials``; None: not encrypted.
+        metadata: sent with every call, for a proxy that asks for a key.
+        retry: how often and how fast to try again; ``RetryPolicy(attempt_count=1)``: never.
+
+    Example:
+        >>> with Client() as whit:
+        ...     found = whit.embed(["a text"], model="all-MiniLM-L6-v2")
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT_S,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Mapping[str, str] | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self._session = Session(checked_address(address), checked_timeout(timeout), retry or RetryPolicy())
+        self._transport = SyncTransport(self._session, credentials, metadata_pairs(metadata))
+
+    # ---- lifetime ----
+
+    def close(self) -> None:
+        """Ends the connection; calls and streams in progress fail with ``Cancelled``. Closing twice is harmless."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._session}{' closed' if self._transport.is_closed else ''}>"
+
+    # ---- server and models ----
+
+    def info(self, *, timeout: Timeout = DEFAULT) -> ServerInfo:
+        """The server's version, limits, providers and models, asked for anew."""
+        return self._transport.run(plans.info(self._session, timeout))
+
+    def models(self, *, timeout: Timeout = DEFAULT) -> list[Model]:
+        """The models that the server has loaded, by name."""
+        return self._transport.run(plans.models(self._session, timeout))
+
+    def model(self, name: str, *, timeout: Timeout = DEFAULT) -> Model:
+        """One model.
+
+        Raises:
+            NotFound: the server has not loaded it.
+        """
+        return self._transport.run(plans.model(self._session, name, timeout))
+
+    def verify_model(self, name: str, *, timeout: Timeout = DEFAULT) -> Verification:
+        """Recomputes the model's golden vectors on the server and says how far they are from those in the package.
+
+        Raises:
+            NotFound: the server has not loaded it.
+        """
+        return self._transport.run(plans.verify_model(self._session, name, timeout))
+
+    # ---- embedding ----
+
+    def embed(
+        self,
+        texts: Iterable[str] | None = None,
+        *,
+        model: str,
+        token_ids: Iterable[Sequence[int]] | None = None,
+        role: str | None = None,
+        instruction: str | None = None,
+        dimension_count: int | None = None,
+        encoding: str | Sequence[str] = "float32",
+        on_overflow: str = "error",
+        normalize: bool = True,
+        on_error: str = "raise",
+        timeout: Timeout = DEFAULT,
+    ) -> EmbedResult:
+        """Turns texts into vectors. Many thousands of texts are better streamed: ``embed_stream``.
+
+        More than the server takes in one message is sent in several, one after the other.
+
+        Args:
+            texts: the texts; or give ``token_ids``.
+            model: name of the model.
+            token_ids: a sequence of int for each text, special tokens included, as the model's tokenizer gives them.
+            role: name of a prompt of the model that is put before each text, such as ``"query"``.
+            instruction: free text that is put before each text; not with ``role``.
+            dimension_count: keep this many values of each vector, renormalised. None: all.
+            encoding: ``"float32"``, ``"float16"``, ``"int8"`` or ``"binary"``, or several of them.
+            on_overflow: for a text of more tokens than the model reads: ``"error"`` refuses it, ``"truncate"`` reads its
+                first part and sets ``truncated``.
+            normalize: scale vectors to length 1.
+            on_error: if texts fail, ``"raise"`` ItemErrors or ``"return"`` them with ``items[i].error`` set.
+            timeout: seconds for the whole call.
+
+        Raises:
+            ItemErrors: texts failed (empty, too long, no Unicode); its ``result`` has the others.
+            NotFound: no such model.
+            InvalidRequest: an option is refused; there are no texts.
+            ResourceExhausted: the server stayed too busy.
+        """
+        return self._transport.run(
+            plans.embed(
+                self._session,
+                texts,
+                token_ids,
+                model=model,
+                role=role,
+                instruction=instruction,
+                dimension_count=dimension_count,
+                encoding=encoding,
+                on_overflow=on_overflow,
+                normalize=normalize,
+                on_error=on_error,
+                timeout=timeout,
+            )
+        )
+
+    def embed_stream(
+        self,
+        texts: Iterable[str] | None = None,
+        *,
+        model: str,
+        token_ids: Iterable[Sequence[int]] | None = None,
+        batch_size: int = 64,
+        role: str | None = None,
+        instruction: str | None = None,
+        dimension_count: int | None = None,
+        encoding: str | Sequence[str] = "float32",
+        on_overflow: str = "error",
+        normalize: bool = True,
+        on_error: str = "raise",
+        timeout: Timeout = DEFAULT,
+    ) -> Generator[EmbedResult, None, None]:
+        """Turns any number of texts into vectors, in order and in bounded memory; yields a result for each batch.
+
+        Texts are taken only as answers come: at most one batch more than the server's ``stream_window_count`` is on its
+        way. An exception of ``texts`` ends the stream and comes out as it is; so does closing the generator, early too.
+        The stream is begun again after a failure only while nothing was answered.
+
+        ``batch_size`` is the number of texts in a batch; there are fewer where the server's limits ask for it. If texts
+        fail, ``on_error="raise"`` raises ItemErrors, which ends the stream; ``"return"`` sets ``items[i].error`` and goes
+        on. ``timeout`` is the seconds to wait for the answer to a batch. The other arguments are those of ``embed``.
+
+        Raises:
+            ItemErrors: texts of a batch failed; its ``result`` has the others, its ``start`` the batch's place.
+            NotFound: no such model.
+            InvalidRequest: an option is refused.
+            Unavailable: the server went away; the message says how much was answered.
+        """
+        source, are_token_ids = one_of(texts, token_ids)
+        plan = streams.embed(
+            self._session,
+            are_token_ids=are_token_ids,
+            batch_size=batch_size,
+            model=model,
+            role=role,
+            instruction=instruction,
+            dimension_count=dimension_count,
+            encoding=encoding,
+            on_overflow=on_overflow,
+            normalize=normalize,
+            on_error=on_error,
+            timeout=timeout,
+        )
+        return self._transport.stream(plan, source)
+
+    # ---- collections ----
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        model: str,
+        storage: str = "float32",
+        dimension_count: int | None = None,
+        exist_ok: bool = False,
+        timeout: Timeout = DEFAULT,
+    ) -> Collection:
+        """Makes an empty collection, bound for life to the package of ``model``.
+
+        Args:
+            name: 1 to 64 of a-z, 0-9, ``-`` and ``_``; starts with a letter or digit.
+            model: name of the model that embeds its texts and queries.
+            storage: how vectors are stored: ``"float32"``, ``"float16"`` or ``"int8"``.
+            dimension_count: values kept of each vector, renormalised. None: all.
+            exist_ok: if there is one already with this model, storage and dimension count, return it.
+            timeout: seconds for the whole call.
+
+        Raises:
+            AlreadyExists: there is one of that name, with ``exist_ok`` one that differs.
+            NotFound: no such model.
+        """
+        return self._transport.run(
+            plans.create_collection(
+                self._session,
+                name,
+                model=model,
+                storage=storage,
+                dimension_count=dimension_count,
+                exist_ok=exist_ok,
+                timeout=timeout,
+            )
+        )
+
+    def collections(self, *, timeout: Timeout = DEFAULT) -> list[Collection]:
+        """The collections on the server, by name."""
+        return self._transport.run(plans.collections(self._session, timeout))
+
+    def collection(self, name: str, *, timeout: Timeout = DEFAULT) -> Collection:
+        """One collection.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        return self._transport.run(plans.collection(self._session, name, timeout))
+
+    def delete_collection(self, name: str, *, timeout: Timeout = DEFAULT) -> int:
+        """Removes a collection with all its points and returns how many there were. This cannot be undone.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        return self._transport.run(plans.delete_collection(self._session, name, timeout))
+
+    # ---- points ----
+
+    def upsert(
+        self,
+        collection: str,
+        *,
+        ids: Sequence[str],
+        texts: Sequence[str] | None = None,
+        metadata: Sequence[Mapping[str, Any]] | None = None,
+        vectors: Vectors | ArrayLike | None = None,
+        role: str | None = None,
+        on_overflow: str = "error",
+        on_error: str = "raise",
+        timeout: Timeout = DEFAULT,
+    ) -> UpsertResult:
+        """Writes points, new or over old ones with the same id. When it returns, what did not fail is on disk.
+
+        One message is one transaction. More than the server takes in one is sent in several, one after the other; if a
+        later one fails, the earlier ones stay written, and the same call can be made again.
+
+        Args:
+            collection: name of the collection.
+            ids: 1 to 256 bytes of UTF-8 each, each once.
+            texts: embedded with the collection's model, unless ``vectors`` are given, and stored whole.
+            metadata: a JSON object for each point. Numbers travel as 64-bit floats; whole ones come back as int.
+            vectors: float [n, d], or ``Vectors``, to store in place of embedding the texts.
+            role: name of the prompt put before each text. None: ``"document"`` where the model has it.
+            on_overflow: for a text of more tokens than the model reads: ``"error"`` or ``"truncate"`` (what is read).
+            on_error: if points fail, ``"raise"`` ItemErrors or ``"return"`` them with ``items[i].error`` set.
+            timeout: seconds for the whole call.
+
+        Raises:
+            ItemErrors: points failed and were not written; the others were, and are in its ``result``.
+            InvalidRequest: an id is there twice, vectors have the wrong length, there are no points.
+            NotFound: no such collection.
+            FailedPrecondition: another package filled the collection.
+            ResourceExhausted: the disk is full, or the server stayed too busy.
+        """
+        return self._transport.run(
+            plans.upsert(
+                self._session,
+                collection,
+                ids,
+                texts,
+                metadata,
+                vectors,
+                role=role,
+                on_overflow=on_overflow,
+                on_error=on_error,
+                timeout=timeout,
+            )
+        )
+
+    def upsert_stream(
+        self,
+        collection: str,
+        points: Iterable[Point],
+        *,
+        batch_size: int = 64,
+        role: str | None = None,
+        on_overflow: str = "error",
+        on_error: str = "raise",
+        timeout: Timeout = DEFAULT,
+    ) -> Generator[UpsertResult, None, None]:
+        """Writes any number of points, in order and in bounded memory; yields a result for each batch once it is on disk.
+
+        Points are taken only as answers come: at most one batch more than the server's ``stream_window_count`` is on its
+        way. An exception of ``points`` ends the stream and comes out as it is; so does closing the generator, early too.
+        Batches that were sent and not yet yielded may then be written or not; writing them again is harmless.
+
+        Args:
+            collection: name of the collection.
+            points: with ``vector`` or without; a batch has only one kind, so mixing them makes batches small.
+            batch_size: points in a batch, which is one transaction; fewer where the server's limits ask for it.
+            role: name of the prompt put before each text. None: ``"document"`` where the model has it.
+            on_overflow: for a text of more tokens than the model reads: ``"error"`` or ``"truncate"`` (what is read).
+            on_error: if points fail, ``"raise"`` ItemErrors, which ends the stream, or ``"return"`` them with
+                ``items[i].error`` set and go on.
+            timeout: seconds to wait for the answer to a batch; the stream as a whole may last.
+
+        Raises:
+            ItemErrors: points of a batch failed and were not written; its ``result`` has the others.
+            NotFound: no such collection.
+            FailedPrecondition: another package filled the collection.
+            Unavailable: the server went away; the message says how much was answered.
+        """
+        plan = streams.upsert(
+            self._session,
+            collection,
+            batch_size=batch_size,
+            role=role,
+            on_overflow=on_overflow,
+            on_error=on_error,
+            timeout=timeout,
+        )
+        return self._transport.stream(plan, sequence_of(points, "points"))
+
+    def get(
+        self, collection: str, ids: Sequence[str], *, with_vectors: bool = False, timeout: Timeout = DEFAULT
+    ) -> list[Point]:
+        """Reads points by id, in the order of ``ids``; ids that are not there are left out.
+
+        ``with_vectors`` reads the stored vectors too, as float32 [d].
+
+        Raises:
+            NotFound: no such collection.
+            InvalidRequest: there are no ids.
+        """
+        return self._transport.run(plans.get(self._session, collection, ids, with_vectors, timeout))
+
+    def delete(self, collection: str, ids: Sequence[str], *, timeout: Timeout = DEFAULT) -> DeleteResult:
+        """Deletes points by id; when it returns they are gone from disk. Ids that are not there are counted, not refused.
+
+        Raises:
+            NotFound: no such collection.
+            InvalidRequest: there are no ids.
+        """
+        return self._transport.run(plans.delete(self._session, collection, ids, timeout))
+
+    def count(self, collection: str, *, timeout: Timeout = DEFAULT) -> int:
+        """How many points the collection has.
+
+        Raises:
+            NotFound: no such collection.
+        """
+        return self._transport.run(plans.count(self._session, collection, timeout))
+
+    # ---- search ----
+
+    def search(
+        self,
+        collection: str,
+        query: str | ArrayLike,
+        *,
+        limit: int = 10,
+        score_threshold: float | None = None,
+        exact: bool = False,
+        with_payload: bool = True,
+        role: str | None = None,
+        on_overflow: str = "error",
+        timeout: Timeout = DEFAULT,
+    ) -> Sequence[Hit]:
+        """The points nearest to a query, best first. For many queries: ``search_batch`` or ``search_stream``.
+
+        Args:
+            collection: name of the collection.
+            query: a text, or a vector, float [d].
+            limit: hits at most.
+            score_threshold: leave out hits with a lower cosine, -1 to 1.
+            exact: compare with every vector instead of searching the graph: slower.
+            with_payload: whether hits have ``text`` and ``metadata``.
+            role: name of the prompt put before a query text. None: ``"query"`` where the model has it.
+            on_overflow: for a text of more tokens than the model reads: ``"error"`` or ``"truncate"`` (what is read).
+            timeout: seconds for the whole call.
+
+        Raises:
+            InvalidRequest: the query is empty or too long, the vector has the wrong length, the limit is too high.
+            NotFound: no such collection.
+            FailedPrecondition: another package filled the collection.
+        """
+        plan = plans.search_one(
+            self._session,
+            query,
+            collection=collection,
+            limit=limit,
+            score_threshold=score_threshold,
+            exact=exact,
+            with_payload=with_payload,
+            role=role,
+            on_overflow=on_overflow,
+            timeout=timeout,
+        )
+        return self._transport.run(plan).hits
+
+    def search_batch(
+        self,
+        collection: str,
+        queries: Iterable[str] | Vectors | ArrayLike,
+        *,
+        limit: int = 10,
+        score_threshold: float | None = None,
+        exact: bool = False,
+        with_payload: bool = True,
+        role: str | None = None,
+        on_overflow: str = "error",
+        on_error: str = "raise",
+        timeout: Timeout = DEFAULT,
+    ) -> list[SearchResult]:
+        """The points nearest to each of many queries; result i belongs to query i.
+
+        ``queries`` are texts, or vectors as float [n, d] or ``Vectors``. If some fail, ``on_error="raise"`` raises
+        ItemErrors and ``"return"`` sets their ``error``. The other arguments are those of ``search``, for each query.
+
+        Raises:
+            ItemErrors: queries failed; its ``result`` has the others.
+            InvalidRequest: an option is refused; there are no queries.
+            NotFound: no such collection.
+            FailedPrecondition: another package filled the collection.
+        """
+        plan = plans.search_batch(
+            self._session,
+            queries,
+            collection=collection,
+            limit=limit,
+            score_threshold=score_threshold,
+            exact=exact,
+            with_payload=with_payload,
+            role=role,
+            on_overflow=on_overflow,
+            on_error=on_error,
+            timeout=timeout,
+        )
+        return self._transport.run(plan)
+
+    def search_stream(
+        self,
+        collection: str,
+        queries: Iterable[str | ArrayLike],
+        *,
+        batch_size: int = 64,
+        limit: int = 10,
+        score_threshold: float | None = None,
+        exact: bool = False,
+        with_payload: bool = True,
+        role: str | None = None,
+        on_overflow: str = "error",
+        on_error: str = "raise",
+        timeout: Timeout = DEFAULT,
+    ) -> Generator[SearchResult, None, None]:
+        """Answers any number of queries, in order and in bounded memory; yields a result for each query.
+
+        Queries are taken only as answers come: at most one batch more than the server's ``stream_window_count`` is on its
+        way. An exception of ``queries`` ends the stream and comes out as it is; so does closing the generator, early too.
+
+        ``batch_size`` is the number of queries in a batch; there are fewer where the server's limits ask for it. If a query
+        fails, ``on_error="raise"`` raises its error, which ends the stream; ``"return"`` sets its ``error`` and goes on.
+        ``timeout`` is the seconds to wait for the answer to a batch. The other arguments are those of ``search``.
+
+        Raises:
+            InvalidRequest: a query is empty or too long, a vector has the wrong length, an option is refused.
+            NotFound: no such collection.
+            FailedPrecondition: another package filled the collection.
+            Unavailable: the server went away; the message says how much was answered.
+        """
+        plan = streams.search(
+            self._session,
+            collection=collection,
+            batch_size=batch_size,
+            limit=limit,
+            score_threshold=score_threshold,
+            exact=exact,
+            with_payload=with_payload,
+            role=role,
+            on_overflow=on_overflow,
+            on_error=on_error,
+            timeout=timeout,
+        )
+        return self._transport.stream(plan, sequence_of(queries, "queries"))
