@@ -148,7 +148,7 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
         if stop.is_set():
             _logger.warning("%s again: ending at once", number.name)
             os._exit(128 + number)
-        _logger.info("%s: draining; once more ends at once", number.name)
+        _logger.info("%s; a second signal ends at once", number.name)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
