@@ -300,7 +300,7 @@ class AsyncClient:
 
         Args:
             collection: name of the collection.
-            ids: 1 to 256 bytes of UTF-8 each, each once.
+            ids: 1 to 256 bytes of UTF-8 each, each once: points with the same id all fail.
             texts: embedded with the collection's model, unless ``vectors`` are given, and stored whole.
             metadata: a JSON object for each point. Numbers travel as 64-bit floats; whole ones come back as int.
             vectors: float [n, d], or ``Vectors``, to store in place of embedding the texts.
@@ -311,7 +311,7 @@ class AsyncClient:
 
         Raises:
             ItemErrors: points failed and were not written; the others were, and are in its ``result``.
-            InvalidRequest: an id is there twice, vectors have the wrong length, there are no points.
+            InvalidRequest: vectors have another length than the collection's, there are no points.
             NotFound: no such collection.
             FailedPrecondition: another package filled the collection.
             ResourceExhausted: the disk is full, or the server stayed too busy.

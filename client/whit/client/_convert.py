@@ -154,7 +154,7 @@ def embed_result(
 
 def _embed_item(item: embedding_pb2.EmbedItem, index: int, batch: Batch) -> EmbedItem:
     # An absent status reads as code 0.
-    error = from_item_status(item.status, batch.place) if item.status.code else None
+    error = from_item_status(item.status, batch.place, batch.field) if item.status.code else None
     return EmbedItem(item.token_count, item.used_token_count, item.truncated, error)
 
 
@@ -245,7 +245,7 @@ def upsert_result(response: point_pb2.UpsertResponse | point_pb2.StreamUpsertRes
             result.token_count,
             result.used_token_count,
             result.truncated,
-            from_item_status(result.status, batch.place) if result.status.code else None,
+            from_item_status(result.status, batch.place, batch.field) if result.status.code else None,
         )
         for result in response.results
     ]
@@ -291,7 +291,7 @@ def search_results(
     if len(response.results) != len(batch.kept):
         raise _defect(f"the server answered {len(response.results)} queries of {len(batch.kept)}")
     found = [
-        SearchResult((), from_item_status(result.status, batch.place))
+        SearchResult((), from_item_status(result.status, batch.place, batch.field))
         if result.status.code
         else SearchResult([Hit(hit.id, hit.score, hit.text, from_struct(hit.metadata)) for hit in result.hits])
         for result in response.results

@@ -169,9 +169,9 @@ def from_problem(problem: Problem) -> WhitError:
     return ERRORS_BY_CODE[problem.status_code](problem)
 
 
-def from_item_status(status: status_pb2.Status, place: Callable[[int], int]) -> WhitError:
-    """The error of one item; ``place`` turns its number in the request into that in the user's own sequence."""
-    return from_problem(renumbered(from_status(status), place))
+def from_item_status(status: status_pb2.Status, place: Callable[[int], int], field: str) -> WhitError:
+    """The error of one item; ``place`` and ``field`` are as in ``renumbered``."""
+    return from_problem(renumbered(from_status(status), place, field))
 
 
 def from_rpc_error(error: grpc.RpcError, *, address: str, method: str, timeout: float | None) -> WhitError:
@@ -196,20 +196,25 @@ def deadline_problem(address: str, method: str, timeout: float | None) -> Proble
     return Problem(Reason.DEADLINE_EXCEEDED, _words(grpc.StatusCode.DEADLINE_EXCEEDED, "", address, method, timeout))
 
 
-def renumbered(problem: Problem, place: Callable[[int], int]) -> Problem:
-    """``problem`` with ``texts[3]`` turned into ``texts[place(3)]`` in message and violations.
+def renumbered(problem: Problem, place: Callable[[int], int], field: str) -> Problem:
+    """``problem`` with the items named as the user knows them, in message and violations.
 
-    A call that the client sent in several batches must name the user's own items.
+    Args:
+        problem: what the server said about a request or about a batch of a stream.
+        place: number of an item in the request -> its place in what the user gave.
+        field: what the user calls the items that a stream calls ``batch.items``.
     """
 
     def reword(text: str) -> str:
-        return _ITEM_PATH.sub(lambda found: f"{found[1]}[{place(int(found[2]))}]", text)
+        return _ITEM_PATH.sub(
+            lambda found: f"{field if found[1] == 'items' else found[1]}[{place(int(found[2]))}]", text
+        )
 
     violations = tuple(FieldViolation(reword(v.field), reword(v.description)) for v in problem.violations)
     return replace(problem, message=reword(problem.message), violations=violations)
 
 
-_ITEM_PATH = re.compile(r"\b(texts|token_ids|points|ids|vectors|items)\[(\d+)\]")
+_ITEM_PATH = re.compile(r"\b(?:batch\.)?(texts|token_ids|points|ids|vectors|items)\[(\d+)\]")
 
 
 _UNREACHABLE = ("failed to connect", "dns resolution failed", "name resolution", "domain name not found")

@@ -9,11 +9,12 @@ from numpy.typing import ArrayLike
 
 from whit.client import _convert as convert
 from whit.client import _methods as rpc
+from whit.client import _options as opts
 from whit.client import _requests as requests
 from whit.client._calls import Call, Session
 from whit.client._errors import AlreadyExists, WhitError, from_problem, renumbered
 from whit.client._methods import Method, Request, Response
-from whit.client._split import Batch, Batcher, Entry, duplicate_ids
+from whit.client._split import Batch, Batcher, Entry
 from whit.client._steps import Plan
 from whit.client._types import (
     Collection,
@@ -85,11 +86,11 @@ def embed(
     **options: Any,
 ) -> Plan[EmbedResult]:
     """Embeds in as many requests as the limits ask for."""
-    raise_errors = requests.raises(on_error)
-    config = requests.embed_options(**options)
+    raise_errors = opts.raises(on_error)
+    config = opts.embed_options(**options)
     items, are_ids = requests.one_of(texts, token_ids)
     field, prepare = embed_preparation(are_token_ids=are_ids)
-    names = requests.encodings(options["encoding"])
+    names = opts.encodings(options["encoding"])
 
     call = Call(session, timeout)
     about = yield from call.server_info()
@@ -147,7 +148,7 @@ def _invoke_for(batch: Batch, call: Call, method: Method[Request, Response], req
     except WhitError as error:
         if batch.start == 0 and not batch.refused:
             raise
-        renamed = from_problem(renumbered(error.problem, batch.place))
+        renamed = from_problem(renumbered(error.problem, batch.place, batch.field))
     raise renamed
 
 
@@ -168,8 +169,8 @@ def create_collection(
     wanted = collection_pb2.Collection(
         name=collection_name(name),
         model=model_name(model),
-        storage=requests.storage(storage),
-        dimension_count=requests.positive(dimension_count, "dimension_count"),
+        storage=opts.storage(storage),
+        dimension_count=opts.positive(dimension_count, "dimension_count"),
     )
     call = Call(session, timeout)
     try:
@@ -232,17 +233,14 @@ def upsert(
     timeout: Timeout,
 ) -> Plan[UpsertResult]:
     """Writes points in as many requests as the limits ask for."""
-    raise_errors = requests.raises(on_error)
+    raise_errors = opts.raises(on_error)
     points = requests.points_of(ids, texts, metadata, vectors)
-    name, policy = collection_name(collection), requests.overflow(on_overflow)
+    name, policy = collection_name(collection), opts.overflow(on_overflow)
     call = Call(session, timeout)
     limits = (yield from call.server_info()).limits
-    batches = list(points_batcher(limits, limits.batch_item_count).split(points))
-    # The server sees one batch at a time, but whether ids differ must not hang on how the call was split.
-    if len(batches) > 1 and (error := duplicate_ids([point.id for point in points])):
-        raise error
+    prepare = requests.once_only(point.id for point in points)
     parts = []
-    for batch in batches:
+    for batch in points_batcher(limits, limits.batch_item_count, prepare).split(points):
         if batch.refused and not batch.kept:
             parts.append(convert.failed_upsert_result(batch, None))
             continue
@@ -257,10 +255,12 @@ def upsert(
     return result
 
 
-def points_batcher(limits: Limits, item_count: int) -> Batcher[Point]:
+def points_batcher(
+    limits: Limits, item_count: int, prepare: Callable[[Point, int], Entry] = requests.point_entry
+) -> Batcher[Point]:
     """Splits points."""
     return Batcher(
-        requests.point_entry,
+        prepare,
         item_count=min(item_count, answerable_count(limits, 0, ())),
         byte_count=room(limits, 0),
         field="points",
@@ -285,7 +285,7 @@ def get(
     found: list[Point] = []
     for start, batch in _numbered(_id_batches(ids, limits.batch_item_count)):
         request = point_pb2.GetRequest(collection=collection_name(collection), ids=batch, with_vectors=with_vectors)
-        found += convert.points((yield from _invoke_for(Batch(start, list(batch)), call, rpc.GET, request)))
+        found += convert.points((yield from _invoke_for(Batch("ids", start, list(batch)), call, rpc.GET, request)))
     return found
 
 
@@ -297,7 +297,7 @@ def delete(session: Session, collection: str, ids: Sequence[str], timeout: Timeo
     missing: list[str] = []
     for start, batch in _numbered(_id_batches(ids, limits.batch_item_count)):
         request = point_pb2.DeleteRequest(collection=collection_name(collection), ids=batch)
-        response = yield from _invoke_for(Batch(start, list(batch)), call, rpc.DELETE, request)
+        response = yield from _invoke_for(Batch("ids", start, list(batch)), call, rpc.DELETE, request)
         deleted += response.deleted_count
         missing += response.missing_ids
         sequence = response.sequence
@@ -322,7 +322,7 @@ def count(session: Session, collection: str, timeout: Timeout) -> Plan[int]:
 
 def search(session: Session, queries: Iterable[Any], *, timeout: Timeout, **options: Any) -> Plan[list[SearchResult]]:
     """Answers queries in as many requests as the limits ask for; failed ones are returned."""
-    config = requests.search_options(**options)
+    config = opts.search_options(**options)
     call = Call(session, timeout)
     limits = (yield from call.server_info()).limits
     results: list[SearchResult] = []
@@ -352,7 +352,7 @@ def search_batch(
     session: Session, queries: Iterable[str] | Vectors | ArrayLike, *, on_error: str, timeout: Timeout, **options: Any
 ) -> Plan[list[SearchResult]]:
     """Answers many queries."""
-    raise_errors = requests.raises(on_error)
+    raise_errors = opts.raises(on_error)
     results = yield from search(session, many_queries(queries), timeout=timeout, **options)
     if raise_errors:
         convert.raise_search_errors(results)

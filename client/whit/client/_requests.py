@@ -1,11 +1,12 @@
-"""From the user's arguments to protobuf requests, item by item. Pure.
+"""From the user's items to those of protobuf requests, and batches of them to messages. Pure.
 
-A wrong type, or an option that no server could take, is a ``TypeError`` or ``ValueError`` at once. An item whose content
+A wrong type or shape is a ``TypeError`` or ``ValueError`` at once. An item whose content
 cannot be sent (half a surrogate pair, NaN in metadata) is refused as the server refuses items: by an error of its own.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,17 +18,12 @@ from whit.client._metadata import to_struct
 from whit.client._split import Entry, refused
 from whit.client._types import Point, Vectors
 from whit.contract.errors import Reason
-from whit.contract.names import collection_name, model_name
 from whit.contract.vectors import Encoding
 from whit.v1 import embedding_pb2, point_pb2, vector_pb2
 
 # Bounds what protobuf adds to the bytes of an item: tags and lengths, of up to three nested messages.
 _ITEM_OVERHEAD_BYTES = 24
 
-_OVERFLOW = {
-    "error": embedding_pb2.OVERFLOW_POLICY_ERROR,
-    "truncate": embedding_pb2.OVERFLOW_POLICY_TRUNCATE,
-}
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -40,134 +36,6 @@ class Row(NamedTuple):
     dimension_count: int
     values: NDArray[Any]
     scale: float
-
-
-# ---- options ----
-
-
-def encodings(encoding: str | Sequence[str]) -> tuple[Encoding, ...]:
-    """The encodings that a name or a sequence of names means.
-
-    Raises:
-        ValueError: an unknown name, a name twice, or none.
-    """
-    names = (encoding,) if isinstance(encoding, str) else tuple(encoding)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"encoding must be one or more different names, got {encoding!r}; choose {_choices(Encoding)}")
-    return tuple(_encoding(name, "encoding") for name in names)
-
-
-def _encoding(name: str, argument: str) -> Encoding:
-    try:
-        return Encoding(name)
-    except ValueError:
-        raise ValueError(f"{argument} must be {_choices(Encoding)}; got {name!r}") from None
-
-
-def _choices(names: Iterable[str]) -> str:
-    *most, last = (repr(str(name)) for name in names)
-    return f"{', '.join(most)} or {last}"
-
-
-def overflow(policy: str) -> embedding_pb2.OverflowPolicy.ValueType:
-    """The policy of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = _OVERFLOW.get(policy)
-    if found is None:
-        raise ValueError(f"on_overflow must be {_choices(_OVERFLOW)}; got {policy!r}")
-    return found
-
-
-def raises(on_error: str) -> bool:
-    """Whether failed items are to be raised.
-
-    Raises:
-        ValueError: ``on_error`` is neither ``"raise"`` nor ``"return"``.
-    """
-    if on_error not in ("raise", "return"):
-        raise ValueError(f"on_error must be 'raise' or 'return'; got {on_error!r}")
-    return on_error == "raise"
-
-
-def positive(value: int | None, argument: str) -> int:
-    """``value``, or 0 (the wire's "not given") for None.
-
-    Raises:
-        ValueError: it is less than 1, which the wire could not tell from "not given".
-    """
-    if value is not None and value < 1:
-        raise ValueError(f"{argument} must be at least 1, or left out; got {value}")
-    return value or 0
-
-
-def embed_options(
-    *,
-    model: str,
-    role: str | None,
-    instruction: str | None,
-    dimension_count: int | None,
-    encoding: str | Sequence[str],
-    on_overflow: str,
-    normalize: bool,
-) -> embedding_pb2.EmbedOptions:
-    """The options of an embedding call.
-
-    Raises:
-        ValueError: both role and instruction, or a value that means nothing.
-    """
-    if role is not None and instruction is not None:
-        raise ValueError("give role or instruction, not both: each is what is put before the text")
-    # An empty one is sent too, for the server to judge; an unset one is not.
-    prompt = {name: text for name, text in (("role", role), ("instruction", instruction)) if text is not None}
-    return embedding_pb2.EmbedOptions(
-        model=model_name(model),
-        **prompt,
-        dimension_count=positive(dimension_count, "dimension_count"),
-        encodings=[ENCODING_TO_WIRE[name] for name in encodings(encoding)],
-        on_overflow=overflow(on_overflow),
-        normalize=normalize,
-    )
-
-
-def storage(name: str) -> vector_pb2.VectorEncoding.ValueType:
-    """The encoding in which a collection stores vectors.
-
-    Raises:
-        ValueError: unknown name. Those that the server cannot store are for it to refuse.
-    """
-    return ENCODING_TO_WIRE[_encoding(name, "storage")]
-
-
-def search_options(
-    collection: str,
-    *,
-    limit: int,
-    score_threshold: float | None,
-    exact: bool,
-    with_payload: bool,
-    role: str | None,
-    on_overflow: str,
-) -> point_pb2.SearchOptions:
-    """The options of a search.
-
-    Raises:
-        ValueError: a value that means nothing.
-    """
-    return point_pb2.SearchOptions(
-        collection=collection_name(collection),
-        limit=positive(limit, "limit"),
-        score_threshold=score_threshold,
-        without_payload=not with_payload,
-        role=role or "",
-        on_overflow=overflow(on_overflow),
-        exact=exact,
-    )
-
-
-# ---- items ----
 
 
 def sequence_of(values: T, argument: str) -> T:
@@ -283,8 +151,8 @@ def row_entry(row: Row, place: int) -> Entry:
     return Entry(row, row.values.nbytes + 4, row[:2])
 
 
-def query_entry(query: str | ArrayLike, place: int) -> Entry:
-    """A query: a text or a vector."""
+def query_entry(query: Any, place: int) -> Entry:
+    """A query: a text, or a vector as numbers or as a ``Row``."""
     if isinstance(query, str):
         return text_entry(query, place)
     if isinstance(query, Row):
@@ -311,6 +179,23 @@ def point_entry(point: Point, place: int) -> Entry:
     if row is None:
         return Entry((message, None), size)
     return Entry((message, row), size + row.values.nbytes + 4, row[:2])
+
+
+def once_only(ids: Iterable[str]) -> Callable[[Point, int], Entry]:
+    """Prepares the points of one call like ``point_entry``, but refuses those whose id another one has too.
+
+    The server does the same in one message; what becomes of a point must not hang on how a call was split.
+    """
+    counts = Counter(ids)
+
+    def prepare(point: Point, place: int) -> Entry:
+        entry = point_entry(point, place)
+        if counts[point.id] > 1:
+            why = f"is {point.id!r}, which {counts[point.id]} points of this call have, so none of them was written; give each id once"
+            raise refused(Reason.DUPLICATE_ID, f"points[{place}].id", why, id=point.id)
+        return entry
+
+    return prepare
 
 
 def _check_is_point(point: object, place: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from whit.client._errors import InvalidRequest, WhitError, from_problem
+from whit.client._errors import WhitError, from_problem
 from whit.contract.errors import FieldViolation, Problem, Reason
 
 Item = TypeVar("Item")
@@ -25,14 +26,16 @@ class Batch:
     """Consecutive items of the user's.
 
     Attributes:
+        field: what the user calls the items.
         start: place of the first one in what the user gave.
         kept: what is sent.
         refused: row in this batch -> why that item cannot be sent.
     """
 
+    field: str
     start: int
-    kept: list[Any] = field(default_factory=list)
-    refused: dict[int, WhitError] = field(default_factory=dict)
+    kept: list[Any] = dataclass_field(default_factory=list)
+    refused: dict[int, WhitError] = dataclass_field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.kept) + len(self.refused)
@@ -60,7 +63,7 @@ class Batcher(Generic[Item]):
     ) -> None:
         self._prepare, self._field = prepare, field
         self._item_count, self._byte_count = max(1, item_count), byte_count
-        self._batch, self._bytes = Batch(0), 0
+        self._batch, self._bytes = Batch(field, 0), 0
         self._kind: object = None
 
     def add(self, item: Item) -> Batch | None:
@@ -86,7 +89,7 @@ class Batcher(Generic[Item]):
         done = self._batch
         if not len(done):
             return None
-        self._batch, self._bytes = Batch(done.start + len(done)), 0
+        self._batch, self._bytes = Batch(done.field, done.start + len(done)), 0
         return done
 
     def split(self, items: Iterable[Item]) -> Iterator[Batch]:
@@ -96,7 +99,7 @@ class Batcher(Generic[Item]):
             empty = False
             if (batch := self.add(item)) is not None:
                 yield batch
-        last = Batch(0) if empty else self.flush()
+        last = Batch(self._field, 0) if empty else self.flush()
         if last is not None:
             yield last
 
@@ -113,17 +116,3 @@ def too_large(field: str, byte_count: int, limit: int) -> WhitError:
         field,
         f"has {byte_count} bytes, a message of this server holds {limit} (message_byte_count); send it in shorter pieces",
     )
-
-
-def duplicate_ids(ids: Iterable[str]) -> WhitError | None:
-    """The error of ids given twice in one call, as the server words it for one batch; None if there are none."""
-    first: dict[str, int] = {}
-    violations = [
-        FieldViolation(f"points[{row}].id", f"is {id_!r} like points[{first[id_]}].id; give each id once in a batch")
-        for row, id_ in enumerate(ids)
-        if first.setdefault(id_, row) != row
-    ]
-    if not violations:
-        return None
-    message = f"{violations[0].field} {violations[0].description}"
-    return InvalidRequest(Problem(Reason.DUPLICATE_ID, message, tuple(violations)))

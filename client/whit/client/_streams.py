@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 
 from whit.client import _convert as convert
 from whit.client import _methods as rpc
+from whit.client import _options as opts
 from whit.client import _plans as plans
 from whit.client import _requests as requests
 from whit.client._calls import Call, Session
@@ -120,7 +121,9 @@ class _Run:
         self._has_answers = True
         batch, _ = self._waiting.popleft()
         if reply.status.code:
-            yield from self._emit(batch, self._stream.failures(batch, from_item_status(reply.status, batch.place)))
+            yield from self._emit(
+                batch, self._stream.failures(batch, from_item_status(reply.status, batch.place, batch.field))
+            )
         else:
             yield from self._emit(batch, self._stream.results(batch, reply))
 
@@ -169,9 +172,9 @@ def embed(
     session: Session, *, are_token_ids: bool, batch_size: int, on_error: str, timeout: Timeout, **options: Any
 ) -> StreamPlan:
     """Embeds a stream; emits an ``EmbedResult`` a batch."""
-    raise_errors, count = requests.raises(on_error), _batch_size(batch_size)
-    config = requests.embed_options(**options)
-    names = requests.encodings(options["encoding"])
+    raise_errors, count = opts.raises(on_error), _batch_size(batch_size)
+    config = opts.embed_options(**options)
+    names = opts.encodings(options["encoding"])
     field, prepare = plans.embed_preparation(are_token_ids=are_token_ids)
     call = Call(session, timeout)
 
@@ -215,9 +218,9 @@ def upsert(
     timeout: Timeout,
 ) -> StreamPlan:
     """Writes a stream of points; emits an ``UpsertResult`` a batch."""
-    raise_errors, count = requests.raises(on_error), _batch_size(batch_size)
+    raise_errors, count = opts.raises(on_error), _batch_size(batch_size)
     config = point_pb2.StreamUpsertConfig(
-        collection=collection_name(collection), role=role or "", on_overflow=requests.overflow(on_overflow)
+        collection=collection_name(collection), role=role or "", on_overflow=opts.overflow(on_overflow)
     )
     call = Call(session, timeout)
 
@@ -246,8 +249,8 @@ def upsert(
 
 def search(session: Session, *, batch_size: int, on_error: str, timeout: Timeout, **options: Any) -> StreamPlan:
     """Answers a stream of queries; emits a ``SearchResult`` a query."""
-    raise_errors, count = requests.raises(on_error), _batch_size(batch_size)
-    config = requests.search_options(**options)
+    raise_errors, count = opts.raises(on_error), _batch_size(batch_size)
+    config = opts.search_options(**options)
     call = Call(session, timeout)
 
     def checked(results: Iterable[SearchResult]) -> Iterator[SearchResult]:
