@@ -63,12 +63,14 @@ class RunningServer:
         address: what a client is given: with the real port.
         port: the real port; 0 for a socket in the file system.
         engine: the running engine; its ``watch`` tells when a worker dies.
+        storage: the collections.
         dispatcher: knows the calls in progress.
     """
 
     address: str
     port: int
     engine: Engine
+    storage: Storage
     dispatcher: Dispatcher
 
 
@@ -120,7 +122,7 @@ async def running_server(config: Config) -> AsyncIterator[RunningServer]:
         await _set_health(status, _SERVING)
         address = _address(config.listen, port)
         _logger.info("listening on %s", address)
-        yield RunningServer(address, port, engine, dispatcher)
+        yield RunningServer(address, port, engine, storage, dispatcher)
 
 
 async def _serve(config: Config) -> int:

@@ -132,6 +132,11 @@ class Dispatcher:
         """Calls and streams in progress."""
         return self._active_count
 
+    @property
+    def held_byte_count(self) -> int:
+        """Bytes of the requests being worked on."""
+        return self._budget.used_bytes
+
     def handlers(self, services: Iterable[descriptors.ServiceDescriptor]) -> list[grpc.GenericRpcHandler]:
         """The handlers of all methods of the services, as gRPC takes them."""
         return [
