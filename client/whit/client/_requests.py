@@ -85,16 +85,14 @@ def _utf8_byte_count(text: str, field: str) -> int:
 def token_ids_entry(ids: Sequence[int] | NDArray[np.integer[Any]], place: int) -> Entry:
     """A text given as token ids, ready to send."""
     try:
-        values = np.asarray(ids)
-    except ValueError:  # sequences of different lengths
-        values = np.empty(0, object)
-    if len(values) == 0 and values.dtype != object:
-        values = values.astype(np.int64)
-    if values.ndim != 1 or values.dtype.kind not in "iu":
-        raise TypeError(f"token_ids[{place}] must be a sequence of int, one text's tokens")
-    if len(values) and (values.min() < 0 or values.max() >= 2**31):
-        raise refused(Reason.INVALID_REQUEST, f"token_ids[{place}]", "token ids must be 0 or more and below 2**31")
-    message = embedding_pb2.TokenIds(ids=values.tolist())
+        values = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        message = embedding_pb2.TokenIds(ids=values)
+    except TypeError:
+        raise TypeError(f"token_ids[{place}] must be a sequence of int, one text's tokens") from None
+    except ValueError:  # beyond int32
+        raise refused(
+            Reason.INVALID_REQUEST, f"token_ids[{place}]", "token ids must be 0 or more and below 2**31"
+        ) from None
     return Entry(message, message.ByteSize() + _ITEM_OVERHEAD_BYTES)
 
 
