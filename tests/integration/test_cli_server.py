@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.packages import package
-from tests.support.server import server_thread
+from tests.support.server import server_thread, tiny_package
 from whit.cli.app import run
 
 MODEL = "tiny-bert"
@@ -141,6 +141,7 @@ def test_embed_a_text_that_is_too_long(whit: Whit, files: Path) -> None:
     refused = whit("embed", "short", long, "--out", "v.npy")
     assert refused.code == 1
     assert refused.err.splitlines()[0].startswith("text 2: ")
+    assert "texts[" not in refused.err
     assert "64" in refused.err.splitlines()[0]
     assert refused.err.splitlines()[1] == "whit embed: 1 of 2 texts failed, so v.npy was not written"
     assert not (files / "v.npy").exists()
@@ -159,7 +160,7 @@ def test_embed_a_text_that_is_too_long(whit: Whit, files: Path) -> None:
         (["x", "--role", "poet"], 1, ["poet"]),
         (["x", "--dimensions", "33"], 1, ["33", "32"]),
         (["x", "--encoding", "int4"], 2, ["int4"]),
-        (["x", "--role", "query", "--instruction", "y"], 1, ["instruction"]),
+        (["x", "--role", "query", "--instruction", "y"], 2, ["Give --role or --instruction, not both"]),
         (["\udcff"], 2, ["TEXT 1 is not UTF-8"]),
     ],
 )
@@ -169,6 +170,7 @@ def test_embed_refuses_in_one_line(whit: Whit, files: Path, arguments: list[str]
     assert (refused.code, refused.out) == (code, "")
     assert refused.err.count("\n") == 1
     assert refused.err.startswith("whit embed: ")
+    assert "internal error" not in refused.err
     assert all(part in refused.err for part in parts), refused.err
 
 
@@ -265,6 +267,7 @@ def test_index_counts_refused_passages_and_names_the_first(whit: Whit, files: Pa
     assert refused.json["written_count"] == refused.json["point_count"] == 4
     assert [failure["source"] for failure in refused.json["failures"]] == ["p.jsonl:3", "p.jsonl:5"]
     assert "64" in refused.json["failures"][0]["why"]
+    assert "points[" not in refused.err
     assert refused.err.splitlines()[-1].startswith("whit index: 2 passages were not written, the first: p.jsonl:3: ")
 
     cut = whit("index", "--collection", "refused", "p.jsonl", "--json")
@@ -287,7 +290,8 @@ def test_index_shows_few_failures_and_counts_all(whit: Whit, files: Path) -> Non
         (["--collection", "x", "gone.txt"], 2, ["gone.txt", "does not exist"]),
         (["--collection", "x", "photo.png"], 2, ["photo.png: only .txt, .md, .jsonl can be read"]),
         (["a.txt"], 2, ["--collection"]),
-        (["--collection", "Not A Name", "a.txt"], 1, ["1 to 64 of a-z"]),
+        (["--collection", "Not A Name", "a.txt"], 2, ["'--collection'", "'Not A Name' must be 1 to 64 of a-z"]),
+        (["--collection", "x", "empty"], 1, ["empty: no .txt, .md, .jsonl file in there"]),
         (["--collection", "new", "--model", "unknown", "a.txt"], 1, ["unknown"]),
         (["--collection", "there", "--model", "other", "a.txt"], 1, [f"was made with model {MODEL}, not other"]),
         (["--collection", "there", "--storage", "int8", "a.txt"], 1, ["stores float32", "int8"]),
@@ -296,6 +300,7 @@ def test_index_shows_few_failures_and_counts_all(whit: Whit, files: Path) -> Non
 def test_index_refuses_in_one_line(whit: Whit, files: Path, arguments: list[str], code: int, parts: list[str]) -> None:
     (files / "a.txt").write_text("a passage")
     (files / "photo.png").write_bytes(b"\x89PNG")
+    (files / "empty").mkdir()
     assert whit("index", "--collection", "there", "a.txt").code == 0
 
     refused = whit("index", *arguments)
@@ -303,6 +308,7 @@ def test_index_refuses_in_one_line(whit: Whit, files: Path, arguments: list[str]
     assert (refused.code, refused.out) == (code, "")
     assert refused.err.count("\n") == 1
     assert refused.err.startswith("whit index: ")
+    assert "internal error" not in refused.err
     assert all(part in refused.err for part in parts), refused.err
 
 
@@ -311,8 +317,18 @@ def test_search_a_collection_that_is_not_there(whit: Whit) -> None:
 
     assert (refused.code, refused.out) == (1, "")
     assert refused.err.count("\n") == 1
-    assert refused.err.startswith("whit search: ")
-    assert "nowhere" in refused.err
+    assert refused.err.startswith("whit search: there is no collection nowhere; the server has")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"), [(["Bad Name", "x"], "1 to 64 of a-z"), (["notes", " "], "QUESTION is empty")]
+)
+def test_search_refuses_before_it_asks(whit: Whit, arguments: list[str], part: str) -> None:
+    refused = whit("search", *arguments, "--server", "127.0.0.1:1")
+
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.count("\n") == 1
+    assert part in refused.err
 
 
 def test_search_over_the_limit_of_the_server(whit: Whit, files: Path) -> None:
@@ -324,6 +340,37 @@ def test_search_over_the_limit_of_the_server(whit: Whit, files: Path) -> None:
     assert (refused.code, refused.out) == (1, "")
     assert refused.err.count("\n") == 1
     assert "1000" in refused.err
+
+
+# --- several models ---------------------------------------------------------------------------------------------------
+
+
+def test_with_several_models_one_must_be_chosen_and_roles_are_its_own(
+    tmp_path_factory: pytest.TempPathFactory, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "a.txt").write_text("a passage")
+    with server_thread(tmp_path_factory.mktemp("data"), models=[package(), tiny_package("other")]) as address:
+        server = ["--server", address]
+        for arguments in (["embed", "x"], ["index", "--collection", "new", "a.txt"]):
+            assert run([*arguments, *server]) == 1
+            assert f"pick one with --model: other, {MODEL}" in capsys.readouterr().err
+        assert run(["search", "new", "x", *server]) == 1
+        assert "the server has none; make one with: whit index" in capsys.readouterr().err
+
+        vectors = {}
+        for role in ("query", "document"):
+            assert run(["embed", "x", "--model", "other", "--role", role, "--json", *server]) == 0
+            vectors[role] = json.loads(capsys.readouterr().out)["vector"]
+        assert vectors["query"] != vectors["document"]
+
+        assert run(["index", "--collection", "new", "--model", "other", "a.txt", *server]) == 0
+        capsys.readouterr()
+        scores = {}
+        for role in ("query", "document"):
+            assert run(["search", "new", "a passage", "--role", role, "--json", *server]) == 0
+            [hit] = json.loads(capsys.readouterr().out)["hits"]
+            scores[role] = hit["score"]
+        assert scores["query"] < scores["document"] == pytest.approx(1, abs=1e-5)  # written as a document
 
 
 # --- no server --------------------------------------------------------------------------------------------------------

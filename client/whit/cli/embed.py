@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from whit.cli.command import Failure, command, json_option
-from whit.cli.output import console, notice, print_json, progress, snippet, table
+from whit.cli.output import console, counted, notice, print_json, progress, snippet, table
 from whit.cli.passages import BadLine, is_text, read_lines
-from whit.cli.remote import choose_model, connect, server_options
+from whit.cli.remote import choose_model, connect, server_options, why
 from whit.client import EmbedResult
 
 ENCODINGS = ("float32", "float16", "int8", "binary")
@@ -83,6 +83,8 @@ def embed(
     Prints a table, or with --json one JSON object a line: text, token_count, truncated, vector. int8 and binary vectors are codes,
     as numpy sees them.
     """
+    if role and instruction:
+        raise click.UsageError("Give --role or --instruction, not both: each is what is put before the text.")
     given = _texts(texts, path)
     with connect(server, timeout_s) as client, progress() as bar:
         task = bar.add_task("embedding", total=len(given))
@@ -102,16 +104,16 @@ def embed(
             if row.error is None and as_json:
                 print_json(_as_json(row), indent=None)
             if row.error is not None:
-                notice(f"text {row.number}: {row.error}")
+                notice(f"text {row.number}: {why(row.error)}")
             rows.append(row)
     failed_count = sum(row.error is not None for row in rows)
     if out and not failed_count:
         _write_npy(out, rows)
-    elif not as_json and not out:
+    elif not as_json and not out and failed_count < len(rows):
         console().print(_table(rows))
     if failed_count:
         unwritten = f", so {out} was not written" if out else ""
-        raise Failure(f"{failed_count} of {len(rows)} texts failed{unwritten}")
+        raise Failure(f"{failed_count} of {counted(len(rows), 'text')} failed{unwritten}")
 
 
 @dataclass(frozen=True, slots=True)

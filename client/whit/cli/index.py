@@ -15,7 +15,7 @@ from rich.progress import Progress, TaskID
 from whit.cli.command import Failure, command, json_option
 from whit.cli.output import console, counted, facts, jsonable, print_json, progress
 from whit.cli.passages import SUFFIXES, BadLine, Passage, find_files, id_stem, read_passages
-from whit.cli.remote import choose_model, connect, server_options
+from whit.cli.remote import check_collection, choose_model, connect, server_options, why
 from whit.client import Client, Collection, NotFound, Point
 
 # English prose has about 3.8 characters a token, text with much code or many numbers fewer: most passages then fit.
@@ -44,7 +44,9 @@ class Tally:
     exit_codes={1: "failed, or some passages were not written (each is reported)"},
 )
 @click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--collection", required=True, help="Collection to write to; made if it is missing.")
+@click.option(
+    "--collection", required=True, callback=check_collection, help="Collection to write to; made if it is missing."
+)
 @click.option("--model", help="Model of a new collection. Default: the only one that the server has.")
 @click.option(
     "--storage",
@@ -87,6 +89,8 @@ def index(
     unknown = next((path for path in files if path.is_file() and path.suffix.lower() not in SUFFIXES), None)
     if unknown:
         raise click.UsageError(f"{unknown}: only {', '.join(SUFFIXES)} can be read; rename it or convert it.")
+    if next(find_files(list(files)), None) is None:
+        raise Failure(f"{', '.join(map(str, files))}: no {', '.join(SUFFIXES)} file in there")
     start, tally = time.perf_counter(), Tally()
     with connect(server, timeout_s) as client, progress() as bar:
         target = find_or_create(client, collection, model, storage)
@@ -164,7 +168,7 @@ def write(
                 tally.written_count += 1
                 tally.truncated_count += item.truncated
             else:
-                fail(tally, BadLine(source, str(item.error)), bar[0])
+                fail(tally, BadLine(source, why(item.error)), bar[0])
         shown = f"indexing, {len(tally.failures):,} not written" if tally.failures else "indexing"
         bar[0].update(bar[1], advance=len(result.items), description=shown)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,8 +10,12 @@ import click
 
 from whit.cli.command import Failure
 from whit.client import Client
+from whit.contract.names import COLLECTION_ID_RULE, collection_name, parse_collection_name
 
 DEFAULT_SERVER = "127.0.0.1:7600"
+
+# Where an item stood in its batch: nothing to a user who gave a file, not batches.
+_PLACE_IN_BATCH = re.compile(r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )")
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -62,3 +67,16 @@ def choose_model(client: Client, model: str | None) -> str:
     if not loaded:
         raise Failure("the server has no model loaded; start it with: whit serve --models PACKAGE")
     raise Failure(f"the server has several models; pick one with --model: {', '.join(loaded)}")
+
+
+def check_collection(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """A callback of click: refuses what cannot be the name of a collection before anything is sent."""
+    try:
+        return parse_collection_name(collection_name(value))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} must be {COLLECTION_ID_RULE}.") from None
+
+
+def why(error: object) -> str:
+    """What became of one item, in the server's words, without its place in a batch of the wire."""
+    return _PLACE_IN_BATCH.sub("", str(error), count=1)

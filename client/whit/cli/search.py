@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
-from whit.cli.command import command, json_option
+from whit.cli.command import Failure, command, json_option
 from whit.cli.output import console, print_json, snippet, table
 from whit.cli.passages import is_text
-from whit.cli.remote import connect, server_options
-from whit.client import Hit
+from whit.cli.remote import check_collection, connect, server_options
+from whit.client import Client, Hit, NotFound
 
 
 @command(
@@ -22,7 +22,7 @@ from whit.client import Hit
         "whit search notes 'how do I undo this?' --limit 3 --json | jq '.hits[0].text'",
     ],
 )
-@click.argument("collection")
+@click.argument("collection", callback=check_collection)
 @click.argument("question")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Show at most this many points."
@@ -50,9 +50,14 @@ def search(
     """Find the points of COLLECTION that are nearest to QUESTION, best first."""
     if not is_text(question):
         raise click.UsageError("QUESTION is not UTF-8.")
+    if not question.strip():
+        raise click.UsageError("QUESTION is empty.")
     with connect(server, timeout_s) as client:
         start = time.perf_counter()
-        hits = client.search(collection, question, limit=limit, score_threshold=threshold, exact=exact, role=role)
+        try:
+            hits = client.search(collection, question, limit=limit, score_threshold=threshold, exact=exact, role=role)
+        except NotFound:
+            raise Failure(_not_found(client, collection)) from None
         seconds = time.perf_counter() - start
     if as_json:
         found = [{"id": h.id, "score": round(h.score, 6), "text": h.text, "metadata": h.metadata} for h in hits]
@@ -62,6 +67,16 @@ def search(
     if hits:
         out.print(hits_table(hits))
     out.print(f"{len(hits)} found in {1000 * seconds:.1f} ms{' (exact)' if exact else ''}")
+
+
+def _not_found(client: Client, name: str) -> str:
+    names = ", ".join(collection.name for collection in client.collections())
+    there = (
+        f"the server has: {names}"
+        if names
+        else "the server has none; make one with: whit index --collection NAME FILES"
+    )
+    return f"there is no collection {name}; {there}"
 
 
 def hits_table(hits: Sequence[Hit], *, title: str = "") -> Table:
