@@ -50,6 +50,9 @@ _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 # After a drain that took too long, how long the calls that were then cancelled get to notice.
 _CANCEL_TIMEOUT_S = 5.0
 
+# Between "no call is in progress" and the end, for calls that are on their way in and for health to be told.
+_SETTLE_S = 0.25
+
 
 class ListenError(OSError):
     """The server cannot listen on its address. The message names it and says what to do."""
@@ -216,7 +219,17 @@ async def _drain(
     await _set_health(status, _NOT_SERVING)
     dispatcher.drain()
     _logger.info("draining", extra={"fields": {"calls": dispatcher.active_count}})
-    await server.stop(config.drain_timeout_s)
+    stopping = asyncio.create_task(server.stop(config.drain_timeout_s))
+    # Health watches and reflection have no end of their own: once every call of whit is done, they are not waited for.
+    while not stopping.done():
+        idle = asyncio.create_task(dispatcher.idle())
+        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await asyncio.wait((stopping,), timeout=_SETTLE_S)
+        if dispatcher.active_count == 0:
+            break
+    await server.stop(None)
+    await stopping
     try:
         await asyncio.wait_for(dispatcher.idle(), _CANCEL_TIMEOUT_S)
     except TimeoutError:
