@@ -167,6 +167,17 @@ def test_tensor_of_another_shape(name: str, shape: tuple[int, ...], words: str, 
     refuses(folder, words, "shape")
 
 
+def test_a_token_without_an_embedding(tmp_path: Path) -> None:
+    folder = tiny.write_checkpoint(tmp_path)
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    count = len(tiny.vocabulary())
+
+    with pytest.raises(CheckpointError, match=f"token '<new>' with id {count}, but the weights have {count} word"):
+        encoder_weights(read_checkpoint(folder))
+
+
 def test_embedding_size_without_a_projection(tmp_path: Path) -> None:
     folder = tiny.write_checkpoint(tmp_path, "electra")
     tensors = read_checkpoint(folder).tensors

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from tests.support import packages
 from whit.contract.manifest import GOLDEN_FILE, GRAPH_FILE, REQUIRED_FILES, TOKENIZER_FILE, PackageError
@@ -191,6 +193,27 @@ def test_a_tokenizer_of_another_model(directory: Path) -> None:
     packages.reseal(directory)
 
     assert f"{directory / GRAPH_FILE} cannot embed the golden texts" in refusal(directory)
+
+
+def test_a_graph_whose_vectors_depend_on_their_company(directory: Path) -> None:
+    """Every vector within the tolerance, yet not the same alone as in a batch: no such package is ever served."""
+    graph = onnx.load(str(directory / GRAPH_FILE))
+    last = graph.graph.node[-1]
+    assert list(last.output) == ["vectors"]
+    last.output[0] = "before"
+    graph.graph.initializer.append(numpy_helper.from_array(np.array(1e-6, np.float32), "little"))
+    graph.graph.node.extend([
+        helper.make_node("ReduceMax", ["before"], ["largest"], keepdims=0),  # over the whole batch
+        helper.make_node("Mul", ["largest", "little"], ["moved"]),
+        helper.make_node("Add", ["before", "moved"], ["vectors"]),
+    ])  # fmt: skip
+    (directory / GRAPH_FILE).write_bytes(graph.SerializeToString())
+    packages.reseal(directory)
+
+    found = load(directory)
+
+    assert not found.verified
+    assert found.max_abs_difference < found.tolerance
 
 
 # The machine

@@ -75,7 +75,8 @@ def encoder_weights(checkpoint: Checkpoint) -> EncoderWeights:
     """The weights of a checkpoint in the common form.
 
     Raises:
-        CheckpointError: unknown architecture, or a tensor is missing or has the wrong shape.
+        CheckpointError: unknown architecture, a tensor is missing or has the wrong shape, or the tokenizer has more tokens
+            than the weights.
     """
     family = FAMILIES.get(checkpoint.model_type)
     if family is None:
@@ -89,6 +90,7 @@ def encoder_weights(checkpoint: Checkpoint) -> EncoderWeights:
         )
     weights = family(Settings(checkpoint.config), Source(checkpoint.tensors))
     _check_shapes(weights)
+    _check_tokens(checkpoint, weights)
     return weights
 
 
@@ -282,6 +284,16 @@ FAMILIES: Mapping[str, Callable[[Settings, Source], EncoderWeights]] = {
 
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
+
+
+def _check_tokens(checkpoint: Checkpoint, weights: EncoderWeights) -> None:
+    """Refuses a tokenizer that can give a token without an embedding: the first text with it would fail, at run time."""
+    token, largest = max(checkpoint.tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1])
+    if largest >= len(weights.words):
+        raise CheckpointError(
+            f"tokenizer.json has token {token!r} with id {largest}, but the weights have {len(weights.words)} word "
+            "embeddings; save the model again after resize_token_embeddings, or copy the tokenizer that belongs to it"
+        )
 
 
 def _check_shapes(weights: EncoderWeights) -> None:
