@@ -1,0 +1,78 @@
+"""The page docs/configuration.md, made from the settings: ``python -m whit.server.reference > docs/configuration.md``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from whit.server.config import ENV_PREFIX, SETTINGS, Setting
+
+_HEAD = f"""# Configuration
+
+`whit serve` is told everything by flags and `{ENV_PREFIX}*` variables; there is no file. For each setting the flag wins, then the variable, then the default; a variable that is
+set but empty counts as not set. The server logs all of them when it starts, and refuses to start with a value that cannot be used, naming it.
+
+Sizes are bytes, lengths are tokens, times are seconds: the unit is in the name. Clients read the limits with `GetServerInfo`, so they need not be told.
+
+<!-- Made by: python -m whit.server.reference > docs/configuration.md -->
+
+"""
+
+_TAIL = """
+Lists are written like `PATH` in a variable (`WHIT_MODELS=/srv/small:/srv/large`) and as repeated flags. Switches are `true` or `false`.
+
+## How the bounds work together
+
+- **One model's queue** (`--queue-token-count`). Full, it refuses unary calls with `RESOURCE_EXHAUSTED` and says when to come back; streams are not refused but read no further.
+  Streams hold at most half of it, so a bulk load does not shut out everybody else. Larger means fewer refusals and longer waits, never more texts a second.
+- **One micro-batch** (`--micro-batch-token-count`). Larger runs are a little more efficient and make short requests wait behind long ones.
+- **One stream** (`--stream-window-count`). More batches at a time hide a slow network; eight is enough for most.
+- **All requests together** (`--inflight-byte-count`, `--max-call-count`, `--max-stream-count`) bound the memory that clients can take. It must hold the largest message.
+- **One request** (`--batch-item-count`, `--text-byte-count`, `--metadata-byte-count`, `--message-byte-count`). A request over one of them is refused with the field and the limit.
+
+## Stopping
+
+SIGTERM and SIGINT drain: health turns NOT_SERVING, no new call is taken, calls in progress are answered, streams answer what they have read and end with `SHUTTING_DOWN`, the
+search graphs are saved, and the process ends with status 0. After `--drain-timeout-s` what is left is cancelled. A second signal ends the process at once; nothing that was
+acknowledged is lost by it.
+
+| Status | Meaning |
+|---|---|
+| 0 | Stopped by a signal |
+| 1 | Could not start (a package is refused, the data directory or the address is in use), or a worker thread died; stderr says which |
+| 2 | A setting cannot be used |
+| 128 + signal | A second signal ended a drain |
+
+## For a small machine
+
+A server with the int8 reference model takes about 150 MB, most of it the runtime and the model. To bound it further, lower `--inflight-byte-count` and `--message-byte-count`,
+and `--batch-item-count` with them. `--worker-count 1` leaves the other cores to others.
+
+`python -m whit.server` is the same server without the command line, for images that have no use for one: it reads the variables only.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    rows = ["| Flag | Variable | Default | What it does |", "|---|---|---|---|", *map(_row, SETTINGS)]
+    return _HEAD + "\n".join(rows) + "\n" + _TAIL
+
+
+def _row(setting: Setting) -> str:
+    return f"| `{setting.flag}` | `{setting.variable}` | {_default(setting.default)} | {setting.help} |"
+
+
+def _default(value: object) -> str:
+    match value:
+        case ():
+            return "required"
+        case bool():
+            return f"`{str(value).lower()}`"
+        case int() | float() | str() | Path():
+            return f"`{value}`"
+        case _:
+            raise TypeError(f"no way to write the default {value!r}")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
