@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from typing import Any
 from bench.evaluation import FloatMatrix, ndcg_at_10, read_retrieval, read_sts, sts_score
 from bench.machine import describe
 from whit.runtime import Encoder, Tokenizer, open_package
+
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one thread means one thread
 
 
 class Contender:
@@ -70,6 +74,17 @@ def speeds(contenders: Sequence[Contender], rounds: int) -> list[dict[str, Any]]
     ]
 
 
+def measure(packages: Sequence[Path], split: str, rounds: int) -> dict[str, Any]:
+    """Size, quality and speed of each package; ratios are to the first."""
+    contenders = [Contender(path) for path in packages]
+    rows = []
+    for path, contender, speed in zip(packages, contenders, speeds(contenders, rounds), strict=True):
+        size = contender.package.size_bytes
+        rows.append({"package": path.name, "size_bytes": size, **quality(contender, split), **speed})
+        print(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in rows[-1].items()), flush=True)
+    return {"machine": describe(), "split": split, "rounds": rounds, "packages": rows}
+
+
 def main() -> None:
     """Measures and prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,17 +93,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    contenders = [Contender(path) for path in arguments.packages]
-    rows = []
-    for path, contender, speed in zip(
-        arguments.packages, contenders, speeds(contenders, arguments.rounds), strict=True
-    ):
-        size = contender.package.size_bytes
-        rows.append({"package": path.name, "size_bytes": size, **quality(contender, arguments.split), **speed})
-        print(" ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in rows[-1].items()), flush=True)
+    found = measure(arguments.packages, arguments.split, arguments.rounds)
     if arguments.out:
-        content = {"machine": describe(), "split": arguments.split, "rounds": arguments.rounds, "packages": rows}
-        arguments.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Float parity of every family and pooling with the checkpoint's own framework: ``python -m bench.parity``.
+"""Parity of float32 packages of every family and pooling with the checkpoint's own framework: ``python -m bench.parity``.
 
-Needs the ``[train]`` extra. Writes ``bench/results/parity.json``; tests/golden/test_parity.py asserts the same figures.
+Needs the ``[train]`` extra. Writes ``bench/results/parity.json``; tests/golden/test_parity.py asserts the same on fewer texts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import platform
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
 
 from tests.support import parity
 
@@ -33,6 +35,7 @@ def measure(folder: Path, model: str, pooling: str, texts: list[str]) -> dict[st
 
 def main() -> None:
     """Measures the tiny models of all families and, where it is installed, the reference model."""
+    transformers_logging.disable_progress_bar()
     texts = parity.mixed_texts(TEXT_COUNT)
     rows = []
     for model in parity.MODELS:

@@ -12,7 +12,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,22 @@ def memory(package: Path, scratch: Path) -> dict[str, Any]:
     }
 
 
+def measure(package: Path, rounds: int, text_count: int) -> dict[str, Any]:
+    """Cold start, memory, throughput."""
+    content: dict[str, Any] = {"machine": describe(), "package": package.name}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "cold_start": lambda: cold_start(package, scratch, rounds),
+            "memory": lambda: memory(package, scratch),
+            "throughput": lambda: throughput(package, scratch, rounds, text_count),
+        }
+        for name, part in parts.items():
+            content[name] = part()
+            print(name, json.dumps(content[name]), flush=True)
+    return content
+
+
 def main() -> None:
     """Measures and prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,18 +150,9 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=1500)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    content: dict[str, Any] = {"machine": describe(), "package": arguments.package.name}
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        for name, measured in (
-            ("cold_start", lambda: cold_start(arguments.package, scratch, arguments.rounds)),
-            ("memory", lambda: memory(arguments.package, scratch)),
-            ("throughput", lambda: throughput(arguments.package, scratch, arguments.rounds, arguments.texts)),
-        ):
-            content[name] = measured()
-            print(name, json.dumps(content[name]), flush=True)
+    found = measure(arguments.package, arguments.rounds, arguments.texts)
     if arguments.out:
-        arguments.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
