@@ -14,7 +14,7 @@ from whit.client import _convert as convert
 from whit.client import _options as opts
 from whit.client import _requests as requests
 from whit.client._metadata import from_struct, to_struct
-from whit.client._split import Batch
+from whit.client._split import Batch, refused
 from whit.contract.errors import FieldViolation, Problem, Reason, to_status
 from whit.contract.vectors import Encoding, encode
 from whit.v1 import embedding_pb2, point_pb2, vector_pb2
@@ -386,7 +386,7 @@ def test_search_results_keep_their_places() -> None:
 
 def test_upsert_results_keep_their_places() -> None:
     message = point_pb2.UpsertResponse(results=[point_pb2.PointResult(id="2", token_count=3)], sequence=7)
-    refusal = requests.refused(Reason.DUPLICATE_ID, "points[0].id", "twice", id="1")
+    refusal = refused(Reason.DUPLICATE_ID, "points[0].id", "twice", id="1")
     kept = [(point_pb2.Point(id="2"), None)]
 
     result = convert.upsert_result(message, Batch("points", 0, kept, {0: refusal}))

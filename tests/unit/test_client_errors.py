@@ -15,7 +15,7 @@ from whit.client._errors import ERRORS_BY_CODE, from_problem, from_rpc_error, re
 from whit.contract.errors import FieldViolation, Problem, Reason, to_status
 
 
-class FakeCall(grpc.RpcError, grpc.Call):  # type: ignore[misc]  # both are Any to the type checker's stubs
+class FakeCall(grpc.RpcError, grpc.Call):
     """The error of a blocking call, as grpc raises it."""
 
     def __init__(self, code: grpc.StatusCode, details: str, trailing: Any = ()) -> None:
@@ -41,7 +41,8 @@ KINDS = pytest.mark.parametrize("make", [FakeCall, aio_error], ids=["grpc", "grp
 
 
 def of(error: grpc.RpcError, **options: Any) -> WhitError:
-    return from_rpc_error(error, **({"address": "host:1", "method": "Embed", "timeout": 2.5} | options))
+    values: dict[str, Any] = {"address": "host:1", "method": "Embed", "timeout": 2.5} | options
+    return from_rpc_error(error, **values)
 
 
 @pytest.mark.parametrize("code", grpc.StatusCode)

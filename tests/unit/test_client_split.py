@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -115,12 +116,12 @@ def test_a_batch_of_items_of_one_kind_only() -> None:
 def test_items_are_taken_one_at_a_time() -> None:
     taken = []
 
-    def source() -> list[str]:
+    def source() -> Iterator[str]:
         for text in "abcdef":
             taken.append(text)
             yield text
 
-    batches = texts_batcher(item_count=2).split(source())  # type: ignore[arg-type]
+    batches = texts_batcher(item_count=2).split(source())
 
     assert next(batches).kept == ["a", "b"]
     assert taken == ["a", "b"]

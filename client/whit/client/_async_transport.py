@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -138,6 +138,7 @@ class _Stream:
         self.method = method
         self._outgoing: asyncio.Queue[Any] = asyncio.Queue()  # bounded by the window of the plan
         self._call = start(self._messages(), metadata=metadata)
+        self._status = _FirstStatus(self._call)
         self._read = asyncio.ensure_future(self._call.read())
 
     async def _messages(self) -> AsyncIterator[Message]:
@@ -158,7 +159,10 @@ class _Stream:
         done, _ = await asyncio.wait({self._read}, timeout=timeout_s)
         if not done:
             raise TimeoutError
-        message = self._read.result()
+        try:
+            message = self._read.result()
+        except grpc.aio.AioRpcError as error:
+            raise await self._status.instead_of(error) from None
         if message is grpc.aio.EOF:
             return END
         self._read = asyncio.ensure_future(self._call.read())
@@ -166,6 +170,45 @@ class _Stream:
 
     async def aclose(self) -> None:
         """Ends the call and the tasks; harmless where the server ended it already."""
+        self._outgoing.put_nowait(END)  # cancelling a call that ended already leaves gRPC's sending task waiting
         self._call.cancel()
         self._read.cancel()
         await asyncio.gather(self._read, return_exceptions=True)
+
+
+class _FirstStatus:
+    """The status that the server ended a call with.
+
+    grpc.aio puts INTERNAL in its place if a message of ours could not be sent because the call had ended
+    (https://github.com/grpc/grpc/issues/36066). The two may come in either order, so the server's is noted when it comes.
+    """
+
+    _MADE_UP = "Internal error from Core"
+    _PATIENCE_S = 1.0  # if Core itself refused to send, no other status comes
+
+    def __init__(self, call: Any) -> None:
+        self._noted: asyncio.Future[grpc.aio.AioRpcError] = asyncio.get_running_loop().create_future()
+        call.add_done_callback(self._note)
+
+    def _note(self, call: Any) -> None:
+        code, details = _at_once(call.code()), _at_once(call.details())
+        if details != self._MADE_UP and not self._noted.done():
+            trailing = _at_once(call.trailing_metadata())
+            self._noted.set_result(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, details))
+
+    async def instead_of(self, error: grpc.aio.AioRpcError) -> grpc.aio.AioRpcError:
+        """``error``, or the server's own if grpc.aio made ``error`` up."""
+        if error.details() != self._MADE_UP:
+            return error
+        done, _ = await asyncio.wait({self._noted}, timeout=self._PATIENCE_S)
+        return self._noted.result() if done else error
+
+
+def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns that has nothing to wait for, as those that read the status of a finished call."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise AssertionError("the status of a finished call must be there")

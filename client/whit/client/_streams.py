@@ -41,6 +41,7 @@ class Stream:
         config: its first message.
         batcher: splits the user's items.
         window: batches that may be unanswered at a time.
+        raise_errors: whether a failure ends the stream; if not, it is given to the items.
         pack: the items of a batch -> message.
         results: batch, its answer -> what the user gets.
         failures: batch, why it failed or None if none of its items was sent -> what the user gets.
@@ -50,6 +51,7 @@ class Stream:
     config: Message
     batcher: Batcher[Any]
     window: int
+    raise_errors: bool
     pack: Callable[[Sequence[Any]], Message]
     results: Callable[[Batch, Any], Iterable[Any]]
     failures: Callable[[Batch, WhitError | None], Iterable[Any]]
@@ -121,9 +123,10 @@ class _Run:
         self._has_answers = True
         batch, _ = self._waiting.popleft()
         if reply.status.code:
-            yield from self._emit(
-                batch, self._stream.failures(batch, from_item_status(reply.status, batch.place, batch.field))
-            )
+            failure = from_item_status(reply.status, batch.place, batch.field)
+            if self._stream.raise_errors:
+                raise failure
+            yield from self._emit(batch, self._stream.failures(batch, failure))
         else:
             yield from self._emit(batch, self._stream.results(batch, reply))
 
@@ -197,6 +200,7 @@ def embed(
                 field=field,
             ),
             window=window(about),
+            raise_errors=raise_errors,
             pack=lambda kept: requests.stream_embed_batch(kept, are_token_ids=are_token_ids),
             results=lambda batch, reply: checked(batch, convert.embed_result(reply, batch)),
             failures=lambda batch, error: checked(
@@ -239,6 +243,7 @@ def upsert(
             config=point_pb2.StreamUpsertRequest(config=config),
             batcher=plans.points_batcher(about.limits, count),
             window=window(about),
+            raise_errors=raise_errors,
             pack=pack,
             results=lambda batch, reply: checked(batch, convert.upsert_result(reply, batch)),
             failures=lambda batch, error: checked(batch, convert.failed_upsert_result(batch, error)),
@@ -266,6 +271,7 @@ def search(session: Session, *, batch_size: int, on_error: str, timeout: Timeout
             config=point_pb2.StreamSearchRequest(config=config),
             batcher=plans.query_batcher(about.limits, count, 0),
             window=window(about),
+            raise_errors=raise_errors,
             pack=lambda kept: point_pb2.StreamSearchRequest(
                 batch=point_pb2.StreamSearchBatch(**requests.queries(kept))
             ),

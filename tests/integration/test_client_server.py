@@ -1,0 +1,662 @@
+"""Both clients against a real server: every method, the same words and the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.clients import KINDS, open_client, threads, wait_until_gone
+from tests.support.server import DIMENSION_COUNT, MAX_TOKEN_COUNT, server_thread, tiny_package
+from whit.client import (
+    AlreadyExists,
+    AsyncClient,
+    Client,
+    FailedPrecondition,
+    InvalidRequest,
+    ItemErrors,
+    NotFound,
+    Point,
+    Reason,
+)
+
+MODEL = "tiny"
+WINDOW = 3
+ITEM_LIMIT = 16
+MESSAGE_BYTES = 100_000
+TEXTS = [f"text number {i} about the water and the {'long ' * (i % 7)}way" for i in range(50)]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with low limits, so that the client has to split."""
+    with server_thread(
+        tmp_path_factory.mktemp("server") / "data",
+        models=[tiny_package(), tiny_package("other", seed=1)],
+        batch_item_count=ITEM_LIMIT,
+        stream_window_count=WINDOW,
+        message_byte_count=MESSAGE_BYTES,
+        text_byte_count=50_000,
+        metadata_byte_count=1000,
+    ) as found:
+        yield found
+
+
+@pytest.fixture(params=KINDS)
+def whit(request: pytest.FixtureRequest, address: str) -> Iterator[Client]:
+    with open_client(request.param, address) as client:
+        yield client
+
+
+_names = itertools.count()
+
+
+@pytest.fixture
+def notes(whit: Client) -> Iterator[str]:
+    """An empty collection."""
+    name = f"notes-{next(_names)}"
+    whit.create_collection(name, model=MODEL)
+    yield name
+    whit.delete_collection(name)
+
+
+# ---- server and models ----
+
+
+def test_info_has_the_limits_of_the_server(whit: Client) -> None:
+    info = whit.info()
+
+    assert info.limits.batch_item_count == ITEM_LIMIT
+    assert info.limits.message_byte_count == MESSAGE_BYTES
+    assert [model.name for model in info.models] == ["other", MODEL]
+    assert info.worker_count == 2
+    assert info.uptime_s > 0
+
+
+def test_models(whit: Client) -> None:
+    listed = whit.models()
+    one = whit.model(MODEL)
+
+    assert one in listed
+    assert (one.dimension_count, one.max_token_count, one.dtype) == (DIMENSION_COUNT, MAX_TOKEN_COUNT, "float32")
+    assert one.prompts == {"query": "find: ", "document": "text: "}
+    assert one.verified
+    verification = whit.verify_model(MODEL)
+    assert verification.verified
+    assert verification.max_abs_difference <= verification.tolerance
+    with pytest.raises(NotFound, match="'nix' is not loaded") as caught:
+        whit.model("nix")
+    assert caught.value.reason is Reason.MODEL_NOT_FOUND
+
+
+# ---- embed ----
+
+
+def test_a_call_that_is_split_gives_what_its_texts_give_alone(whit: Client) -> None:
+    whole = whit.embed(TEXTS, model=MODEL, encoding=["int8", "float32"])
+
+    assert whole.vectors.shape == (50, DIMENSION_COUNT)
+    assert whole.vectors.dtype == np.int8
+    for row in (0, 15, 16, 49):
+        alone = whit.embed([TEXTS[row]], model=MODEL, encoding=["int8", "float32"])
+        assert alone.vectors.tobytes() == whole.vectors[row].tobytes()
+        assert whole.scales is not None
+        assert alone.scales is not None
+        assert alone.scales[0] == whole.scales[row]
+        assert alone.items[0] == whole.items[row]
+    assert whole.fingerprint == whit.model(MODEL).fingerprint
+    assert whole.timing.infer_time_us > 0
+
+
+def test_every_option_has_an_effect(whit: Client) -> None:
+    text = ["where is the water"]
+    plain = whit.embed(text, model=MODEL)
+    query = whit.embed(text, model=MODEL, role="query")
+    instructed = whit.embed(text, model=MODEL, instruction="find: ")
+    short = whit.embed(text, model=MODEL, dimension_count=8)
+
+    assert not np.array_equal(plain.vectors, query.vectors)
+    assert np.array_equal(query.vectors, instructed.vectors)
+    assert query.items[0].token_count > plain.items[0].token_count
+    assert short.vectors.shape == (1, 8)
+    assert np.linalg.norm(short.vectors) == pytest.approx(1, abs=1e-5)
+    cosine = short.vectors @ plain.vectors[:, :8].T / np.linalg.norm(plain.vectors[:, :8])
+    assert cosine == pytest.approx(1, abs=1e-5)
+
+
+def test_texts_that_are_too_long_for_the_model(whit: Client) -> None:
+    texts = ["a text", "water " * 100]
+
+    cut = whit.embed(texts, model=MODEL, on_overflow="truncate")
+
+    assert [item.truncated for item in cut.items] == [False, True]
+    assert cut.items[1].used_token_count == MAX_TOKEN_COUNT < cut.items[1].token_count
+    with pytest.raises(ItemErrors, match=r"1 of 2 items failed; the first is number 1: texts\[1\]: has \d+ tokens"):
+        whit.embed(texts, model=MODEL)
+
+
+def test_token_ids_are_the_same_as_their_text(whit: Client) -> None:
+    from tests.support.tiny import tokenizer
+
+    ids = [tokenizer().encode(text).ids for text in TEXTS]
+
+    assert np.array_equal(whit.embed(token_ids=ids, model=MODEL).vectors, whit.embed(TEXTS, model=MODEL).vectors)
+
+
+def test_bad_items_do_not_hinder_the_others(whit: Client) -> None:
+    """Refused by the server (empty, over its limit), by the client (no message holds it, no Unicode): all by item."""
+    texts = [*TEXTS[:20], "", "x" * 60_000, "x" * 200_000, "\ud800", *TEXTS[20:]]
+    reasons = {20: Reason.EMPTY_TEXT, 21: Reason.TEXT_TOO_LONG, 22: Reason.TEXT_TOO_LONG, 23: Reason.INVALID_REQUEST}
+
+    with pytest.raises(ItemErrors) as caught:
+        whit.embed(texts, model=MODEL)
+
+    assert {index: error.reason for index, error in caught.value.errors.items()} == reasons
+    for index, error in caught.value.errors.items():
+        assert isinstance(error, InvalidRequest)
+        assert str(error).startswith(f"texts[{index}]: ")
+    good = [row for row in range(len(texts)) if row not in reasons]
+    result = whit.embed(texts, model=MODEL, on_error="return")
+    assert np.array_equal(result.vectors, caught.value.result.vectors)
+    assert np.array_equal(result.vectors[good], whit.embed(TEXTS, model=MODEL).vectors)
+    assert not result.vectors[list(reasons)].any()
+
+
+def test_a_call_of_which_nothing_can_be_sent(whit: Client) -> None:
+    result = whit.embed(["\ud800"], model=MODEL, on_error="return", encoding="binary")
+
+    assert result.vectors.shape == (1, DIMENSION_COUNT // 8)
+    assert result.items[0].error is not None
+
+
+def test_no_texts_are_refused(whit: Client) -> None:
+    with pytest.raises(InvalidRequest, match="texts: is empty; give 1 to 16"):
+        whit.embed([], model=MODEL)
+
+
+def test_an_unknown_model_or_role_is_refused(whit: Client) -> None:
+    with pytest.raises(NotFound, match="loaded: other, tiny"):
+        whit.embed(["a"], model="nix")
+    with pytest.raises(InvalidRequest, match="must be a role that the package of model 'tiny' has"):
+        whit.embed(["a"], model=MODEL, role="poem")
+    with pytest.raises(InvalidRequest, match="must be 1 to 32"):
+        whit.embed(["a"], model=MODEL, dimension_count=33)
+
+
+# ---- embed_stream ----
+
+
+@pytest.mark.parametrize("encoding", ["float32", "float16", "int8", "binary"])
+def test_a_stream_gives_what_the_call_gives(whit: Client, encoding: str) -> None:
+    batches = list(whit.embed_stream(iter(TEXTS), model=MODEL, encoding=encoding, batch_size=7))
+
+    assert [len(batch) for batch in batches] == [7] * 7 + [1]
+    whole = whit.embed(TEXTS, model=MODEL, encoding=encoding)
+    assert np.concatenate([batch.vectors for batch in batches]).tobytes() == whole.vectors.tobytes()
+    assert [item for batch in batches for item in batch.items] == list(whole.items)
+
+
+def test_batches_of_a_stream_obey_the_limits(whit: Client) -> None:
+    by_number = list(whit.embed_stream(TEXTS, model=MODEL, batch_size=1000))
+    by_bytes = list(whit.embed_stream(["x" * 40_000] * 5, model=MODEL, on_overflow="truncate"))
+
+    assert [len(batch) for batch in by_number] == [16, 16, 16, 2]
+    assert [len(batch) for batch in by_bytes] == [2, 2, 1]
+
+
+def test_a_stream_of_nothing(whit: Client) -> None:
+    assert list(whit.embed_stream([], model=MODEL)) == []
+
+
+def test_bad_items_do_not_end_a_stream(whit: Client) -> None:
+    texts = ["a", "", "b", "x" * 200_000, "\ud800", "c"]
+
+    results = list(whit.embed_stream(texts, model=MODEL, batch_size=2, on_error="return"))
+
+    errors = [item.error for result in results for item in result.items]
+    assert [str(error).split(":")[0] if error else None for error in errors] == [
+        None, "texts[1]", None, "texts[3]", "texts[4]", None,
+    ]  # fmt: skip
+    good = np.concatenate([result.vectors for result in results])[[0, 2, 5]]
+    assert np.array_equal(good, whit.embed(["a", "b", "c"], model=MODEL).vectors)
+
+
+def test_a_batch_of_which_nothing_can_be_sent_keeps_its_turn(whit: Client) -> None:
+    results = list(whit.embed_stream(["\ud800", "a", "\ud800", "b"], model=MODEL, batch_size=1, on_error="return"))
+
+    assert [result.items[0].error is None for result in results] == [False, True, False, True]
+    only_bad = list(whit.embed_stream(["\ud800"], model=MODEL, on_error="return"))
+    assert only_bad[0].vectors.shape == (1, DIMENSION_COUNT)
+
+
+def test_a_stream_raises_failed_items_with_their_batch(whit: Client) -> None:
+    results = whit.embed_stream(["a", "b", "c", "", "d"], model=MODEL, batch_size=2)
+
+    assert len(next(results)) == 2
+    with pytest.raises(ItemErrors, match=r"1 of 2 items failed; the first is number 3: texts\[3\]: is empty") as caught:
+        next(results)
+    assert (caught.value.start, list(caught.value.errors)) == (2, [1])
+    assert list(results) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error"), [({"model": "nix"}, NotFound), ({"model": MODEL, "role": "poem"}, InvalidRequest)]
+)
+def test_a_bad_option_of_a_stream(whit: Client, options: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        list(whit.embed_stream(TEXTS, **options))
+
+
+def test_options_of_a_stream_are_checked_before_it_begins(whit: Client) -> None:
+    with pytest.raises(ValueError, match="encoding must be"):
+        whit.embed_stream(TEXTS, model=MODEL, encoding="int4")
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
+        whit.embed_stream(TEXTS, model=MODEL, batch_size=0)
+    with pytest.raises(TypeError, match="texts must be a sequence, got one str"):
+        whit.embed_stream("a text", model=MODEL)
+
+
+def test_token_ids_in_a_stream(whit: Client) -> None:
+    from tests.support.tiny import tokenizer
+
+    ids = [tokenizer().encode(text).ids for text in TEXTS[:5]]
+
+    [result] = whit.embed_stream(token_ids=iter(ids), model=MODEL)
+
+    assert np.array_equal(result.vectors, whit.embed(TEXTS[:5], model=MODEL).vectors)
+
+
+# ---- what a stream takes, and what it leaves behind ----
+
+
+class Source:
+    """Texts without end, that counts how many were taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while True:
+            self.taken += 1
+            yield f"text {self.taken}"
+
+
+def test_texts_are_taken_only_as_answers_are_taken(whit: Client) -> None:
+    source, size = Source(), 4
+    results = whit.embed_stream(source, model=MODEL, batch_size=size)
+    assert source.taken == 0
+
+    for answered in range(1, 6):
+        next(results)
+        assert answered * size <= source.taken <= (answered + WINDOW + 1) * size
+    results.close()
+
+
+def test_closing_a_stream_early_leaves_nothing_behind(whit: Client) -> None:
+    whit.info()
+    before = threads()
+    results = whit.embed_stream(Source(), model=MODEL, batch_size=4)
+    next(results)
+
+    results.close()
+
+    assert wait_until_gone(before) == set()
+    assert list(results) == []
+    assert len(whit.embed(["a"], model=MODEL)) == 1
+
+
+def test_a_stream_that_ended_leaves_nothing_behind(whit: Client) -> None:
+    whit.info()
+    before = threads()
+
+    for _ in range(3):
+        list(whit.embed_stream(TEXTS, model=MODEL))
+
+    assert wait_until_gone(before) == set()
+
+
+def test_a_source_that_raises_is_heard_as_it_is(whit: Client) -> None:
+    whit.info()
+    before, error = threads(), LookupError("the user's own")
+
+    def source() -> Iterator[str]:
+        yield from TEXTS[:10]
+        raise error
+
+    results = whit.embed_stream(source(), model=MODEL, batch_size=2)
+
+    with pytest.raises(LookupError) as caught:
+        list(results)
+    assert caught.value is error
+    assert wait_until_gone(before) == set()
+    assert len(whit.embed(["a"], model=MODEL)) == 1
+
+
+def test_many_streams_at_a_time(address: str) -> None:
+    """One client in four threads: answers go to who asked."""
+    with Client(address) as whit:
+        expected = whit.embed(TEXTS, model=MODEL, encoding="int8").vectors
+        found: list[Any] = [None] * 4
+
+        def work(number: int) -> None:
+            batches = whit.embed_stream(TEXTS[number:], model=MODEL, encoding="int8", batch_size=number + 1)
+            found[number] = np.concatenate([batch.vectors for batch in batches])
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+
+    for number, vectors in enumerate(found):
+        assert np.array_equal(vectors, expected[number:])
+
+
+# ---- only asyncio ----
+
+
+def test_async_sources_and_concurrency(address: str) -> None:
+    async def source() -> AsyncIterator[str]:
+        for text in TEXTS:
+            await asyncio.sleep(0)
+            yield text
+
+    async def work() -> None:
+        async with AsyncClient(address) as whit:
+            calls = await asyncio.gather(*(whit.embed([text], model=MODEL, encoding="int8") for text in TEXTS))
+            streamed = [batch async for batch in whit.embed_stream(source(), model=MODEL, encoding="int8")]
+        streamed_vectors = np.concatenate([batch.vectors for batch in streamed])
+        assert np.array_equal(streamed_vectors, np.concatenate([call.vectors for call in calls]))
+
+    asyncio.run(work(), debug=True)
+
+
+def test_async_streams_end_with_their_task(address: str) -> None:
+    source = Source()
+
+    async def work() -> None:
+        async with AsyncClient(address) as whit:
+            tasks_before = asyncio.all_tasks()
+            async with aclosing(whit.embed_stream(source, model=MODEL, batch_size=2)) as results:
+                await anext(results)
+            begun = asyncio.Event()
+
+            async def endless() -> None:
+                async for _ in whit.embed_stream(source, model=MODEL, batch_size=2):
+                    begun.set()
+
+            task = asyncio.create_task(endless())
+            await begun.wait()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert task.cancelled()
+            for _ in range(1000):  # gRPC's own tasks end a few turns of the loop later
+                if asyncio.all_tasks() == tasks_before:
+                    break
+                await asyncio.sleep(0.01)
+            assert asyncio.all_tasks() == tasks_before
+            assert len(await whit.embed(["a"], model=MODEL)) == 1
+
+    asyncio.run(work())
+
+
+# ---- collections ----
+
+
+def test_collections(whit: Client) -> None:
+    name = f"c-{next(_names)}"
+    made = whit.create_collection(name, model=MODEL, storage="int8", dimension_count=16)
+
+    assert (made.name, made.model, made.storage, made.dimension_count, made.point_count) == (name, MODEL, "int8", 16, 0)
+    assert made.fingerprint == whit.model(MODEL).fingerprint
+    assert made.create_time.tzinfo is not None
+    assert whit.collection(name) == made
+    assert made in whit.collections()
+    with pytest.raises(AlreadyExists):
+        whit.create_collection(name, model=MODEL)
+    assert whit.create_collection(name, model=MODEL, storage="int8", exist_ok=True) == made
+    for other in (
+        {"storage": "float32"},
+        {"storage": "int8", "model": "other"},
+        {"storage": "int8", "dimension_count": 8},
+    ):
+        with pytest.raises(AlreadyExists):
+            whit.create_collection(name, **({"model": MODEL, "exist_ok": True} | other))  # type: ignore[arg-type]
+    assert whit.delete_collection(name) == 0
+    with pytest.raises(NotFound):
+        whit.collection(name)
+
+
+def test_a_collection_that_is_not_there(whit: Client) -> None:
+    calls: Sequence[Any] = [
+        lambda: whit.count("nix"),
+        lambda: whit.search("nix", "a"),
+        lambda: whit.upsert("nix", ids=["1"], texts=["a"]),
+        lambda: list(whit.upsert_stream("nix", [Point("1", "a")])),
+        lambda: list(whit.search_stream("nix", ["a"])),
+        lambda: whit.get("nix", ["1"]),
+        lambda: whit.delete("nix", ["1"]),
+        lambda: whit.delete_collection("nix"),
+    ]
+    for call in calls:
+        with pytest.raises(NotFound) as caught:
+            call()
+        assert caught.value.reason is Reason.COLLECTION_NOT_FOUND
+
+
+# ---- points ----
+
+
+def test_points_come_back_as_they_were_written(whit: Client, notes: str) -> None:
+    ids = [f"id {i}" for i in range(40)]
+    metadata = [{"n": i, "tags": ["a", None, {"b": 0.5}]} for i in range(40)]
+
+    written = whit.upsert(notes, ids=ids, texts=TEXTS[:40], metadata=metadata)
+
+    assert [item.id for item in written.items] == ids
+    assert all(item.error is None and item.token_count > 2 for item in written.items)
+    assert whit.count(notes) == 40
+    points = whit.get(notes, [ids[39], "not there", ids[0]], with_vectors=True)
+    assert [(p.id, p.text, p.metadata) for p in points] == [
+        (ids[39], TEXTS[39], metadata[39]), (ids[0], TEXTS[0], metadata[0]),
+    ]  # fmt: skip
+    expected = whit.embed([TEXTS[39]], model=MODEL, role="document").vectors[0]
+    assert points[0].vector == pytest.approx(expected, abs=1e-6)
+    assert whit.get(notes, [ids[1]])[0].vector is None
+    assert [p.id for p in whit.get(notes, ids)] == ids
+    gone = whit.delete(notes, [*ids[:30], "not there"])
+    assert (gone.deleted_count, gone.missing_ids) == (30, ("not there",))
+    assert gone.sequence > written.sequence
+    assert whit.count(notes) == 10
+
+
+def test_vectors_in_place_of_texts(whit: Client, notes: str) -> None:
+    found = whit.embed(TEXTS[:20], model=MODEL, encoding=["float32", "int8"])
+    whit.upsert(notes, ids=[f"f{i}" for i in range(20)], vectors=found.vectors)
+    whit.upsert(notes, ids=[f"i{i}" for i in range(20)], vectors=found.by_encoding["int8"], texts=TEXTS[:20])
+
+    hits = whit.search(notes, found.vectors[3], limit=2)
+    many = whit.search_batch(notes, found.vectors, limit=1)
+
+    assert {hit.id for hit in hits} == {"f3", "i3"}
+    assert all(hit.score == pytest.approx(1, abs=1e-3) for hit in hits)
+    assert len(many) == 20
+    assert [result.hits[0].score > 0.999 for result in many] == [True] * 20
+    assert len(whit.search_batch(notes, found.by_encoding["int8"], limit=1)) == 20
+
+
+def test_failed_points_do_not_hinder_the_others(whit: Client, notes: str) -> None:
+    """Some of them refused by the client, some by the server, in one batch or several."""
+    ids = [*(str(i) for i in range(20)), "empty", "twice", "nan", "", "twice"]
+    texts = [*TEXTS[:20], "", "a", "b", "c", "d"]
+    metadata: list[dict[str, Any]] = [{} for _ in ids]
+    metadata[22]["x"] = float("nan")
+
+    with pytest.raises(ItemErrors) as caught:
+        whit.upsert(notes, ids=ids, texts=texts, metadata=metadata)
+
+    assert {index: error.reason for index, error in caught.value.errors.items()} == {
+        20: Reason.EMPTY_TEXT,
+        21: Reason.DUPLICATE_ID,
+        22: Reason.INVALID_REQUEST,
+        23: Reason.INVALID_REQUEST,
+        24: Reason.DUPLICATE_ID,
+    }
+    for index, error in caught.value.errors.items():
+        assert f"points[{index}]" in str(error)
+    assert [item.id for item in caught.value.result.items] == ids
+    assert whit.count(notes) == 20
+
+
+def test_vectors_of_the_wrong_length_or_nan(whit: Client, notes: str) -> None:
+    with pytest.raises(InvalidRequest, match="32"):
+        whit.upsert(notes, ids=["1"], vectors=np.ones((1, 31)))
+    with pytest.raises(InvalidRequest):
+        whit.search(notes, np.ones(31))
+    bad = np.ones((2, DIMENSION_COUNT))
+    bad[1, 5] = np.nan
+    with pytest.raises(ItemErrors) as caught:
+        whit.upsert(notes, ids=["1", "2"], vectors=bad)
+    assert {index: error.reason for index, error in caught.value.errors.items()} == {1: Reason.INVALID_VECTOR}
+    assert whit.count(notes) == 1
+
+
+def test_a_stream_of_points(whit: Client, notes: str) -> None:
+    def points() -> Iterator[Point]:
+        for i, text in enumerate(TEXTS):
+            yield Point(str(i), text, {"n": i})
+
+    results = list(whit.upsert_stream(notes, points(), batch_size=8))
+
+    assert [len(result) for result in results] == [8] * 6 + [2]
+    assert [item.id for result in results for item in result.items] == [str(i) for i in range(50)]
+    sequences = [result.sequence for result in results]
+    assert sequences == sorted(set(sequences))
+    assert whit.count(notes) == 50
+
+
+def test_a_batch_of_points_is_there_when_it_is_acknowledged(whit: Client, notes: str) -> None:
+    source = (Point(str(i), f"text {i}") for i in itertools.count())
+    results = whit.upsert_stream(notes, source, batch_size=4)
+
+    for _ in range(5):
+        ids = [item.id for item in next(results).items]
+        assert len(whit.get(notes, ids)) == 4
+    results.close()
+
+
+def test_failed_points_do_not_end_a_stream(whit: Client, notes: str) -> None:
+    points = [
+        Point("1", "a"),
+        Point("2", ""),
+        Point("3", "b", {"x": "y" * 2000}),
+        Point("4", "\ud800"),
+        Point("5", "c"),
+    ]
+
+    results = list(whit.upsert_stream(notes, points, batch_size=2, on_error="return"))
+
+    items = [item for result in results for item in result.items]
+    assert [item.id for item in items] == ["1", "2", "3", "4", "5"]
+    assert [item.error is None for item in items] == [True, False, False, False, True]
+    assert [str(item.error).split(":")[0] for item in items if item.error] == [
+        "points[1].text", "points[2].metadata", "points[3]",
+    ]  # fmt: skip
+    assert whit.count(notes) == 2
+
+
+# ---- search ----
+
+
+@pytest.fixture
+def filled(whit: Client, notes: str) -> str:
+    whit.upsert(notes, ids=[str(i) for i in range(50)], texts=TEXTS, metadata=[{"n": i} for i in range(50)])
+    return notes
+
+
+def test_search(whit: Client, filled: str) -> None:
+    hits = whit.search(filled, TEXTS[7], limit=5)
+
+    assert len(hits) == 5
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert {hit.text for hit in hits} <= set(TEXTS)
+    assert all(TEXTS[hit.metadata["n"]] == hit.text for hit in hits)
+    bare = whit.search(filled, TEXTS[7], limit=5, with_payload=False, exact=True)
+    assert {(hit.text, len(hit.metadata)) for hit in bare} == {("", 0)}
+    threshold = hits[2].score
+    above = whit.search(filled, TEXTS[7], limit=50, score_threshold=threshold, exact=True)
+    assert all(hit.score >= threshold for hit in above)
+    assert len(whit.search(filled, "a")) == 10
+    assert whit.search(filled, "water", role="document") != whit.search(filled, "water")
+
+
+def test_many_queries_get_what_each_gets_alone(whit: Client, filled: str) -> None:
+    batch = whit.search_batch(filled, TEXTS, limit=3, exact=True)
+    stream = list(whit.search_stream(filled, iter(TEXTS), limit=3, exact=True, batch_size=7))
+
+    assert len(batch) == 50
+    assert [result.hits for result in stream] == [result.hits for result in batch]
+    for row in (0, 16, 49):
+        assert list(batch[row]) == list(whit.search(filled, TEXTS[row], limit=3, exact=True))
+
+
+def test_failed_queries_do_not_hinder_the_others(whit: Client, filled: str) -> None:
+    queries = [*TEXTS[:17], "", "\ud800", "water"]
+
+    with pytest.raises(ItemErrors, match=r"2 of 20 items failed; the first is number 17: texts\[17\]") as caught:
+        whit.search_batch(filled, queries)
+    returned = whit.search_batch(filled, queries, on_error="return")
+    streamed = list(whit.search_stream(filled, queries, on_error="return", batch_size=5))
+
+    for results in (caught.value.result, returned, streamed):
+        assert [index for index, result in enumerate(results) if result.error is not None] == [17, 18]
+        assert [len(result) for result in results] == [10] * 17 + [0, 0, 10]
+
+
+def test_a_stream_of_queries_raises_at_the_one_that_failed(whit: Client, filled: str) -> None:
+    results = whit.search_stream(filled, ["a", "b", "", "c"])
+
+    assert [len(next(results)), len(next(results))] == [10, 10]
+    with pytest.raises(InvalidRequest, match=r"texts\[2\]: is empty"):
+        next(results)
+
+
+def test_the_error_of_one_query_is_its_own(whit: Client, filled: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        whit.search(filled, "")
+    assert caught.value.reason is Reason.EMPTY_TEXT
+    with pytest.raises(InvalidRequest, match="limit"):
+        whit.search(filled, "a", limit=100_000)
+
+
+def test_vectors_and_texts_mixed_in_a_stream(whit: Client, filled: str) -> None:
+    vector = whit.embed([TEXTS[3]], model=MODEL, role="query").vectors[0]
+
+    results = list(whit.search_stream(filled, [TEXTS[3], vector, TEXTS[3]], limit=3, exact=True))
+
+    for result in results:
+        assert [hit.id for hit in result] == [hit.id for hit in results[0]]
+
+
+def test_a_collection_of_another_package(tmp_path: Any) -> None:
+    """The same name, other weights: everything that embeds is refused."""
+    data = tmp_path / "data"
+    with server_thread(data) as address, Client(address) as whit:
+        whit.create_collection("notes", model=MODEL)
+        whit.upsert("notes", ids=["1"], texts=["a"])
+    with server_thread(data, models=[tiny_package(seed=2)]) as address, Client(address) as whit:
+        calls: Sequence[Any] = [
+            lambda: whit.search("notes", "a"),
+            lambda: whit.upsert("notes", ids=["2"], texts=["b"]),
+            lambda: list(whit.upsert_stream("notes", [Point("2", "b")])),
+        ]
+        for call in calls:
+            with pytest.raises(FailedPrecondition) as caught:
+                call()
+            assert caught.value.reason is Reason.FINGERPRINT_MISMATCH
