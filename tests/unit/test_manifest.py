@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from whit.contract.manifest import (
     FORMAT_VERSION,
@@ -191,6 +195,52 @@ def test_a_manifest_that_is_no_json_object(directory: Path, data: bytes) -> None
     (directory / "manifest.json").write_bytes(data)
 
     assert f"{directory / 'manifest.json'}" in refusal(directory)
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"name": ' * 100_000, b"1" * 10_000])
+def test_a_manifest_that_cannot_be_parsed(directory: Path, data: bytes) -> None:
+    (directory / "manifest.json").write_bytes(data)
+
+    assert "is not valid JSON" in refusal(directory)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prompts": {"query": "\ud800"}}, {"name": "\udfff"}, {"provenance": {"\ud800": 1}}]
+)
+def test_a_lone_surrogate(directory: Path, changes: dict[str, Any]) -> None:
+    change(directory, **changes)
+
+    assert "holds a lone surrogate" in refusal(directory)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(field=st.sampled_from([f.name for f in dataclasses.fields(Manifest)] + ["fingerprint"]), value=values)
+@settings(max_examples=100, deadline=None)
+def test_whatever_a_field_holds_is_taken_or_refused(field: str, value: object) -> None:
+    with TemporaryDirectory() as folder:
+        written = write(Path(folder, "package"))
+        change(Path(folder, "package"), **{field: value})
+        with suppress(PackageError):
+            # What is no part of the fingerprint may change, but only to another value of the right form.
+            assert read_manifest(Path(folder, "package")).fingerprint == written.fingerprint
+
+
+@given(at=st.integers(0, 1500), cut=st.integers(0, 40), new=st.binary(max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_whatever_bytes_the_manifest_holds_are_taken_or_refused(at: int, cut: int, new: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        written = write(Path(folder, "package"))
+        path = Path(folder, "package", "manifest.json")
+        data = path.read_bytes()
+        path.write_bytes(data[:at] + new + data[at + cut :])
+        with suppress(PackageError):
+            assert read_manifest(path.parent).fingerprint == written.fingerprint
 
 
 def test_a_truncated_manifest(directory: Path) -> None:

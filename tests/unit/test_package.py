@@ -125,6 +125,7 @@ def test_a_tokenizer_that_is_none(directory: Path, content: str) -> None:
         "",
         "[]",
         "{}",
+        "[" * 100_000,
         '{"texts": []}',
         '{"texts": 3}',
         '{"texts": [{"text": "a"}]}',

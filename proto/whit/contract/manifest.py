@@ -115,7 +115,7 @@ def read_manifest(directory: Path) -> Manifest:
         ) from None
     except OSError as error:
         raise PackageError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, a number too long or nesting too deep to read
         raise PackageError(f"{path} is not valid JSON ({error}); copy the package again or export it again") from None
     if not isinstance(content, dict):
         raise PackageError(f"{path} does not hold a JSON object; copy the package again or export it again")
@@ -129,6 +129,10 @@ def read_manifest(directory: Path) -> Manifest:
             f"{path} has format version {version}, this whit reads up to {FORMAT_VERSION}; "
             "upgrade whit (pip install -U whit) or export the package with this version"
         )
+    try:
+        _canonical(content)
+    except UnicodeEncodeError:
+        raise PackageError(f"{path} holds a lone surrogate, which is no text; export the package again") from None
     fingerprint = content.pop("fingerprint", None)
     manifest = _from_dict(content, path)
     if fingerprint != manifest.fingerprint:

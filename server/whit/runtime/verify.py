@@ -40,7 +40,7 @@ def read_golden(package: Package) -> tuple[list[str], NDArray[np.float32]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         texts = [str(entry["text"]) for entry in content["texts"]]
         vectors = np.array([entry["vector"] for entry in content["texts"]], np.float32)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PackageError(f"{path} cannot be read ({error}); copy the package again or export it again") from None
     if not texts or vectors.shape != (len(texts), package.manifest.dimension_count):
         raise PackageError(f"{path} holds {vectors.shape} values for {len(texts)} texts; export the package again")
