@@ -1,9 +1,11 @@
 """The command itself: what is loaded when, what is said when something is missing or fails."""
 
 import builtins
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -101,6 +103,24 @@ def test_every_command_has_help_with_summary_example_and_exit_codes(name: str) -
     options = [p for p in found.params if isinstance(p, click.Option)]
     assert all(option.help for option in options)
     assert all(any(o.startswith("--") for o in option.opts) for option in options)
+
+
+@pytest.mark.parametrize("name", list(app.COMMANDS))
+def test_every_example_is_a_command_line_that_is_understood(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes").mkdir()
+    for file in ("texts.txt", "README.md", "faq.jsonl"):
+        Path(file).write_text("what the examples read")
+    found = app.group.get_command(group_context(), name)
+    assert isinstance(found, WhitCommand)
+    for example in found.examples:
+        words = shlex.split(example)
+        start = words.index("whit")
+        end = words.index("|", start) if "|" in words[start:] else len(words)
+        assert words[start + 1] == name
+        found.make_context(name, words[start + 2 : end], parent=group_context())
 
 
 @pytest.mark.parametrize("name", [n for n in app.COMMANDS if n != "serve"])

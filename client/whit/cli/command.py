@@ -11,6 +11,7 @@ EXIT_CODES: Mapping[int, str] = {
     0: "ok",
     1: "failed: one line on stderr says why",
     2: "wrong usage, or an extra is missing",
+    130: "interrupted",
 }
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -85,8 +85,8 @@ class Answer:
 def demo(directory: Path, as_json: bool) -> None:
     """Compile a model, serve it, index the docs of Python's standard library, ask five questions. All on this machine.
 
-    Uses no network. The server is a process of its own on a free port, and is stopped at the end. The first run takes a few
-    minutes, the next ones seconds.
+    Uses no network. The server is a process of its own on a free port, and is stopped at the end. The first run takes a minute
+    or two, the next ones seconds.
     """
     start, timings = time.perf_counter(), Timings()
     say = notice if as_json else _say

@@ -32,12 +32,13 @@ _NAMELESS = re.compile(
         "whit export ./model --out packages/mini --name all-MiniLM-L6-v2 --calibration my-texts.txt",
         "whit export ./model --out packages/float --name mini-float --dtype float32 --json | jq .graph_bytes",
     ],
-    exit_codes={1: "the checkpoint or an option cannot be used, or OUT cannot be written: one line on stderr says why"},
+    exit_codes={1: "the checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
     "--out",
     required=True,
+    metavar="DIR",
     type=click.Path(path_type=Path),
     help="Directory of the new package. A package that is there already is replaced when the new one is done.",
 )
@@ -78,7 +79,7 @@ def export(
 ) -> None:
     """Compile CHECKPOINT, a Hugging Face or sentence-transformers folder, into a package that whit serve can load.
 
-    Needs no network and no torch. int8 takes a minute or two: it measures what each layer's scheme costs, and ends with
+    Needs no network and no torch. int8 takes about a minute: it measures what each layer's scheme costs, and ends with
     a comparison against the float32 graph.
     """
     from whit.export.compile import ExportOptions, compile_checkpoint

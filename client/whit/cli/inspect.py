@@ -17,7 +17,10 @@ from whit.contract.manifest import REPORT_FILE, Manifest, PackageError, check_fi
 
 @command(
     "inspect",
-    examples=["whit inspect all-MiniLM-L6-v2", "whit inspect all-MiniLM-L6-v2 --json | jq .manifest.fingerprint"],
+    examples=[
+        "whit inspect packages/all-MiniLM-L6-v2",
+        "whit inspect packages/all-MiniLM-L6-v2 --json | jq .manifest.fingerprint",
+    ],
     exit_codes={1: "the package is damaged or refused"},
 )
 @click.argument("package", type=click.Path(path_type=Path))

@@ -13,7 +13,7 @@ from whit.cli.output import console, facts, jsonable, print_json
 
 @command(
     "verify",
-    examples=["whit verify all-MiniLM-L6-v2", "whit verify /srv/packages/all-MiniLM-L6-v2 --json"],
+    examples=["whit verify packages/all-MiniLM-L6-v2", "whit verify /srv/packages/all-MiniLM-L6-v2 --json"],
     exit_codes={1: "the package is damaged or refused, or its vectors differ here"},
 )
 @click.argument("package", type=click.Path(path_type=Path))
