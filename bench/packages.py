@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -17,9 +16,6 @@ from typing import Any
 from bench.evaluation import FloatMatrix, ndcg_at_10, read_retrieval, read_sts, sts_score
 from bench.machine import describe
 from whit.runtime import Encoder, Tokenizer, open_package
-
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one thread means one thread
 
 
 class Contender:
