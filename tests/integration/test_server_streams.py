@@ -1,6 +1,7 @@
 """The streams over a real socket: their grammar, their order, their back-pressure, and clients that vanish."""
 
 import asyncio
+import logging
 import threading
 
 import grpc
@@ -238,7 +239,7 @@ async def vanish_after_one_answer(address, make_call, requests):
     await channel.close()
 
 
-def test_a_client_that_vanishes_leaves_nothing_behind(tmp_path):
+def test_a_client_that_vanishes_leaves_nothing_behind(tmp_path, caplog):
     async def run():
         async with running_server_for_tests(tmp_path, stream_window_count=4) as server:
             name = await asyncio.to_thread(make_collection, server.address)
@@ -274,3 +275,4 @@ def test_a_client_that_vanishes_leaves_nothing_behind(tmp_path):
             return wire.new_collection()
 
     asyncio.run(run())
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]

@@ -71,6 +71,10 @@ class Call:
     deadline: float | None
 
 
+class ClientGoneError(Exception):
+    """A response could not be sent: nobody is left to be told anything."""
+
+
 class Stream:
     """The two directions of a stream, as a servicer sees them."""
 
@@ -104,9 +108,13 @@ class Stream:
 
         Raises:
             ServiceError: INVALID_REQUEST, the response is larger than a message may be.
+            ClientGoneError: the stream is broken or cancelled.
         """
         _check_size(response, self._limit_bytes)
-        await self._context.write(response)
+        try:
+            await self._context.write(response)
+        except grpc.aio.BaseError as error:
+            raise ClientGoneError from error
 
 
 class Dispatcher:
@@ -213,11 +221,9 @@ class Dispatcher:
         except ServiceError as error:
             outcome = error.problem.status_code.name
             await abort(context, error.problem)
-        except Exception as error:
-            if context.cancelled() or context.done():
-                # The client has gone and its stream broke under a read or a write: nobody is left to be told.
-                _logger.debug("client gone", extra={"fields": {"method": path, "error": repr(error)}})
-                raise
+        except ClientGoneError:
+            return None
+        except Exception as error:  # noqa: BLE001  (the last place where a defect can be logged and told)
             outcome = "INTERNAL"
             await abort(context, defect(error, path))
         else:
