@@ -131,6 +131,14 @@ def test_head_counts(head_count: int, tmp_path: Path) -> None:
     agree(dataclasses.replace(weights_of(tmp_path, "bert"), head_count=head_count), Head("mean"))
 
 
+@pytest.mark.parametrize("head_count", [8, 16])
+def test_many_heads_each_with_a_position_bias_of_its_own(head_count: int, tmp_path: Path) -> None:
+    bias = np.random.default_rng(2).normal(size=(32, head_count)).astype(np.float32)
+    weights = dataclasses.replace(weights_of(tmp_path, "mpnet"), head_count=head_count, relative_bias=bias)
+
+    agree(weights, Head("mean"))
+
+
 @pytest.mark.parametrize("activation", ["tanh", "identity", "relu", "gelu"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_dense_modules(activation: str, bias: bool, tmp_path: Path) -> None:
