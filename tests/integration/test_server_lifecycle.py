@@ -9,6 +9,7 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -130,6 +131,16 @@ def test_a_socket_in_the_file_system(tmp_path):
     path = f"unix:{tmp_path}/whit.sock"
     with server_thread(tmp_path / "data", listen=path) as address, connected(address) as wire:
         assert address == path
+        assert wire.embed("a").items
+
+
+def test_a_socket_that_a_server_holds_is_refused_and_one_left_behind_is_not(tmp_path):
+    path = f"unix:{tmp_path}/whit.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(path.removeprefix("unix:"))
+    with server_thread(tmp_path / "a", listen=path) as address, connected(address) as wire:
+        with pytest.raises(app.ListenError, match="somebody answers there"), server_thread(tmp_path / "b", listen=path):
+            pass
         assert wire.embed("a").items
 
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -203,13 +204,26 @@ def _bind(config: Config, dispatcher: Dispatcher, status: health.aio.HealthServi
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((*_SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
+        _check_socket_is_free(config.listen)
         port = server.add_insecure_port(config.listen)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         raise ListenError(
             f"cannot listen on {config.listen} ({error}); is another server running there? "
             "Stop it, or choose another address with --listen HOST:PORT (port 0 picks a free one)"
         ) from None
     return server, port
+
+
+def _check_socket_is_free(listen: str) -> None:
+    """Refuses a socket in the file system on which somebody answers: gRPC would take it away from them."""
+    if not listen.startswith("unix:"):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(listen.removeprefix("unix:").removeprefix("//"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return  # nothing is there, or what a server that was killed left behind
+    raise OSError("somebody answers there")
 
 
 async def _drain(
