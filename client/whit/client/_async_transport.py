@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -28,11 +29,14 @@ class AsyncTransport:
         self._session, self._credentials, self._metadata = session, credentials, metadata
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}
+        self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()  # those that may be open
         self.is_closed = False
 
     async def aclose(self) -> None:
         """Ends everything in progress."""
         self.is_closed = True
+        for stream in list(self._streams):
+            stream.cancel()
         if self._channel is not None:
             await self._channel.close()
 
@@ -74,6 +78,7 @@ class AsyncTransport:
                     if stream is not None:
                         await stream.aclose()
                     stream = _Stream(self._method(step.method), step.method, self._metadata)
+                    self._streams.add(stream)
                 elif isinstance(step, Invoke | Sleep):
                     outcome, error = await self._unary(step)
                 else:
@@ -93,6 +98,8 @@ class AsyncTransport:
             return await call, None
         except grpc.RpcError as error:
             return None, self._session.error(error, step.method, step.limit_s)
+        except asyncio.CancelledError:
+            return None, self._closed_or_raise(step.method)
 
     async def _message(self, stream: _Stream, step: Any) -> tuple[Any, WhitError | None]:
         match step:
@@ -105,10 +112,19 @@ class AsyncTransport:
                     return None, self._session.deadline_error(stream.method, step.timeout_s)
                 except grpc.RpcError as error:
                     return None, self._session.error(error, stream.method, step.timeout_s)
+                except asyncio.CancelledError:
+                    return None, self._closed_or_raise(stream.method)
             case _:
                 assert step is HALF_CLOSE
                 await stream.half_close()
         return None, None
+
+    def _closed_or_raise(self, method: Method[Any, Any]) -> WhitError:
+        """In ``except CancelledError``: what closing the client did to a call is its error, what cancelled the task goes on."""
+        task = asyncio.current_task()
+        if self.is_closed and (task is None or not task.cancelling()):
+            return self._session.closed_error(method)
+        raise  # noqa: PLE0704 - see above
 
     def _method(self, method: Method[Any, Any]) -> Any:
         if self.is_closed:
@@ -139,7 +155,12 @@ class _Stream:
         self._outgoing: asyncio.Queue[Any] = asyncio.Queue()  # bounded by the window of the plan
         self._call = start(self._messages(), metadata=metadata)
         self._status = _FirstStatus(self._call)
-        self._read = asyncio.ensure_future(self._call.read())
+        # Not read(): it gives up what still comes once a message of ours could not be sent.
+        self._messages_in = aiter(self._call)
+        self._read = asyncio.ensure_future(self._next())
+
+    async def _next(self) -> Any:
+        return await anext(self._messages_in, END)
 
     async def _messages(self) -> AsyncIterator[Message]:
         while (message := await self._outgoing.get()) is not END:
@@ -163,15 +184,18 @@ class _Stream:
             message = self._read.result()
         except grpc.aio.AioRpcError as error:
             raise await self._status.instead_of(error) from None
-        if message is grpc.aio.EOF:
-            return END
-        self._read = asyncio.ensure_future(self._call.read())
+        if message is not END:
+            self._read = asyncio.ensure_future(self._next())
         return message
+
+    def cancel(self) -> None:
+        """Ends the call; whoever waits for a message gets CancelledError."""
+        self._outgoing.put_nowait(END)  # cancelling a call that ended already leaves gRPC's sending task waiting
+        self._call.cancel()
 
     async def aclose(self) -> None:
         """Ends the call and the tasks; harmless where the server ended it already."""
-        self._outgoing.put_nowait(END)  # cancelling a call that ended already leaves gRPC's sending task waiting
-        self._call.cancel()
+        self.cancel()
         self._read.cancel()
         await asyncio.gather(self._read, return_exceptions=True)
 

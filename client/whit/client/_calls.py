@@ -16,6 +16,7 @@ from whit.client._methods import GET_SERVER_INFO, Method, Request, Response
 from whit.client._retry import Clock, Deadline, RetryPolicy, delay_before_retry
 from whit.client._steps import Invoke, Plan, Sleep
 from whit.client._types import DEFAULT, ServerInfo, Timeout, Unset
+from whit.contract.errors import Problem, Reason
 from whit.v1 import server_pb2
 
 
@@ -51,6 +52,11 @@ class Session:
     def error(self, error: grpc.RpcError, method: Method[Request, Response], timeout: float | None) -> WhitError:
         """The error of a call that gRPC ended with ``error``."""
         return from_rpc_error(error, address=self.address, method=method.name, timeout=timeout)
+
+    def closed_error(self, method: Method[Request, Response]) -> WhitError:
+        """The error of a call in whose course this client was closed."""
+        message = f"{method.name} at {self.address} was cancelled, for this client was closed"
+        return from_problem(Problem(Reason.CANCELLED, message))
 
     def deadline_error(self, method: Method[Request, Response], timeout: float | None) -> WhitError:
         """The error of a call that this client gave up."""
