@@ -446,9 +446,10 @@ def test_leaving_the_engine_fails_what_waits_and_joins_every_thread():
         model = make_model()
         model.encoder.gate.clear()
         async with make_engine(model, workers=2) as engine:
-            running = [asyncio.create_task(embed(engine, ["running"])) for _ in range(2)]
-            await worker_started(model)
-            await worker_started(model)
+            running = []
+            for _ in range(2):  # one after the other, or one worker might take both at once
+                running.append(asyncio.create_task(embed(engine, ["running"])))
+                await worker_started(model)
             waiting = asyncio.create_task(embed(engine, ["waiting"]))
             await until(tokens_waiting(engine, 9))
             asyncio.get_running_loop().call_soon(model.encoder.gate.set)
