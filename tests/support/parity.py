@@ -47,7 +47,7 @@ MODELS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     "roberta": ("RobertaConfig", "RobertaModel", {"type_vocab_size": 1}),
     "xlm-roberta": ("XLMRobertaConfig", "XLMRobertaModel", {"type_vocab_size": 1, "hidden_act": "gelu_new"}),
     "distilbert": ("DistilBertConfig", "DistilBertModel", {"dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 4}),
-    "mpnet": ("MPNetConfig", "MPNetModel", {}),
+    "mpnet": ("MPNetConfig", "MPNetModel", {"num_attention_heads": 8}),
     "electra": ("ElectraConfig", "ElectraModel", {"embedding_size": 16}),
 }
 _COMMON = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
