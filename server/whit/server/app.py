@@ -54,6 +54,9 @@ _CANCEL_TIMEOUT_S = 5.0
 # Between "no call is in progress" and the end, for calls that are on their way in and for health to be told.
 _SETTLE_S = 0.25
 
+# Supervisors and ``timeout`` signal a process and its group, so that one request to stop comes twice.
+_SAME_SIGNAL_S = 0.5
+
 
 class ListenError(OSError):
     """The server cannot listen on its address. The message names it and says what to do."""
@@ -149,11 +152,16 @@ async def _serve(config: Config) -> int:
 def _signals(stop: asyncio.Event) -> Iterator[None]:
     """Sets ``stop`` at the first SIGTERM or SIGINT, ends the process at the second: what was acknowledged is on disk."""
     loop = asyncio.get_running_loop()
+    first_time: float | None = None
 
     def handle(number: signal.Signals) -> None:
-        if stop.is_set():
+        nonlocal first_time
+        if first_time is not None and loop.time() - first_time < _SAME_SIGNAL_S:
+            return
+        if first_time is not None:
             _logger.warning("%s again: ending at once", number.name)
             os._exit(128 + number)
+        first_time = loop.time()
         _logger.info("%s; a second signal ends at once", number.name)
         stop.set()
 

@@ -33,8 +33,8 @@ Lists are written like `PATH` in a variable (`WHIT_MODELS=/srv/small:/srv/large`
 ## Stopping
 
 SIGTERM and SIGINT drain: health turns NOT_SERVING, no new call is taken, calls in progress are answered, streams answer what they have read and end with `SHUTTING_DOWN`, the
-search graphs are saved, and the process ends with status 0. After `--drain-timeout-s` what is left is cancelled. A second signal ends the process at once; nothing that was
-acknowledged is lost by it.
+search graphs are saved, and the process ends with status 0. After `--drain-timeout-s` what is left is cancelled. A second signal, half a second later or
+more, ends the process at once; nothing that was acknowledged is lost by it.
 
 | Status | Meaning |
 |---|---|
