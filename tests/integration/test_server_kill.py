@@ -61,6 +61,13 @@ class Server:
         self.process.terminate()
         return self.process.wait(30)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:  # the test failed
+            self.kill()
+
 
 def text_of(id_, version):
     """What that version of that point says; no two are alike."""
@@ -148,22 +155,22 @@ def check(client, acknowledged, attempted, random_):
 @pytest.mark.timeout(300)
 def test_every_acknowledged_point_survives_20_kills(tmp_path):
     random_ = random.Random(5)
-    server = Server(tmp_path)
     versions, acknowledged, attempted = {}, {}, {}
-    address = server.start()
-    with Client(address) as client:
-        client.create_collection("c", model="tiny", storage="float32")
-    for round_number in range(KILL_COUNT):
-        writers = Writers(address, versions, round_number)
-        time.sleep(random_.uniform(0.1, 0.6))
-        server.kill()
-        writers.join()
-        assert writers.acknowledged, "the round was too short to acknowledge anything"
-        acknowledged |= writers.acknowledged
-        for id_, sent in writers.attempted.items():
-            attempted.setdefault(id_, []).extend(sent)
+    with Server(tmp_path) as server:
         address = server.start()
         with Client(address) as client:
-            check(client, acknowledged, attempted, random_)
+            client.create_collection("c", model="tiny", storage="float32")
+        for round_number in range(KILL_COUNT):
+            writers = Writers(address, versions, round_number)
+            time.sleep(random_.uniform(0.1, 0.6))
+            server.kill()
+            writers.join()
+            assert writers.acknowledged, "the round was too short to acknowledge anything"
+            acknowledged |= writers.acknowledged
+            for id_, sent in writers.attempted.items():
+                attempted.setdefault(id_, []).extend(sent)
+            address = server.start()
+            with Client(address) as client:
+                check(client, acknowledged, attempted, random_)
 
-    assert server.stop() == 0
+        assert server.stop() == 0
