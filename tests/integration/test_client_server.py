@@ -7,6 +7,7 @@ import itertools
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,29 @@ def test_models(whit: Client) -> None:
     with pytest.raises(NotFound, match="'nix' is not loaded") as caught:
         whit.model("nix")
     assert caught.value.reason is Reason.MODEL_NOT_FOUND
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_face(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The block that every newcomer sees first, as it stands there, but for the address."""
+    texts = ["some", "texts"]
+    package = tiny_package("all-MiniLM-L6-v2")
+    with server_thread(tmp_path / "data", models=[package]) as address, open_client(kind, address) as whit:
+        print(whit.models())  # noqa: T201
+        found = whit.embed(["a text", "another"], model="all-MiniLM-L6-v2", encoding="float32")
+        assert found.vectors.dtype == np.float32
+        assert found.vectors.shape == (2, DIMENSION_COUNT)
+        assert (found.items[0].token_count, found.items[0].truncated) == (4, False)
+        for batch in whit.embed_stream(texts, model="all-MiniLM-L6-v2", encoding="int8"):
+            assert batch.vectors.dtype == np.int8
+        whit.create_collection("notes", model="all-MiniLM-L6-v2", storage="int8")
+        whit.upsert("notes", ids=["1", "2"], texts=["…", "how to undo"], metadata=[{"lang": "en"}, {}])
+        for hit in whit.search("notes", "how do I undo this?", limit=5):
+            print(hit.score, hit.id, hit.text, hit.metadata)  # noqa: T201
+
+    out = capsys.readouterr().out
+    assert "name='all-MiniLM-L6-v2'" in out
+    assert "1 … {'lang': 'en'}" in out
 
 
 # ---- embed ----
@@ -644,7 +668,7 @@ def test_vectors_and_texts_mixed_in_a_stream(whit: Client, filled: str) -> None:
         assert [hit.id for hit in result] == [hit.id for hit in results[0]]
 
 
-def test_a_collection_of_another_package(tmp_path: Any) -> None:
+def test_a_collection_of_another_package(tmp_path: Path) -> None:
     """The same name, other weights: everything that embeds is refused."""
     data = tmp_path / "data"
     with server_thread(data) as address, Client(address) as whit:

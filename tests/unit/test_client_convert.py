@@ -161,6 +161,12 @@ def test_something_else_than_a_point() -> None:
         requests.point_entry({"id": "1"}, 0)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("query", [["a", "b"], b"a", None, 5, object()])
+def test_something_else_than_a_query(query: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"queries\[3\] must"):
+        requests.query_entry(query, 3)
+
+
 # ---- vectors ----
 
 

@@ -160,6 +160,17 @@ def test_no_timeout_is_no_deadline(world: World) -> None:
     assert step.timeout_s is None
 
 
+def test_time_runs_from_the_first_request_on(world: World) -> None:
+    """A stream is made at one time and begun, by iterating, at another."""
+    call = Call(world.session(timeout=5.0))
+    world.now += 1000
+
+    step = next(call.server_info())
+
+    assert isinstance(step, Invoke)
+    assert step.timeout_s == 5.0
+
+
 def test_the_servers_description_is_asked_for_once(world: World) -> None:
     session = world.session()
     response = server_pb2.GetServerInfoResponse(version="1")

@@ -64,19 +64,22 @@ class Session:
 
 
 class Call:
-    """One call of a client's method, which may take several requests, with one deadline for all of them."""
+    """One call of a client's method, which may take several requests, with one deadline for all of them.
+
+    The time runs from the first request on: a stream that is made now may be begun much later.
+    """
 
     def __init__(self, session: Session, timeout: Timeout = DEFAULT) -> None:
         self.session = session
         self.timeout = session.timeout_of(timeout)
-        self._deadline = Deadline.after(self.timeout, session.clock)
+        self._deadline: Deadline | None = None
 
     def invoke(self, method: Method[Request, Response], request: Request) -> Plan[Response]:
         """Sends one request, again where ``_retry`` says so, and returns the response."""
         attempt = 0
         while True:
             attempt += 1
-            remaining = self._deadline.remaining()
+            remaining = self._remaining()
             if remaining is not None and remaining <= 0:
                 raise self.session.deadline_error(method, self.timeout)
             try:
@@ -97,13 +100,18 @@ class Call:
             error.problem,
             attempt=attempt,
             policy=self.session.retry,
-            remaining_s=self._deadline.remaining() if limited else self.timeout,
+            remaining_s=self._remaining() if limited else self.timeout,
             random=self.session.random,
             repeatable=repeatable,
         )
         if delay is None:
             raise error
         return delay
+
+    def _remaining(self) -> float | None:
+        if self._deadline is None:
+            self._deadline = Deadline.after(self.timeout, self.session.clock)
+        return self._deadline.remaining()
 
     def server_info(self, *, fresh: bool = False) -> Plan[ServerInfo]:
         """What the server says of itself, asked for once unless ``fresh``."""

@@ -155,7 +155,13 @@ def query_entry(query: Any, place: int) -> Entry:
         return text_entry(query, place)
     if isinstance(query, Row):
         return row_entry(query, place)
-    return row_entry(row_of(query, f"queries[{place}]"), place)
+    try:
+        return row_entry(row_of(query, f"queries[{place}]"), place)
+    except TypeError:
+        raise TypeError(
+            f"queries[{place}] must be a text or a vector of numbers, got {type(query).__name__}; "
+            "many queries go to search_batch or search_stream"
+        ) from None
 
 
 def point_entry(point: Point, place: int) -> Entry:
