@@ -151,6 +151,7 @@ def test_prompts_and_matryoshka_sizes(tmp_path: Path) -> None:
 
 def test_licence_and_provenance(checkpoint: Path, tmp_path: Path) -> None:
     (checkpoint / "LICENSE").write_text("Do as you please.")
+    (checkpoint / "LICENSES").mkdir()  # a folder is no file to copy
     (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
 
     compile_checkpoint(checkpoint, tmp_path / "out", ExportOptions(max_layer_error=0.05))
@@ -171,6 +172,7 @@ def test_licence_and_provenance(checkpoint: Path, tmp_path: Path) -> None:
         ("tiny", "other", "other"),
         ("my model (v2)", None, "my-model--v2"),
         ("___", None, "model"),
+        ("x" * 200, None, "x" * 128),
     ],
 )
 def test_name(folder: str, option: str | None, name: str, tmp_path: Path) -> None:

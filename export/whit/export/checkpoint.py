@@ -262,7 +262,9 @@ def _max_token_count(folder: Path, settings: Mapping[str, Any]) -> int | None:
 
 def _read_license(folder: Path) -> tuple[str, list[Path]]:
     files = sorted(
-        path for path in folder.iterdir() if re.match(r"(LICEN[CS]E|NOTICE|COPYING)", path.name, re.IGNORECASE)
+        path
+        for path in folder.iterdir()
+        if re.match(r"(LICEN[CS]E|NOTICE|COPYING)", path.name, re.IGNORECASE) and path.is_file()
     )
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""

@@ -196,7 +196,7 @@ def _write(
     for path in source.license_files:
         shutil.copy(path, directory / path.name)
     manifest = Manifest(
-        name=options.name or re.sub(r"[^A-Za-z0-9._-]", "-", source.name).strip("-._") or "model",
+        name=options.name or re.sub(r"[^A-Za-z0-9._-]", "-", source.name).strip("-._")[:128] or "model",
         architecture=weights.architecture,
         dimension_count=head.dimension_count(weights.hidden_count),
         max_token_count=limit,
