@@ -12,11 +12,34 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
+from tests.support.server import server_thread, tiny_package
 from whit.client import AsyncClient, Client
 
 KINDS = ("Client", "AsyncClient")
+
+MODEL = "tiny"
+WINDOW = 3
+ITEM_LIMIT = 16
+MESSAGE_BYTES = 100_000
+TEXTS = [f"text number {i} about the water and the {'long ' * (i % 7)}way" for i in range(50)]
+
+
+@contextmanager
+def limited_server(data: Path) -> Iterator[str]:
+    """A real server with low limits, so that the client has to split; gives its address."""
+    with server_thread(
+        data,
+        models=[tiny_package(), tiny_package("other", seed=1)],
+        batch_item_count=ITEM_LIMIT,
+        stream_window_count=WINDOW,
+        message_byte_count=MESSAGE_BYTES,
+        text_byte_count=50_000,
+        metadata_byte_count=1000,
+    ) as address:
+        yield address
 
 
 @contextmanager

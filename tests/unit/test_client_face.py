@@ -24,7 +24,8 @@ METHODS = {
 
 
 def public(client: type) -> dict[str, Callable[..., Any]]:
-    names = {ASYNC_NAMES.get(name, name): member for name, member in vars(client).items() if callable(member)}
+    members = {name: member for part in reversed(client.__mro__[:-1]) for name, member in vars(part).items()}
+    names = {ASYNC_NAMES.get(name, name): member for name, member in members.items() if callable(member)}
     return {name: member for name, member in names.items() if not re.match("_[^_]", name)}
 
 
