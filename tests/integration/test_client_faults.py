@@ -205,17 +205,16 @@ def test_the_timeout_is_the_servers_deadline(whit: Client, script: Script) -> No
         remaining.append(context.time_remaining())
         script.released.wait(30)
 
-    script.list_models = [stall] * 2
+    script.list_models = [works, stall]
+    whit.models()  # connects, which may take its time on a busy machine
     start = time.monotonic()
 
-    with pytest.raises(
-        DeadlineExceeded, match=r"ListModels at .* was not done within timeout=0.3 s; give a larger"
-    ) as e:
-        whit.models(timeout=0.3)
+    with pytest.raises(DeadlineExceeded, match=r"ListModels at .* was not done within timeout=1 s; give a larger") as e:
+        whit.models(timeout=1)
 
     assert isinstance(e.value, TimeoutError)
-    assert 0.29 <= time.monotonic() - start < 10
-    assert 0 < remaining[0] <= 0.3
+    assert 0.99 <= time.monotonic() - start < 10
+    assert 0 < remaining[0] <= 1.1  # gRPC rounds up what it sends
 
 
 def test_metadata_travels_with_every_call(whit: Client, script: Script) -> None:
@@ -278,10 +277,10 @@ def test_a_stream_that_stalls(whit: Client, script: Script) -> None:
         script.released.wait(30)
 
     script.streams = [stall]
-    results = whit.embed_stream(TEXTS, model="m", batch_size=2, timeout=0.3)
+    results = whit.embed_stream(TEXTS, model="m", batch_size=2, timeout=1)
     next(results)
 
-    with pytest.raises(DeadlineExceeded, match=r"StreamEmbed at .* was not done within timeout=0.3 s"):
+    with pytest.raises(DeadlineExceeded, match=r"StreamEmbed at .* was not done within timeout=1 s"):
         next(results)
     assert "whit-client-stream" not in {thread.name for thread in threading.enumerate()}
 
@@ -291,13 +290,13 @@ def test_the_timeout_of_a_stream_is_not_of_its_whole(whit: Client, script: Scrip
 
     def source() -> Iterator[str]:
         for text in TEXTS:
-            time.sleep(0.06)
+            time.sleep(0.1)
             yield text
 
     script.streams = [answers]
     found = []
-    for result in whit.embed_stream(source(), model="m", batch_size=1, timeout=0.3):
-        time.sleep(0.06)
+    for result in whit.embed_stream(source(), model="m", batch_size=1, timeout=1):
+        time.sleep(0.1)
         found += lengths([result])
 
     assert found == list(range(1, 8))
