@@ -20,6 +20,10 @@ from whit.cli.command import Failure, WhitCommand, command
 OURS = ("whit.cli", "whit.runtime", "whit.export", "whit.server")
 
 
+def is_ours(name: str) -> bool:
+    return name.startswith(tuple(f"{ours}." for ours in OURS)) or name in OURS
+
+
 def group_context() -> click.Context:
     return click.Context(app.group, info_name="whit", **app.group.context_settings)
 
@@ -45,13 +49,13 @@ def hide(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
             return real(name, globals, locals, fromlist, level)
 
         for loaded in list(sys.modules):
-            if loaded.partition(".")[0] in names or loaded.startswith(OURS):
+            if loaded.partition(".")[0] in names or is_ours(loaded):
                 monkeypatch.delitem(sys.modules, loaded)
         monkeypatch.setattr(builtins, "__import__", importer)
 
     yield hide_packages
     for loaded in set(sys.modules) - before:
-        if loaded.startswith(OURS):
+        if is_ours(loaded):
             del sys.modules[loaded]
 
 
