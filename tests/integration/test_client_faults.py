@@ -363,6 +363,28 @@ def test_an_answer_that_came_is_handed_over_before_more_is_taken(address: str, s
 # ---- closing ----
 
 
+def test_closing_a_stream_early_cancels_it_at_the_server(whit: Client, script: Script) -> None:
+    """So that the server stops working for it, rather than finding out when it has answered everything."""
+    is_cancelled = threading.Event()
+    outcome: list[bool] = []
+
+    def wait_for_the_end(requests: Iterator[Any], context: Any) -> Iterator[Any]:
+        context.add_callback(is_cancelled.set)
+        yield from answers(requests, context, count=1)
+        outcome.append(is_cancelled.wait(20))
+
+    script.streams = [wait_for_the_end]
+    results = whit.embed_stream(TEXTS, model="m", batch_size=2)
+    next(results)
+    start = time.monotonic()
+
+    results.close()
+
+    assert time.monotonic() - start < 10
+    assert is_cancelled.wait(10)
+    assert outcome in ([], [True])
+
+
 def test_closing_a_client_ends_its_stream(address: str, script: Script) -> None:
     def stall(requests: Iterator[Any], context: Any) -> Iterator[Any]:
         yield from answers(requests, context, count=1)
