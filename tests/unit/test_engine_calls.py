@@ -419,13 +419,16 @@ def test_a_dead_worker_is_reported_and_nothing_hangs(caplog):
     assert "died" in caplog.text
 
 
-def test_drain_finishes_what_was_taken_and_refuses_the_rest():
+def test_drain_finishes_what_was_taken_and_refuses_the_rest_even_where_the_queue_is_full():
     async def main():
         model = make_model()
         model.encoder.gate.clear()
-        async with make_engine(model, queue=20) as engine:
-            calls = [asyncio.create_task(embed(engine, [text], wait=True)) for text in ("one", "two", "three" * 4)]
+        async with make_engine(model, queue=10) as engine:
+            calls = [asyncio.create_task(embed(engine, ["running!"], wait=True))]
             await worker_started(model)
+            calls.append(asyncio.create_task(embed(engine, ["queued!!"], wait=True)))
+            await until(tokens_waiting(engine, 10))
+            calls.append(asyncio.create_task(embed(engine, ["held back"], wait=True)))
             drain = asyncio.create_task(engine.drain())
             await until(lambda: "draining" in repr(engine))
             with pytest.raises(ServiceError) as caught:

@@ -186,12 +186,12 @@ class Engine:
         raise WorkerDiedError("a worker thread died; stop this process and see its log") from error
 
     async def _embed(self, call: _Call, read: Callable[[], reading.Reading]) -> Embedded:
-        refusal = reading.check_spec(call.model, call.spec)
-        if refusal is None and not call.wait:
-            refusal = self._scheduler.full(call.model.id)
-        if refusal is not None:
-            raise ServiceError(refusal)
         with self._counted():
+            refusal = reading.check_spec(call.model, call.spec)
+            if refusal is None and not call.wait:
+                refusal = self._scheduler.full(call.model.id)
+            if refusal is not None:
+                raise ServiceError(refusal)
             try:
                 async with asyncio.timeout(call.remaining_s()) as limit:
                     return await self._run(call, await self._loop.run_in_executor(self._readers, read))
