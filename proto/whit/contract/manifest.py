@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class LinearScheme:
     error: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` holds; docs/package-format.md describes every field.
 
@@ -72,7 +73,7 @@ class Manifest:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
-    @property
+    @cached_property  # every response of a server carries it
     def fingerprint(self) -> str:
         """``sha256:`` and 64 hexadecimal digits over the graph, the tokenizer and everything else that changes a vector."""
         content = {
