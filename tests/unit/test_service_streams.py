@@ -203,6 +203,31 @@ def test_turns_come_in_order_and_after_failures():
     run(scenario)
 
 
+def test_a_batch_that_fails_at_once_lets_no_later_one_pass_an_earlier_one():
+    async def scenario():
+        stream = MemoryStream(config(), *map(batch, ["slow", "refused", "broken", "last"]))
+        gate, written = asyncio.Event(), []
+
+        async def answer(model, given, turn):
+            id_ = given.items[0].id
+            if id_ == "slow":
+                await gate.wait()
+            response = await echo(model, given, turn)
+            await turn.comes()
+            written.append(id_)
+            return response
+
+        serving = asyncio.create_task(serve(stream, answer=answer))
+        await settle()
+        assert written == []
+        gate.set()
+        await serving
+        assert written == ["slow", "last"]
+        assert stream.ids == ["slow", "INVALID_REQUEST", "INTERNAL", "last"]
+
+    run(scenario)
+
+
 def test_a_client_that_vanishes_cancels_everything():
     async def scenario():
         stream = MemoryStream(config(), *map(batch, "abc"))

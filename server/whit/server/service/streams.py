@@ -117,9 +117,12 @@ class _Batches:
         try:
             return await self._answer(self._config, _batch_of(received), turn)
         except ServiceError as error:
-            return self._refuse(error.problem)
+            response = self._refuse(error.problem)
         except Exception as error:  # noqa: BLE001  (one broken batch must not end the stream; it is logged)
-            return self._refuse(defect(error, "a batch of a stream"))
+            response = self._refuse(defect(error, "a batch of a stream"))
+        # The next batch waits for this one alone, so this one is not done before those that it should have waited for.
+        await turn.comes()
+        return response
 
 
 def _config_of(received: Received | None) -> Any:
