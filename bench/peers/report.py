@@ -1,0 +1,99 @@
+"""From ``peers.json`` to the table and the plot in the documentation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BEGIN, END = "<!-- peers: begin (make bench-peers) -->", "<!-- peers: end -->"
+_COLUMNS = (
+    "contender",
+    "short texts/s",
+    "abstracts/s",
+    "mixed texts/s",
+    "mixed, times the first",
+    "CPU ms a mixed text",
+    "one text, p50 / p95 ms",
+    "peak RSS MB",
+    "STS-B",
+    "alone or batched: least cosine",
+)
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The table, and what a reader must know about the run."""
+    rows = [_cells(row) for row in content["contenders"]]
+    lines = [_line(_COLUMNS), _line(["---", *["---:"] * (len(_COLUMNS) - 1)]), *map(_line, rows)]
+    machine = content["machine"]
+    where = f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}, {machine['date']}"
+    busy = max(row["foreign_cores"] for row in content["contenders"])
+    note = (
+        f"{where}. Medians of {content['rounds']} rounds; half-range of a cell over the rounds: median {100 * _median_spread(content):.0f} %. "
+        f"Other work on the machine while a contender had its turn: at most {busy:.2f} cores in the median."
+    )
+    lines += ["", note]
+    for name, why in content.get("left_out", {}).items():
+        lines.append(f"Left out: {name} ({why.splitlines()[0]}).")
+    return "\n".join(lines)
+
+
+def write_table(content: Mapping[str, Any], page: Path) -> bool:
+    """Replaces what stands between the two marks; False if the page has no marks."""
+    if not page.is_file():
+        return False
+    text = page.read_text(encoding="utf-8")
+    body = f"{BEGIN}\n{markdown(content)}\n{END}"
+    changed, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: body, text, flags=re.DOTALL)
+    page.write_text(changed, encoding="utf-8")
+    return count == 1
+
+
+def plot(content: Mapping[str, Any], out: Path) -> None:
+    """Bars of texts/s of each set, one panel a set. Needs matplotlib."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "whit"  # the same figures give the same file
+    from matplotlib import pyplot as plt
+
+    rows = list(reversed(content["contenders"]))
+    names = list(rows[0]["texts_per_s"])
+    figure, panels = plt.subplots(1, len(names), figsize=(13, 0.42 * len(rows) + 1.2), sharey=True)
+    for panel, name in zip(panels, names, strict=True):
+        values = [row["texts_per_s"][name] for row in rows]
+        colors = ["#c2410c" if row["name"].startswith("whit") else "#94a3b8" for row in rows]
+        bars = panel.barh([row["name"].replace("_", " ") for row in rows], values, color=colors)
+        panel.bar_label(bars, [f"{value:,.0f}" for value in values], padding=3, fontsize=8)
+        panel.set_title(f"{name}, texts/s", fontsize=10)
+        panel.set_xlim(0, 1.18 * max(values))
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(out, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _cells(row: Mapping[str, Any]) -> Sequence[str]:
+    rate = row["texts_per_s"]
+    return (
+        row["title"],
+        f"{rate['short']:,.0f}",
+        f"{rate['abstracts']:,.1f}",
+        f"{rate['mixed']:,.0f}",
+        f"{row['ratio']['mixed']:.2f}",
+        f"{row['cpu_ms_per_text']['mixed']:.1f}",
+        f"{row['single_p50_ms']:.1f} / {row['single_p95_ms']:.1f}",
+        f"{row['peak_mb']:,.0f}",
+        f"{row['sts_b']:.2f}",
+        "identical" if row["batch_max_difference"] == 0 else f"{row['batch_min_cosine']:.7f}".rstrip("0"),
+    )
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _median_spread(content: Mapping[str, Any]) -> float:
+    spreads = sorted(value for row in content["contenders"] for value in row["spread"].values())
+    return float(spreads[len(spreads) // 2])
