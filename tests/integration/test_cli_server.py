@@ -342,6 +342,28 @@ def test_search_over_the_limit_of_the_server(whit: Whit, files: Path) -> None:
     assert "1000" in refused.err
 
 
+def test_what_the_server_refuses_is_said_in_words_of_the_command_line(whit: Whit, files: Path) -> None:
+    (files / "a.txt").write_text("a passage")
+    assert whit("index", "--collection", "words", "a.txt").code == 0
+    long = "mother " * 500
+
+    for arguments in (["search", "words", long], ["embed", long]):
+        refused = whit(*arguments)
+        assert refused.code == 1
+        assert "give --on-overflow truncate to" in refused.err
+        assert "texts[" not in refused.err
+    assert whit("search", "words", long, "--on-overflow", "truncate", "--json").json["hits"]
+    for arguments in (["search", "words", "x"], ["embed", "x"]):
+        assert f"whit {arguments[0]}: role: must be " in whit(*arguments, "--role", "poem").err
+
+
+def test_embed_refuses_a_place_that_is_not_there_before_it_asks(whit: Whit, files: Path) -> None:
+    refused = whit("embed", "x", "--out", "nowhere/x.npy", "--server", "127.0.0.1:1")
+
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("whit embed: --out: the directory nowhere is not there; make it first.")
+
+
 # --- several models ---------------------------------------------------------------------------------------------------
 
 

@@ -155,7 +155,7 @@ def run_failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> int:
         (
             FileNotFoundError(2, "No such file or directory", "x.txt"),
             1,
-            "whit info: [Errno 2] No such file or directory: 'x.txt'",
+            "whit info: x.txt: No such file or directory; check the path and its permissions",
         ),
         (KeyError("a\nb"), 1, "whit info: internal error: KeyError: 'a\\nb' (WHIT_DEBUG=1 shows the traceback)"),
         (ValueError("a\nb"), 1, "whit info: internal error: ValueError: a b (WHIT_DEBUG=1 shows the traceback)"),

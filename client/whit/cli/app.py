@@ -134,11 +134,27 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
         extras = COMMANDS[name].extras
         noun = "extras" if "," in extras else "extra"
         return f"{command} needs the {extras.replace(',', ' and ')} {noun}: pip install 'whit[{extras}]'", 2
-    if isinstance(error, OSError) or _is_expected(error):
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{command}: {error.filename}: {error.strerror}; check the path and its permissions", 1
+    if isinstance(error, OSError):
         return f"{command}: {error}", 1
+    if _is_expected(error):
+        return f"{command}: {_in_words_of_flags(error)}", 1
     return f"{command}: internal error: {type(error).__name__}: {error} (WHIT_DEBUG=1 shows the traceback)", 1
 
 
 def _is_expected(error: Exception) -> bool:
-    kinds = (getattr(sys.modules.get(module), name, None) for module, name in EXPECTED_ERRORS)
-    return any(isinstance(kind, type) and isinstance(error, kind) for kind in kinds)
+    return any(_is_a(error, module, name) for module, name in EXPECTED_ERRORS)
+
+
+def _is_a(error: Exception, module: str, name: str) -> bool:
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(error, kind)
+
+
+def _in_words_of_flags(error: Exception) -> str:
+    if not _is_a(error, "whit.client", "WhitError"):
+        return str(error)
+    from whit.cli.remote import why  # the client is loaded, so this costs nothing
+
+    return why(error)

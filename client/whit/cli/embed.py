@@ -85,6 +85,8 @@ def embed(
     """
     if role and instruction:
         raise click.UsageError("Give --role or --instruction, not both: each is what is put before the text.")
+    if out and not out.absolute().parent.is_dir():
+        raise click.UsageError(f"--out: the directory {out.parent} is not there; make it first.")
     given = _texts(texts, path)
     with connect(server, timeout_s) as client, progress() as bar:
         task = bar.add_task("embedding", total=len(given))

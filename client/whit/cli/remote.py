@@ -14,8 +14,10 @@ from whit.contract.names import COLLECTION_ID_RULE, collection_name, parse_colle
 
 DEFAULT_SERVER = "127.0.0.1:7600"
 
-# Where an item stood in its batch: nothing to a user who gave a file, not batches.
-_PLACE_IN_BATCH = re.compile(r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )")
+# Where something stood in a message of the wire: nothing to a user who gave a file or a flag.
+_PLACE_ON_THE_WIRE = re.compile(
+    r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )|\A(?:options|config)\.(?=[a-z_]+: )"
+)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -78,5 +80,6 @@ def check_collection(_ctx: click.Context, _parameter: click.Parameter, value: st
 
 
 def why(error: object) -> str:
-    """What became of one item, in the server's words, without its place in a batch of the wire."""
-    return _PLACE_IN_BATCH.sub("", str(error), count=1)
+    """What went wrong, in the server's words, without its place on the wire and with flags in place of options."""
+    words = _PLACE_ON_THE_WIRE.sub("", str(error), count=1)
+    return words.replace("ask for on_overflow=TRUNCATE", "give --on-overflow truncate")

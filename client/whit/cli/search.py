@@ -34,6 +34,13 @@ from whit.client import Client, Hit, NotFound
 )
 @click.option("--exact", is_flag=True, help="Compare with every vector instead of searching the graph: exact, slower.")
 @click.option("--role", help="Role of the prompt put before the question. Default: query, where the model has it.")
+@click.option(
+    "--on-overflow",
+    type=click.Choice(["error", "truncate"]),
+    default="error",
+    show_default=True,
+    help="What to do with a question of more tokens than the model reads.",
+)
 @server_options
 @json_option
 def search(
@@ -43,6 +50,7 @@ def search(
     threshold: float | None,
     exact: bool,
     role: str | None,
+    on_overflow: str,
     server: str,
     timeout_s: float,
     as_json: bool,
@@ -55,7 +63,15 @@ def search(
     with connect(server, timeout_s) as client:
         start = time.perf_counter()
         try:
-            hits = client.search(collection, question, limit=limit, score_threshold=threshold, exact=exact, role=role)
+            hits = client.search(
+                collection,
+                question,
+                limit=limit,
+                score_threshold=threshold,
+                exact=exact,
+                role=role,
+                on_overflow=on_overflow,
+            )
         except NotFound:
             raise Failure(_not_found(client, collection)) from None
         seconds = time.perf_counter() - start

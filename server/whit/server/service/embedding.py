@@ -79,8 +79,9 @@ def prompt_of(model: LoadedModel, role: str) -> str:
     """
     prompts = model.manifest.prompts
     if role not in prompts:
-        known = f"one of {', '.join(sorted(prompts))}" if prompts else "left out, as it has none"
-        raise ValueError(f"must be a role that the package of model {model.id!r} has: {known}; got {role[:80]!r}")
+        wanted = f"one of {', '.join(sorted(prompts))}" if prompts else "left out"
+        has = "has these prompts" if prompts else "has no prompts"
+        raise ValueError(f"must be {wanted}, for the package of model {model.id!r} {has}; got {role[:80]!r}")
     return prompts[role]
 
 
