@@ -59,7 +59,7 @@ def test_collections(whit: Client) -> None:
         {"storage": "int8", "model": "other"},
         {"storage": "int8", "dimension_count": 8},
     ):
-        with pytest.raises(AlreadyExists):
+        with pytest.raises(AlreadyExists, match=r"exists with model .*, storage int8 and dimension_count 16"):
             whit.create_collection(name, **({"model": MODEL, "exist_ok": True} | other))  # type: ignore[arg-type]
     assert whit.delete_collection(name) == 0
     with pytest.raises(NotFound):

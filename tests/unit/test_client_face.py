@@ -109,7 +109,7 @@ def test_repr_of_a_closed_client() -> None:
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])
-@pytest.mark.parametrize("address", ["", "http://localhost:7600", "https://h:1"])
+@pytest.mark.parametrize("address", ["", "http://localhost:7600", "https://h:1", "localhost", "[::1]", "10.0.0.7:"])
 def test_an_address_that_grpc_would_misread_is_refused(client: type[Client], address: str) -> None:
     with pytest.raises(ValueError, match=r"must be HOST:PORT"):
         client(address)

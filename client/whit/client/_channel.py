@@ -9,12 +9,16 @@ DEFAULT_TIMEOUT_S = 60.0
 
 
 def checked_address(address: str) -> str:
-    """``address``, unless it has a form that gRPC would misread.
+    """``address``, unless it has a form that gRPC would misread; without a port it would take that of https.
 
     Raises:
-        ValueError: it is empty or a URL.
+        ValueError: it is empty or a URL, or has no port.
     """
-    if not address or address.startswith(("http://", "https://", "grpc://", "tcp://")):
+    is_url = address.startswith(("http://", "https://", "grpc://", "tcp://"))
+    # gRPC has more schemes (``dns:///host:port``); only what looks like HOST:PORT is checked here.
+    port = address.rpartition(":")[2]
+    lacks_port = "/" not in address and not address.startswith(("unix:", "unix-abstract:")) and not port.isdecimal()
+    if not address or is_url or lacks_port:
         raise ValueError(
             f"address must be HOST:PORT, [IPV6]:PORT or unix:PATH, such as {DEFAULT_ADDRESS!r}; got {address!r}"
         )

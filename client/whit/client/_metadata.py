@@ -29,8 +29,8 @@ def to_struct(metadata: Mapping[str, Any], field: str) -> struct_pb2.Struct:
 
 
 def from_struct(struct: struct_pb2.Struct) -> dict[str, Any]:
-    """Unpacks a JSON object; whole numbers up to 2**53 become int."""
-    return {name: _from_value(value) for name, value in struct.fields.items()}
+    """Unpacks a JSON object, its names sorted, for a map has no order; whole numbers up to 2**53 become int."""
+    return {name: _from_value(value) for name, value in sorted(struct.fields.items())}
 
 
 def _fill_struct(struct: struct_pb2.Struct, content: Mapping[str, Any], field: str) -> None:

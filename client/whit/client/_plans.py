@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from numpy.typing import ArrayLike
@@ -181,10 +182,14 @@ def create_collection(
     except AlreadyExists as error:
         if not exist_ok:
             raise
-        refusal = error
+        refusal = error.problem
     found = yield from _collection(call, name)
     if (found.model, found.storage) != (model, storage) or dimension_count not in (None, found.dimension_count):
-        raise refusal
+        message = (
+            f"collection {name!r} exists with model {found.model!r}, storage {found.storage!s} and dimension_count "
+            f"{found.dimension_count}, which is not what was asked for; ask for that, or choose another name"
+        )
+        raise from_problem(replace(refusal, message=message))
     return found
 
 
