@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -212,19 +213,24 @@ def _bind(config: Config, dispatcher: Dispatcher, status: health.aio.HealthServi
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((*_SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        _check_socket_is_free(config.listen)
+        _check_address_is_free(config.listen)
         port = server.add_insecure_port(config.listen)
     except (OSError, RuntimeError) as error:
+        why = str(error).partition(";")[0]  # gRPC goes on about its own environment variables
         raise ListenError(
-            f"cannot listen on {config.listen} ({error}); is another server running there? "
+            f"cannot listen on {config.listen} ({why}); is another server running there? "
             "Stop it, or choose another address with --listen HOST:PORT (port 0 picks a free one)"
         ) from None
     return server, port
 
 
-def _check_socket_is_free(listen: str) -> None:
-    """Refuses a socket in the file system on which somebody answers: gRPC would take it away from them."""
+def _check_address_is_free(listen: str) -> None:
+    """Refuses an address on which somebody answers.
+
+    gRPC would take a socket in the file system away from them, and write lines of its own on stderr about a port.
+    """
     if not listen.startswith("unix:"):
+        _check_port_is_free(listen)
         return
     with socket.socket(socket.AF_UNIX) as probe:
         try:
@@ -232,6 +238,20 @@ def _check_socket_is_free(listen: str) -> None:
         except (FileNotFoundError, ConnectionRefusedError):
             return  # nothing is there, or what a server that was killed left behind
     raise OSError("somebody answers there")
+
+
+def _check_port_is_free(listen: str) -> None:
+    host, _, port = listen.rpartition(":")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as gRPC does: connections that end are no server
+            try:
+                probe.bind(address)
+            except OSError as error:
+                if error.errno in (errno.EADDRINUSE, errno.EACCES):  # gRPC may know better about the others
+                    raise OSError(os.strerror(error.errno)) from None
 
 
 async def _drain(
