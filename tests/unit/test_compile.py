@@ -279,6 +279,13 @@ def test_what_is_no_package_is_never_overwritten(kind: str, checkpoint: Path, tm
     assert kept.read_text() == "years of work"
 
 
+def test_a_place_that_cannot_be_written_is_named_before_any_work(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(CheckpointError, match=r"file/out cannot be written \(.* in .*/file\); choose another --out$"):
+        compile_checkpoint(checkpoint, tmp_path / "file" / "out", FLOAT)
+
+
 def test_a_failed_export_leaves_nothing_and_keeps_the_older_package(checkpoint: Path, tmp_path: Path) -> None:
     compile_checkpoint(checkpoint, tmp_path / "out", FLOAT)
     before = contents(tmp_path / "out")

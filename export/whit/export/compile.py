@@ -88,7 +88,7 @@ def compile_checkpoint(
     weights = replace(weights, positions=weights.positions[: limit + weights.position_offset])
     texts = _calibration_texts(options.calibration)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(out)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         float_dir, new_dir = Path(scratch, "float32"), Path(scratch, "package")
         float_package = _write(float_dir, source, weights, head, Plan(), [], options, limit, texts)
@@ -117,6 +117,17 @@ def _check_options(options: ExportOptions, out: Path) -> None:
         raise CheckpointError(f"max_layer_error must be between 0 and 1, got {options.max_layer_error}")
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists and is not a package; choose another --out or remove it")
+
+
+def _make_parent(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent):
+            return
+    except OSError as error:
+        raise CheckpointError(
+            f"{out} cannot be written ({error.strerror} in {out.parent}); choose another --out"
+        ) from None
 
 
 def _max_token_count(source: Checkpoint, weights: EncoderWeights, options: ExportOptions) -> int:
