@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +23,8 @@ from typing import Any
 from bench.evaluation import DATA
 from bench.machine import describe
 from bench.peers import measure, report
-from bench.peers.contenders import BUILD, PACKAGES, REQUIREMENTS, ROOT, Contender, contenders
-from bench.peers.prepare import prepare
+from bench.peers.contenders import BUILD, PACKAGES, REQUIREMENTS, ROOT, Contender, contenders, interpreter
+from bench.peers.prepare import environment, prepare
 from bench.peers.process import Worker, WorkerError
 from whit.export.compile import ExportOptions, compile_checkpoint
 
@@ -49,15 +50,11 @@ def main() -> None:
     for name, why in missing.items():
         print(f"left out: {name}: {why}", file=sys.stderr, flush=True)
     if arguments.prepare_only:
+        environment("plot")
         return
-    texts = measure.read_texts(
-        short=round(600 * arguments.scale),
-        abstracts=round(48 * arguments.scale),
-        mixed=round(150 * arguments.scale),
-        single=round(50 * arguments.scale),
-        sts_split=arguments.split,
-    )
+    texts = measure.read_texts(arguments.scale, arguments.split)
     content = run([c for c in wanted if c.name not in missing], texts, arguments.rounds, missing)
+    content["sts_split"] = arguments.split
     if arguments.out:
         write(content, arguments.out)
     print(report.markdown(content))
@@ -105,7 +102,7 @@ def run(
         "machine": describe(),
         "rounds": rounds,
         "seconds": round(time.perf_counter() - begin),
-        "sts_split": texts.sts_split,
+        "sts_pair_count": len(texts.sts.first),
         "text_count": {name: len(given) for name, given in texts.sets.items()} | {"single": len(texts.single)},
         "requirements": {name: list(found) for name, found in REQUIREMENTS.items()},
         "left_out": left_out,
@@ -123,10 +120,8 @@ def write(content: Mapping[str, Any], out: Path) -> None:
             f"{PAGE.name} has no place for the table; it needs the lines {report.BEGIN} and {report.END}",
             file=sys.stderr,
         )
-    try:
-        report.plot(content, PLOT)
-    except ModuleNotFoundError:
-        print("no plot: pip install matplotlib", file=sys.stderr)
+    environment("plot")
+    subprocess.run([interpreter("plot"), "-m", "bench.peers.report", out.resolve(), PLOT], check=True, cwd=ROOT)
 
 
 def _checkpoint() -> Path:

@@ -35,6 +35,7 @@ REQUIREMENTS: Mapping[str, Sequence[str]] = {
     ),
     "fastembed": ("fastembed==0.9.1", ONNXRUNTIME, TOKENIZERS),
     "light-embed": ("light-embed==1.0.9", ONNXRUNTIME),
+    "plot": ("matplotlib==3.10.7",),
     "openvino": ("openvino==2026.4.1", "nncf==3.4.0", TOKENIZERS),
 }
 """Virtual environments by name. "whit" is not among them: it is the environment that this runs in."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluation import FloatMatrix, read_retrieval, read_sts, sts_score
+from bench.evaluation import FloatMatrix, Sts, read_retrieval, read_sts, sts_score
 from bench.peers.process import Worker
 
 SETS = ("short", "abstracts", "mixed")
@@ -23,11 +23,15 @@ class Texts:
 
     sets: Mapping[str, Sequence[str]]
     single: Sequence[str]
-    sts_split: str
+    sts: Sts
 
 
-def read_texts(*, short: int, abstracts: int, mixed: int, single: int, sts_split: str) -> Texts:
-    """STS-B dev sentences; the long Cranfield abstracts, most over 256 tokens; 70 sentences to 30 abstracts, shuffled."""
+def read_texts(scale: float, sts_split: str) -> Texts:
+    """STS-B dev sentences; the long Cranfield abstracts, most over 256 tokens; 70 sentences to 30 abstracts, shuffled.
+
+    ``scale`` multiplies their numbers; below 1 it also cuts the STS-B pairs of ``sts_split``, which makes the quality a rough one.
+    """
+    short, abstracts, mixed, single = (round(scale * count) for count in (600, 48, 150, 50))
     sts = read_sts("dev")
     sentences = [*sts.first, *sts.second]
     random.Random(0).shuffle(sentences)
@@ -37,7 +41,10 @@ def read_texts(*, short: int, abstracts: int, mixed: int, single: int, sts_split
     blend = [*sentences[-part:], *long[-(mixed - part) :]]
     random.Random(0).shuffle(blend)
     sets = {"short": sentences[:short], "abstracts": long[:abstracts], "mixed": blend}
-    return Texts(sets, sentences[short : short + single], sts_split)
+    scored = read_sts(sts_split)
+    pairs = round(min(1.0, scale) * len(scored.first))
+    scored = Sts(scored.first[:pairs], scored.second[:pairs], scored.scores[:pairs])
+    return Texts(sets, sentences[short : short + single], scored)
 
 
 def measure_quality(worker: Worker, texts: Texts, scratch: Path) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def measure_quality(worker: Worker, texts: Texts, scratch: Path) -> dict[str, An
         ``sts_b`` (Spearman x 100); ``batch_max_difference`` and ``batch_min_cosine`` of the mixed texts embedded together
         and each alone; ``vectors``, the mixed texts' own.
     """
-    sts = read_sts(texts.sts_split)
+    sts = texts.sts
     together = _vectors(worker, [*sts.first, *sts.second], scratch)
     mixed = _vectors(worker, texts.sets["mixed"], scratch)
     alone_count = min(50, len(mixed))

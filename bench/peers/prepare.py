@@ -33,14 +33,14 @@ def prepare(wanted: Sequence[Contender], checkpoint: Path) -> dict[str, str]:
     for contender in wanted:
         try:
             if contender.environment != "whit":
-                _environment(contender.environment)
+                environment(contender.environment)
                 _models(contender, checkpoint)
         except subprocess.CalledProcessError as error:
             missing[contender.name] = f"{' '.join(map(str, error.cmd))} failed:\n{(error.stderr or '')[-2000:]}"
     return missing
 
 
-def _environment(name: str) -> None:
+def environment(name: str) -> None:
     """A virtual environment with the pinned versions; made anew when they change."""
     requirements = "\n".join(REQUIREMENTS[name]) + "\n"
     stamp = BUILD / name / "requirements.txt"
@@ -58,7 +58,7 @@ def _models(contender: Contender, checkpoint: Path) -> None:
     if contender.environment == "sentence-transformers":
         return
     if not (ONNX / "flat").is_dir():
-        _environment("sentence-transformers-onnx")
+        environment("sentence-transformers-onnx")
         print("exporting to ONNX", flush=True)
         python = interpreter("sentence-transformers-onnx")
         _run([python, WORKERS / "prepare_onnx.py", checkpoint, ONNX, str(MAX_TOKENS), quantization_scheme()])

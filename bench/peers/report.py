@@ -1,8 +1,13 @@
-"""From ``peers.json`` to the table and the plot in the documentation."""
+"""From ``peers.json`` to the table and the plot in the documentation.
+
+python -m bench.peers.report peers.json OUT.svg  draws the plot: the only part that needs matplotlib, so it has an environment of its own.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +56,7 @@ def write_table(content: Mapping[str, Any], page: Path) -> bool:
 
 
 def plot(content: Mapping[str, Any], out: Path) -> None:
-    """Bars of texts/s of each set, one panel a set. Needs matplotlib."""
+    """Bars of texts/s of each set, one panel a set."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -86,7 +91,7 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['single_p50_ms']:.1f} / {row['single_p95_ms']:.1f}",
         f"{row['peak_mb']:,.0f}",
         f"{row['sts_b']:.2f}",
-        "identical" if row["batch_max_difference"] == 0 else f"{row['batch_min_cosine']:.7f}".rstrip("0"),
+        "identical bytes" if row["batch_max_difference"] == 0 else f"{row['batch_min_cosine']:.4f}",
     )
 
 
@@ -97,3 +102,7 @@ def _line(cells: Sequence[str]) -> str:
 def _median_spread(content: Mapping[str, Any]) -> float:
     spreads = sorted(value for row in content["contenders"] for value in row["spread"].values())
     return float(spreads[len(spreads) // 2])
+
+
+if __name__ == "__main__":
+    plot(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))
