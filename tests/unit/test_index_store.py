@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding
 from whit.server.errors import ServiceError
 from whit.server.index import CollectionStore, DataDirectoryLocked, PointWrite
+from whit.server.index import store as store_module
 from whit.server.index.database import DATABASE_FILE, FORMAT_VERSION
+
+OPEN_FILES = Path("/proc/self/fd")
 
 
 @pytest.fixture
@@ -49,6 +53,52 @@ def test_a_created_collection_says_what_it_is(store):
     assert info.create_time.tzinfo is UTC
     assert abs((datetime.now(UTC) - info.create_time).total_seconds()) < 60
     assert store.info("notes") == info
+
+
+@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="counts open files as Linux shows them")
+def test_any_number_of_collections_holds_few_files_open(store, monkeypatch):
+    monkeypatch.setattr(store_module, "_AWAKE_COUNT", 3)
+    before = len(list(OPEN_FILES.iterdir()))
+
+    handles = []
+    for number in range(40):
+        make(store, f"c{number}")
+        fill(store, f"c{number}")
+        handles.append(store.open(f"c{number}"))
+    infos = store.list()
+
+    assert [info.point_count for info in infos] == [3] * 40
+    assert len(list(OPEN_FILES.iterdir())) - before < 40
+
+
+def test_a_resting_collection_is_as_good_as_any(store, monkeypatch):
+    monkeypatch.setattr(store_module, "_AWAKE_COUNT", 1)
+    make(store, "a")
+    fill(store, "a")
+    handle = store.open("a")
+    make(store, "b")  # from here on "a" rests
+
+    assert handle.upsert([PointWrite("new", "")], np.array([[1, 0]], np.float32)) == 2
+    assert handle.count() == 4
+    assert handle.search(np.array([[1, 0]], np.float32), limit=1)[0][0].id == "new"
+    assert store.delete("b") == 0
+    handle.rest()
+    assert store.delete("a") == 4
+    with refused(Reason.COLLECTION_NOT_FOUND):
+        handle.count()
+    with refused(Reason.COLLECTION_NOT_FOUND):
+        fill(store, "a")
+
+
+def test_rest_leaves_a_call_in_progress_alone(store):
+    make(store)
+    fill(store)
+    handle = store.open("notes")
+    with handle._database.read() as view, handle._database.write() as writer:
+        handle.rest()
+        assert writer.delete(["0"]) == []
+        assert view.count_from(0) == 3
+    assert handle.count() == 2
 
 
 def test_everything_is_there_after_reopening(tmp_path):

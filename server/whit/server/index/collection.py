@@ -181,6 +181,15 @@ class CollectionHandle:
         with storage_errors(self._directory):
             self._keeper.save()
 
+    def rest(self) -> None:
+        """Closes idle files and frees cached rows, until the next call; the graph stays in memory."""
+        self._searcher.forget()
+        try:
+            with storage_errors(self._directory):
+                self._database.rest()
+        except ServiceError as error:  # whoever opened another collection is not to blame
+            log.warning("idle files of %r are not closed: %s", self, error)
+
     def close(self, reason: Problem, *, save: bool = True) -> None:
         """Ends maintenance, saves the graph if wanted, waits for the writer, closes the files. Later calls get ``reason``."""
         self._keeper.stop()

@@ -29,6 +29,7 @@ _APPLICATION_ID = 0x77686974  # "whit"
 _BUSY_TIMEOUT_S = 5.0
 _CACHE_KIB = 1024  # pages each connection keeps; the operating system's cache does the rest
 _LOG_BYTE_COUNT = 64 << 20  # the write-ahead log is cut to this after a long reader has let it grow
+_KEPT_READER_COUNT = 4  # idle reading connections; each holds two files open
 _LOOKUP_COUNT = 500  # values in one IN (...) list
 
 # Vector before text: a scan of vectors then never walks the overflow pages of a long text.
@@ -220,7 +221,7 @@ class Writer(View):
 
 
 class Database:
-    """An open database: one writing connection behind a lock, reading connections made as needed and kept.
+    """An open database: one writing connection behind a lock, a few reading ones, all made as needed and kept.
 
     Raises:
         ServiceError: STORAGE_FAILED if the file is not a collection, is damaged or was made by a newer version.
@@ -231,13 +232,13 @@ class Database:
         self._write_lock = threading.Lock()
         self._readers: deque[sqlite3.Connection] = deque()
         self._closed: Problem | None = None
-        self._writer = _connect(self._path, "rw")
+        writer = self._open_writer()
         try:
-            self._writer.execute(f"PRAGMA journal_size_limit = {_LOG_BYTE_COUNT}")
-            self.header = _read_header(self._writer, directory)
+            self.header = _read_header(writer, directory)
         except BaseException:
-            self._writer.close()
+            writer.close()
             raise
+        self._writer: sqlite3.Connection | None = writer
 
     @contextmanager
     def read(self) -> Iterator[View]:
@@ -250,6 +251,9 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        if len(self._readers) >= _KEPT_READER_COUNT:
+            connection.close()
+            return
         self._readers.append(connection)
         if self._closed:  # closed while this thread was reading
             self._close_readers()
@@ -259,7 +263,7 @@ class Database:
         """A write transaction: on disk when the block ends, gone without trace when it raises."""
         with self._write_lock:
             self._check_open()
-            connection = self._writer
+            connection = self._writer = self._writer or self._open_writer()
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 yield Writer(connection)
@@ -270,12 +274,35 @@ class Database:
                     connection.rollback()
                 raise
 
+    def rest(self) -> None:
+        """Closes the connections that nobody uses now. The next call makes one again, in about a millisecond."""
+        self._close_readers()
+        if self._write_lock.acquire(blocking=False):
+            try:
+                self._close_writer()
+            finally:
+                self._write_lock.release()
+
     def close(self, reason: Problem) -> None:
         """Waits for the writer and closes; whoever comes later gets ``reason``."""
         with self._write_lock:
             self._closed = reason
-            self._writer.close()
+            self._close_writer()
             self._close_readers()
+
+    def _open_writer(self) -> sqlite3.Connection:
+        connection = _connect(self._path, "rw")
+        try:
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTE_COUNT}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _close_writer(self) -> None:
+        if self._writer:
+            self._writer.close()
+            self._writer = None
 
     def _take_reader(self) -> sqlite3.Connection:
         self._check_open()

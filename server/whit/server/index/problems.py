@@ -67,7 +67,10 @@ def _from_sqlite(error: sqlite3.DatabaseError, path: Path) -> ServiceError:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             advice = "another program has the database open; end it, then retry"
         case sqlite3.SQLITE_IOERR | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
-            advice = "the disk may be full, failing or read-only; check it and the directory's permissions, then retry"
+            advice = (
+                "the disk may be full, failing or read-only, or this process has too many files open (ulimit -n); "
+                "check these and the directory's permissions, then retry"
+            )
         case _:
             advice = (
                 "check the disk; if it is sound, restore this directory from a backup or index the collection again"

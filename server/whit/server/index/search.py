@@ -29,6 +29,10 @@ class Searcher:
         self._dimension_count = dimension_count
         self._cached: tuple[int, int, Sequence[Block]] = (-1, -1, ())  # sequence, first key, blocks
 
+    def forget(self) -> None:
+        """Gives the memory of the last scan back."""
+        self._cached = (-1, -1, ())
+
     def search(
         self, view: View, graph: Graph | None, covered_key: int, queries: FloatMatrix, limit: int
     ) -> list[list[Candidate]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import OrderedDict
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,9 @@ from whit.server.index.types import CollectionInfo
 log = logging.getLogger(__name__)
 
 _COLLECTIONS = "collections"
+_AWAKE_COUNT = (
+    64  # collections with files open and rows cached; the others rest, so that any number of them may be opened
+)
 _STORAGES = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8)
 
 
@@ -46,6 +50,7 @@ class CollectionStore:
         """
         self._root = data_dir / _COLLECTIONS
         self._handles: dict[str, CollectionHandle] = {}
+        self._awake: OrderedDict[CollectionHandle, None] = OrderedDict()  # the last used ones, the oldest first
         self._lock = threading.RLock()
         self._closed = False
         self._due: set[CollectionHandle] = set()
@@ -126,6 +131,7 @@ class CollectionStore:
             if handle is None:
                 directory = self._existing(collection_id)
                 handle = self._handles[collection_id] = CollectionHandle(collection_id, directory, self._wake)
+            self._keep_awake(handle)
             return handle
 
     def delete(self, collection_id: str) -> int:
@@ -141,6 +147,7 @@ class CollectionStore:
                 point_count = 0
             opened = self._handles.pop(collection_id, None)
             if opened:
+                self._awake.pop(opened, None)
                 opened.close(_not_found(collection_id), save=False)
             with storage_errors(directory):
                 remove_directory(directory)
@@ -183,11 +190,25 @@ class CollectionStore:
         if self._thread:
             self._thread.join()
 
+    def _keep_awake(self, handle: CollectionHandle) -> None:
+        self._awake[handle] = None
+        self._awake.move_to_end(handle)
+        while len(self._awake) > _AWAKE_COUNT:
+            oldest, _ = self._awake.popitem(last=False)
+            oldest.rest()
+
+    def _rest_unless_awake(self, handle: CollectionHandle) -> None:
+        with self._lock:
+            if handle not in self._awake:
+                handle.rest()
+
     def _peek(self, collection_id: str) -> CollectionInfo:
         """The info of a collection without loading its graph."""
         handle = self._handles.get(collection_id)
         if handle:
-            return handle.info
+            info = handle.info
+            self._rest_unless_awake(handle)
+            return info
         directory = self._existing(collection_id)
         with storage_errors(directory):
             database = Database(directory)
@@ -228,6 +249,7 @@ class CollectionStore:
                 handle = self._due.pop()
             try:
                 handle.maintain()
+                self._rest_unless_awake(handle)
             except ServiceError as error:
                 if error.problem.reason is not Reason.COLLECTION_NOT_FOUND:  # deleted meanwhile
                     log.warning("%r is not maintained: %s", handle, error)
