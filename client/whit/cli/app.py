@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Entry] = {
     "search": Entry("whit.cli.search", "Ask a collection a question."),
     "models": Entry("whit.cli.models", "List the models a server has loaded."),
     "info": Entry("whit.cli.info", "Show a server's version, limits, models and collections."),
+    "load": Entry("whit.cli.load", "Send requests at a given rate and show what the server makes of them."),
     "demo": Entry("whit.cli.demo", "Compile, serve, index and search, all on this machine.", "server,export"),
 }
 
