@@ -395,6 +395,25 @@ def test_with_several_models_one_must_be_chosen_and_roles_are_its_own(
         assert scores["query"] < scores["document"] == pytest.approx(1, abs=1e-5)  # written as a document
 
 
+@pytest.mark.parametrize("name", ["tiny", "renamed"])
+def test_a_collection_of_a_package_that_is_not_loaded_is_refused_once(
+    name: str, tmp_path: Path, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (files / "a.txt").write_text("one\n\ntwo\n\nthree")
+    command = ["index", "--collection", "notes", "a.txt", "--passage-characters", "50", "--server"]
+    with server_thread(tmp_path / "data", models=[tiny_package("tiny")]) as address:
+        assert run([*command, address]) == 0
+    capsys.readouterr()
+
+    with server_thread(tmp_path / "data", models=[tiny_package(name, seed=1)]) as address:
+        assert run([*command, address]) == 1
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "collection notes was made with model tiny of fingerprint sha256:" in captured.err
+
+
 # --- no server --------------------------------------------------------------------------------------------------------
 
 

@@ -59,7 +59,7 @@ def test_collections(whit: Client) -> None:
         {"storage": "int8", "model": "other"},
         {"storage": "int8", "dimension_count": 8},
     ):
-        with pytest.raises(AlreadyExists, match=r"exists with model .*, storage int8 and dimension_count 16"):
+        with pytest.raises(AlreadyExists, match=r"exists with model .*, storage int8 and dimension_count 16; asked"):
             whit.create_collection(name, **({"model": MODEL, "exist_ok": True} | other))  # type: ignore[arg-type]
     assert whit.delete_collection(name) == 0
     with pytest.raises(NotFound):
@@ -293,3 +293,5 @@ def test_a_collection_of_another_package(tmp_path: Path) -> None:
             with pytest.raises(FailedPrecondition) as caught:
                 call()
             assert caught.value.reason is Reason.FINGERPRINT_MISMATCH
+        with pytest.raises(AlreadyExists, match=r"exists with model 'tiny' \(sha256:.*asked for was model 'tiny'"):
+            whit.create_collection("notes", model=MODEL, exist_ok=True)

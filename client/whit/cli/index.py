@@ -94,7 +94,8 @@ def index(
     start, tally = time.perf_counter(), Tally()
     with connect(server, timeout_s) as client, progress() as bar:
         target = find_or_create(client, collection, model, storage)
-        character_count = passage_characters or passage_limit(client, target.model)
+        limit = passage_limit(client, target)
+        character_count = passage_characters or limit
         ends: dict[str, int] = {}
         passages = _read(files, character_count, tally, ends, bar)
         task = bar.add_task("indexing", total=None)
@@ -136,9 +137,18 @@ def find_or_create(client: Client, name: str, model: str | None, storage: str | 
     return found
 
 
-def passage_limit(client: Client, model_name: str) -> int:
-    """Characters of a passage that the model most likely reads whole."""
-    model = next(m for m in client.models() if m.name == model_name)
+def passage_limit(client: Client, collection: Collection) -> int:
+    """Characters of a passage that the collection's model most likely reads whole.
+
+    Raises:
+        Failure: the server has not loaded the package that the collection was made with, under whatever name.
+    """
+    model = next((m for m in client.models() if m.fingerprint == collection.fingerprint), None)
+    if model is None:
+        raise Failure(
+            f"collection {collection.name} was made with model {collection.model} of fingerprint "
+            f"{collection.fingerprint[:19]}…, which the server has not loaded; serve that package, or index into a new collection"
+        )
     return CHARACTERS_A_TOKEN * max(model.max_token_count, 32)
 
 

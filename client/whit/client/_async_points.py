@@ -54,7 +54,7 @@ class AsyncPoints:
             model: name of the model that embeds its texts and queries.
             storage: how vectors are stored: ``"float32"``, ``"float16"`` or ``"int8"``.
             dimension_count: values kept of each vector, renormalised. None: all.
-            exist_ok: if there is one already with this model, storage and dimension count, return it.
+            exist_ok: if there is one already of this package, storage and dimension count, return it.
             timeout: seconds for the whole call.
 
         Raises:

@@ -184,10 +184,13 @@ def create_collection(
             raise
         refusal = error.problem
     found = yield from _collection(call, name)
-    if (found.model, found.storage) != (model, storage) or dimension_count not in (None, found.dimension_count):
+    loaded = yield from _model(call, model)
+    is_same = (found.fingerprint, found.storage) == (loaded.fingerprint, storage)
+    if not is_same or dimension_count not in (None, found.dimension_count):
         message = (
-            f"collection {name!r} exists with model {found.model!r}, storage {found.storage!s} and dimension_count "
-            f"{found.dimension_count}, which is not what was asked for; ask for that, or choose another name"
+            f"collection {name!r} exists with model {found.model!r} ({found.fingerprint[:19]}…), storage {found.storage!s} "
+            f"and dimension_count {found.dimension_count}; asked for was model {model!r} ({loaded.fingerprint[:19]}…), "
+            f"storage {storage} and dimension_count {dimension_count or loaded.dimension_count}; choose another name"
         )
         raise from_problem(replace(refusal, message=message))
     return found
