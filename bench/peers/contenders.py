@@ -14,6 +14,7 @@ WORKERS = Path(__file__).parent / "workers"
 BUILD = Path("build/peers")
 PACKAGES = Path("build/bench")
 ONNX = BUILD / "models" / "onnx"
+INFINITY = BUILD / "models" / "infinity"
 OPENVINO = BUILD / "models" / "openvino" / "model.xml"
 
 MAX_TOKENS = 256
@@ -37,6 +38,17 @@ REQUIREMENTS: Mapping[str, Sequence[str]] = {
     "light-embed": ("light-embed==1.0.9", ONNXRUNTIME),
     "plot": ("matplotlib==3.10.7",),
     "openvino": ("openvino==2026.4.1", "nncf==3.4.0", TOKENIZERS),
+    "infinity": (
+        "infinity-emb[torch,optimum,server]==0.0.78",
+        "sentence-transformers==3.4.1",
+        "optimum-onnx==0.1.0",
+        "transformers==4.57.6",
+        "numpy==1.26.4",
+        "aiohttp==3.14.5",
+        ONNXRUNTIME,
+        TORCH,
+    ),
+    "mlserver": ("mlserver==1.7.1", ONNXRUNTIME, TOKENIZERS),
 }
 """Virtual environments by name. "whit" is not among them: it is the environment that this runs in."""
 
@@ -129,3 +141,25 @@ def contenders(checkpoint: Path) -> list[Contender]:
 def _whit(dtype: str, title: str) -> Contender:
     options = {"package": str(PACKAGES / dtype), "max_tokens": MAX_TOKENS, "token_budget": 256}
     return Contender(f"whit_{dtype}", title, "whit", "run_whit.py", options)
+
+
+def servers() -> list[Contender]:
+    """Servers under load; the first is what the others are compared with. The peers serve sentence-transformers' dynamic int8 graph."""
+    model = str(ONNX / "flat" / "model_int8.onnx")
+    return [
+        Contender(
+            "infinity_http",
+            "infinity 0.0.78, HTTP, onnxruntime int8",
+            "infinity",
+            "serve_infinity.py",
+            {"folder": str(INFINITY)},
+        ),
+        Contender(
+            "mlserver_grpc",
+            "MLServer 1.7.1, gRPC, onnxruntime int8",
+            "mlserver",
+            "serve_mlserver.py",
+            {"model": model, "max_tokens": MAX_TOKENS},
+        ),
+        Contender("whit_grpc", "whit, gRPC, int8", "whit", "serve_whit.py", {"package": str(PACKAGES / "int8")}),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from bench.evaluation import read_retrieval, read_sts
 from bench.peers.contenders import (
     BUILD,
+    INFINITY,
     MAX_TOKENS,
     ONNX,
     OPENVINO,
@@ -62,6 +64,10 @@ def _models(contender: Contender, checkpoint: Path) -> None:
         print("exporting to ONNX", flush=True)
         python = interpreter("sentence-transformers-onnx")
         _run([python, WORKERS / "prepare_onnx.py", checkpoint, ONNX, str(MAX_TOKENS), quantization_scheme()])
+    if contender.environment == "infinity" and not INFINITY.is_dir():
+        shutil.copytree(ONNX / "flat", INFINITY, ignore=shutil.ignore_patterns("*.onnx"))
+        # The name by which infinity knows a quantised graph.
+        shutil.copy(ONNX / "flat" / "model_int8.onnx", INFINITY / "model_quantized.onnx")
     if contender.environment == "openvino" and not OPENVINO.is_file():
         print("quantising for OpenVINO", flush=True)
         OPENVINO.parent.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,10 @@ class Worker:
         """One call a text; ``seconds`` of the reply has one figure a text."""
         return self._measured({"op": "single", "texts": list(texts), "save": str(save) if save else None})
 
+    def request(self, **request: Any) -> dict[str, Any]:
+        """Any other request, in the words of the contender's script."""
+        return self._measured(request)
+
     def close(self) -> None:
         """Asks the process to end, and ends it if it does not."""
         with contextlib.suppress(ProcessLookupError):

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- peers: begin (make bench-peers) -->", "<!-- peers: end -->"
 _COLUMNS = (
     "contender",
     "short texts/s",
@@ -44,15 +43,42 @@ def markdown(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_table(content: Mapping[str, Any], page: Path) -> bool:
-    """Replaces what stands between the two marks; False if the page has no marks."""
-    if not page.is_file():
-        return False
-    text = page.read_text(encoding="utf-8")
-    body = f"{BEGIN}\n{markdown(content)}\n{END}"
-    changed, count = re.subn(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: body, text, flags=re.DOTALL)
-    page.write_text(changed, encoding="utf-8")
-    return count == 1
+def servers_markdown(content: Mapping[str, Any]) -> str:
+    """The two tables of the servers under load."""
+    loads = {"one_short": "one short text", "batch_64": "64 short texts", "one_mixed": "one mixed text"}
+    heads = [
+        "server",
+        *(f"{title}: texts/s, p50 / p99 ms" for title in loads.values()),
+        "CPU ms a short text",
+        "peak RSS MB",
+    ]
+    rows = []
+    for row in content["servers"]:
+        cells = [_closed_cell(row["closed"][key]) for key in loads]
+        cpu = f"{row['closed']['one_short']['cpu_ms_per_text']:.2f}"
+        rows.append([row["title"], *cells, cpu, f"{row['peak_mb']:,.0f}"])
+    rates = content["open"]["rates"]
+    opened = [[row["title"], *_open_cells(row["open"], rates)] for row in content["servers"]]
+    lines = [_line(heads), _line(["---", *["---:"] * (len(heads) - 1)]), *map(_line, rows), ""]
+    lines += [
+        _line(["offered, requests/s", *map(str, rates)]),
+        _line(["---", *["---:"] * len(rates)]),
+        *map(_line, opened),
+    ]
+    lines += [f"\nLeft out: {name} ({why.splitlines()[0]})." for name, why in content["left_out"].items()]
+    return "\n".join(lines)
+
+
+def write_table(body: str, page: Path, name: str) -> None:
+    """Replaces what stands between the two marks called ``name`` on the page; says so if it has none."""
+    begin, end = f"<!-- {name}: begin (make bench-{name}) -->", f"<!-- {name}: end -->"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
+    changed, count = re.subn(pattern, lambda _: f"{begin}\n{body}\n{end}", text, flags=re.DOTALL)
+    if count == 1:
+        page.write_text(changed, encoding="utf-8")
+    else:
+        print(f"{page.name} has no place for the table; it needs the lines {begin} and {end}", file=sys.stderr)
 
 
 def plot(content: Mapping[str, Any], out: Path) -> None:
@@ -93,6 +119,21 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{row['sts_b']:.2f}",
         "identical bytes" if row["batch_max_difference"] == 0 else f"{row['batch_min_cosine']:.4f}",
     )
+
+
+def _closed_cell(found: Mapping[str, Any]) -> str:
+    return f"{found['texts_per_s']:,.0f} ({found['ratio']:.2f} x), {found['p50_ms']:.0f} / {found['p99_ms']:.0f}"
+
+
+def _open_cells(rows: Sequence[Mapping[str, Any]], rates: Sequence[int]) -> list[str]:
+    """Share in time and p99; a dash where the server had failed already at a lower rate."""
+    found = {row["rate"]: row for row in rows}
+    return [
+        f"{100 * found[rate]['in_time_share']:.0f} %, p99 {found[rate]['p99_ms'] or 0:,.0f} ms"
+        if rate in found
+        else "-"
+        for rate in rates
+    ]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -14,23 +14,30 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-class Embedder(Protocol):
-    """What a contender has to do."""
+class Contender(Protocol):
+    """What every contender has."""
 
     process_ids: Sequence[int]
     """Helper processes whose processor time and memory count too."""
 
+    def close(self) -> None:
+        """Ends helper processes."""
+
+
+class Embedder(Contender, Protocol):
+    """What a contender has to do that is called directly."""
+
     def embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Unit vectors, float32 [texts, dimensions], texts cut at 256 tokens, batched as the tool does it best."""
 
-    def close(self) -> None:
-        """Ends helper processes."""
+
+C = TypeVar("C", bound=Contender)
 
 
 class InProcess:
@@ -43,30 +50,35 @@ class InProcess:
 
 
 def serve(make: Callable[[dict[str, Any]], Embedder]) -> None:
-    """Answers requests until ``stop`` or the end of the input. The options of ``make`` are the JSON in ``argv[1]``."""
+    """Answers requests for an embedder; its options are the JSON in ``argv[1]``."""
+    answer_all(make, _answer)
+
+
+def answer_all(make: Callable[[dict[str, Any]], C], answer: Callable[[C, dict[str, Any]], dict[str, Any]]) -> None:
+    """Answers requests, the first of which is ``load``, until ``stop`` or the end of the input."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not mix with the replies
-    embedder: Embedder | None = None
+    contender: C | None = None
     try:
         for line in sys.stdin:
             request = json.loads(line)
             if request["op"] == "stop":
                 break
-            helpers = embedder.process_ids if embedder else ()
+            helpers = contender.process_ids if contender else ()
             cpu = _cpu_seconds(helpers)
             start = time.perf_counter()
-            if embedder is None:
-                embedder = make(json.loads(sys.argv[1]))
-                cpu, helpers = _cpu_seconds(()), embedder.process_ids
+            if contender is None:
+                contender = make(json.loads(sys.argv[1]))
+                cpu, helpers = _cpu_seconds(()), contender.process_ids
                 reply: dict[str, Any] = {"seconds": time.perf_counter() - start}
             else:
-                reply = _answer(embedder, request)
+                reply = answer(contender, request)
             used = _cpu_seconds(helpers) - cpu
             reply |= {"cpu_seconds": used, "peak_bytes": [_peak_bytes(pid) for pid in (os.getpid(), *helpers)]}
             replies.write(json.dumps(reply) + "\n")
     finally:
-        if embedder is not None:
-            embedder.close()
+        if contender is not None:
+            contender.close()
 
 
 def _answer(embedder: Embedder, request: dict[str, Any]) -> dict[str, Any]:
