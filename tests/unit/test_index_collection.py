@@ -62,6 +62,21 @@ def test_vectors_come_only_when_asked_for(make):
     assert handle.get([], with_vectors=True)[2] == encode(vectors(0), Encoding.FLOAT32)
 
 
+def test_no_more_is_read_than_an_answer_may_hold(make):
+    handle = make()
+    handle.upsert([PointWrite(str(i), "x" * 1000) for i in range(50)], vectors(50))
+    ids, query = [str(i) for i in range(50)], vectors(1)
+
+    assert len(handle.get(ids, with_vectors=True, byte_limit=60_000)[0]) == 50
+    assert len(handle.search(query, limit=50, byte_limit=60_000)[0]) == 50
+    assert len(handle.search(query, limit=50, byte_limit=100, with_payload=False)[0]) == 50
+    with refused(Reason.INVALID_REQUEST):
+        handle.get(ids, with_vectors=False, byte_limit=40_000)
+    with refused(Reason.INVALID_REQUEST):
+        handle.search(query, limit=50, byte_limit=40_000)
+    assert handle.count() == 50
+
+
 @pytest.mark.parametrize("text", ["", "NUL \0 inside", "\U0001f600 ünïcödé", "long " * 100_000])
 def test_texts_come_back_to_the_letter(make, text):
     handle = make()

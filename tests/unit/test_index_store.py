@@ -14,7 +14,7 @@ import pytest
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding
 from whit.server.errors import ServiceError
-from whit.server.index import CollectionStore, DataDirectoryLocked, PointWrite
+from whit.server.index import CollectionStore, DataDirectoryLocked, PointWrite, files
 from whit.server.index import store as store_module
 from whit.server.index.database import DATABASE_FILE, FORMAT_VERSION
 
@@ -99,6 +99,18 @@ def test_rest_leaves_a_call_in_progress_alone(store):
         assert writer.delete(["0"]) == []
         assert view.count_from(0) == 3
     assert handle.count() == 2
+
+
+def test_a_new_data_directory_is_put_on_disk_with_its_parents(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "fsync_path", synced.append)
+
+    with CollectionStore(tmp_path / "a" / "b", background=False):
+        pass
+    with CollectionStore(tmp_path / "a" / "b", background=False):
+        pass
+
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
 
 
 def test_everything_is_there_after_reopening(tmp_path):

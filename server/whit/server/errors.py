@@ -26,6 +26,16 @@ def refusal(violations: Sequence[FieldViolation], reason: Reason = Reason.INVALI
     return ServiceError(Problem(reason, f"{first.field}: {first.description}{tail}", tuple(violations)))
 
 
+def response_too_large(size: int, limit_bytes: int) -> Problem:
+    """The answer does not fit into a message."""
+    return Problem(
+        Reason.INVALID_REQUEST,
+        f"the response would have {size} bytes or more, a message may have {limit_bytes} (message_byte_count); "
+        "ask for fewer items, hits or encodings at a time, or for hits without payload",
+        metadata={"message_byte_count": str(limit_bytes)},
+    )
+
+
 def defect(error: BaseException, where: str) -> Problem:
     """Logs a defect of the server with its traceback, and returns what its caller may know: where to look for it."""
     request_id = secrets.token_hex(8)

@@ -8,15 +8,16 @@ when a transaction fails, because memory holds no truth.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from whit.contract.errors import FieldViolation, Problem, Reason
 from whit.contract.vectors import EncodedVectors, Encoding, FloatMatrix, encode
-from whit.server.errors import ServiceError
+from whit.server.errors import ServiceError, response_too_large
 from whit.server.index.database import Database, PointRow, State, View
 from whit.server.index.keeper import GraphKeeper
 from whit.server.index.problems import damaged, refusal, storage_errors
@@ -25,6 +26,8 @@ from whit.server.index.search import Searcher
 from whit.server.index.types import CollectionInfo, PointWrite, SearchHit, StoredPoint
 
 log = logging.getLogger(__name__)
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
 
 # Lengths a vector may have: inside, neither squares in float32 nor float16 values overflow or vanish.
 _LENGTHS = {Encoding.FLOAT32: (1e-15, 1e15), Encoding.FLOAT16: (1e-2, 1e4), Encoding.INT8: (1e-15, 1e15)}
@@ -106,16 +109,20 @@ class CollectionHandle:
         return len(unique_ids) - len(missing), missing, writer.state.sequence
 
     def get(
-        self, ids: Sequence[str], *, with_vectors: bool
+        self, ids: Sequence[str], *, with_vectors: bool, byte_limit: int | None = None
     ) -> tuple[list[StoredPoint], list[str], EncodedVectors | None]:
         """Reads points by id.
 
         Returns:
             The points found, in the order asked for; the ids that are not there; if asked for, the stored vectors, a row
             for each of those points, in the collection's encoding.
+
+        Raises:
+            ServiceError: INVALID_REQUEST, the points have more than ``byte_limit`` bytes; and as the class says.
         """
         with self._reading() as view:
-            rows = {row[0]: row for row in view.points_of(list(dict.fromkeys(ids)), with_vectors=with_vectors)}
+            found_rows = view.points_of(list(dict.fromkeys(ids)), with_vectors=with_vectors)
+            rows = {row[0]: row for row in _within(found_rows, byte_limit)}
         found = [rows[id_] for id_ in ids if id_ in rows]
         missing = [id_ for id_ in ids if id_ not in rows]
         points = [StoredPoint(id_, text, metadata) for id_, text, metadata, _, _ in found]
@@ -134,6 +141,7 @@ class CollectionHandle:
         score_threshold: float | None = None,
         exact: bool = False,
         with_payload: bool = True,
+        byte_limit: int | None = None,
     ) -> list[list[SearchHit]]:
         """Finds the nearest points of each query by cosine.
 
@@ -143,12 +151,13 @@ class CollectionHandle:
             score_threshold: leave out hits with a lower score.
             exact: compare with every point; collections of less than 2,000 points always are.
             with_payload: give text and metadata too.
+            byte_limit: bytes that the texts and metadata found may have together; None: no limit.
 
         Returns:
             For each query its hits, best first, equal scores by id.
 
         Raises:
-            ServiceError: INVALID_VECTOR, INVALID_REQUEST (``limit``), and as the class says.
+            ServiceError: INVALID_VECTOR, INVALID_REQUEST (``limit``, ``byte_limit``), and as the class says.
         """
         if limit < 1:
             raise refusal(Reason.INVALID_REQUEST, f"limit must be at least 1, got {limit}; ask for 10", "limit")
@@ -160,7 +169,7 @@ class CollectionHandle:
             if score_threshold is not None:
                 found = [[c for c in candidates if -c.loss >= score_threshold] for candidates in found]
             keys = list({c.key for candidates in found for c in candidates}) if with_payload else []
-            payloads = view.payloads_of(keys)
+            payloads = {key: payload for key, *payload in _within(view.payloads_of(keys), byte_limit)}
         nothing = ("", "{}")
         return [[SearchHit(c.id, -c.loss, *payloads.get(c.key, nothing)) for c in candidates] for candidates in found]
 
@@ -256,6 +265,17 @@ class CollectionHandle:
         if violations:
             message = f"{violations[0].field} {violations[0].description}: leave it out or scale it"
             raise ServiceError(Problem(Reason.INVALID_VECTOR, message, violations))
+
+
+def _within(rows: Generator[Row, None, None], byte_limit: int | None) -> Iterator[Row]:
+    """Passes rows on, but no more than one answer can hold: a few ids or a query may name gigabytes of text."""
+    size = 0
+    with closing(rows):  # before the connection is
+        for row in rows:
+            size += sum(len(value) for value in row if isinstance(value, str | bytes))  # at least so many bytes
+            if byte_limit is not None and size > byte_limit:
+                raise ServiceError(response_too_large(size, byte_limit))
+            yield row
 
 
 def _unfit(vectors: FloatMatrix, storage: Encoding) -> dict[int, str]:

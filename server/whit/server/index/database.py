@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -151,13 +151,13 @@ class View:
         """(key, id, vector) of those of these keys that are still points."""
         return list(self._lookup("key, id, vector", "key", keys))
 
-    def payloads_of(self, keys: Sequence[int]) -> dict[int, tuple[str, str]]:
-        """Text and metadata by key."""
-        return {key: (text, metadata) for key, text, metadata in self._lookup("key, text, metadata", "key", keys)}
+    def payloads_of(self, keys: Sequence[int]) -> Generator[tuple[int, str, str], None, None]:
+        """(key, text, metadata) of those of these keys that are still points, read one after the other."""
+        return self._lookup("key, text, metadata", "key", keys)
 
     def points_of(
         self, ids: Sequence[str], *, with_vectors: bool
-    ) -> Iterable[tuple[str, str, str, float | None, bytes]]:
+    ) -> Generator[tuple[str, str, str, float | None, bytes], None, None]:
         """(id, text, metadata, scale, vector) of the points with these ids, in any order; no vector unless asked for."""
         columns = "id, text, metadata, scale, " + ("vector" if with_vectors else "x''")
         return self._lookup(columns, "id", ids)
@@ -169,12 +169,14 @@ class View:
         ).fetchone()
         return SnapshotRecord(*row) if row else None
 
-    def _lookup(self, columns: str, column: str, values: Sequence[int] | Sequence[str]) -> Iterator[Any]:
+    def _lookup(self, columns: str, column: str, values: Sequence[int] | Sequence[str]) -> Generator[Any, None, None]:
         for start in range(0, len(values), _LOOKUP_COUNT):
             some = values[start : start + _LOOKUP_COUNT]
             marks = ",".join("?" * len(some))
             # Only names from this module and question marks are put together here.
-            yield from self._connection.execute(f"SELECT {columns} FROM points WHERE {column} IN ({marks})", some)  # noqa: S608
+            query = f"SELECT {columns} FROM points WHERE {column} IN ({marks})"  # noqa: S608
+            with closing(self._connection.execute(query, some)) as cursor:
+                yield from cursor
 
 
 class Writer(View):

@@ -51,6 +51,15 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directories(path: Path) -> None:
+    """Makes a directory, and those above it that are missing, durably."""
+    if path.is_dir():
+        return
+    make_directories(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_path(path.parent)
+
+
 def staging_directory(parent: Path) -> Path:
     """Makes an empty directory below ``parent``, to be filled and then given its name by ``publish_directory``."""
     path = parent / f"{_NEW}{secrets.token_hex(8)}"

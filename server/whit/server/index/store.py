@@ -18,6 +18,7 @@ from whit.server.index.collection import CollectionHandle
 from whit.server.index.database import Database, Header, create_database
 from whit.server.index.files import (
     DirectoryLock,
+    make_directories,
     publish_directory,
     remove_directory,
     remove_leftovers,
@@ -56,7 +57,7 @@ class CollectionStore:
         self._due: set[CollectionHandle] = set()
         self._changed = threading.Condition()
         with storage_errors(data_dir):
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_directories(self._root)
             self._directory_lock = DirectoryLock(data_dir)
         try:
             with storage_errors(data_dir):
@@ -258,7 +259,9 @@ class CollectionStore:
                 log.exception("%r is not maintained; it is scanned instead", handle)
 
 
-_SHUTTING_DOWN = Problem(Reason.SHUTTING_DOWN, "the server is stopping; send this again to another server or later")
+_SHUTTING_DOWN = Problem(
+    Reason.SHUTTING_DOWN, "the server is stopping; send this again to another server or later", retry_after_s=1.0
+)
 
 
 def _not_found(collection_id: str) -> Problem:

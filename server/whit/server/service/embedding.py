@@ -106,11 +106,23 @@ class EmbeddingService:
         if token_ids:
             sequences = [item.ids for item in token_ids]
             embedded = await engine.embed_token_ids(
-                plan.model.id, sequences, plan.spec, lane=Lane.INTERACTIVE, deadline=call.deadline, wait=False
+                plan.model.id,
+                sequences,
+                plan.spec,
+                lane=Lane.INTERACTIVE,
+                deadline=call.deadline,
+                flow=call.flow,
+                wait=False,
             )
         else:
             embedded = await engine.embed_texts(
-                plan.model.id, texts, plan.spec, lane=Lane.INTERACTIVE, deadline=call.deadline, wait=False
+                plan.model.id,
+                texts,
+                plan.spec,
+                lane=Lane.INTERACTIVE,
+                deadline=call.deadline,
+                flow=call.flow,
+                wait=False,
             )
         return embedding_pb2.EmbedResponse(
             vectors=await self._encoded(embedded, plan),
@@ -156,14 +168,28 @@ class EmbeddingService:
         if "text" in kinds or "token_ids" not in kinds:
             texts = [item.text if kind == "text" else "" for item, kind in zip(items, kinds, strict=True)]
             embedded = await engine.embed_texts(
-                plan.model.id, texts, plan.spec, lane=Lane.BULK, deadline=call.deadline, wait=True, field=path
+                plan.model.id,
+                texts,
+                plan.spec,
+                lane=Lane.BULK,
+                deadline=call.deadline,
+                flow=call.flow,
+                wait=True,
+                field=path,
             )
             found.append(("text", embedded))
         if "token_ids" in kinds:
             sequences = [item.token_ids.ids if k == "token_ids" else () for item, k in zip(items, kinds, strict=True)]
             spec = replace(plan.spec, prompt="")
             embedded = await engine.embed_token_ids(
-                plan.model.id, sequences, spec, lane=Lane.BULK, deadline=call.deadline, wait=True, field=path
+                plan.model.id,
+                sequences,
+                spec,
+                lane=Lane.BULK,
+                deadline=call.deadline,
+                flow=call.flow,
+                wait=True,
+                field=path,
             )
             found.append(("token_ids", embedded))
         return _merged(found, kinds, problems)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from whit.contract.errors import Problem, to_status
-from whit.server.errors import ServiceError
+from whit.server.errors import ServiceError, response_too_large
 from whit.server.index import CollectionHandle
 from whit.server.service import checks
 from whit.server.service.backend import Backend
 from whit.server.service.collections import open_collection
 from whit.server.service.convert import fill_struct, to_batch
-from whit.server.service.rpc import Call, Stream, response_too_large
-from whit.server.service.search import Search, read_search, search
+from whit.server.service.rpc import Call, Stream
+from whit.server.service.search import MEMORY_FACTOR, Search, read_search, search
 from whit.server.service.streams import Turn, answer_stream
 from whit.server.service.upsert import Target, read_target, upsert
 from whit.v1 import point_pb2
@@ -95,14 +95,14 @@ class PointService:
 
 
 def _get(handle: CollectionHandle, ids: Sequence[str], with_vectors: bool, limit_bytes: int) -> point_pb2.GetResponse:
-    points, missing, vectors = handle.get(ids, with_vectors=with_vectors)
+    points, missing, vectors = handle.get(ids, with_vectors=with_vectors, byte_limit=MEMORY_FACTOR * limit_bytes)
     response = point_pb2.GetResponse(missing_ids=missing)
     size = 0
     if vectors is not None:
         size = len(vectors.data)
         response.vectors.CopyFrom(to_batch(vectors))
     for point in points:
-        size += len(point.text) + len(point.metadata)  # at least so many bytes
+        size += len(point.text)  # at least so many bytes
         if size > limit_bytes:
             raise ServiceError(response_too_large(size, limit_bytes))
         fill_struct(response.points.add(id=point.id, text=point.text).metadata, point.metadata)

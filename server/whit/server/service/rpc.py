@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -24,7 +24,8 @@ from google.protobuf.message import DecodeError, Message
 
 from whit.contract.errors import Problem, Reason, to_status
 from whit.server.config import Config
-from whit.server.errors import ServiceError, defect
+from whit.server.engine.types import Flow
+from whit.server.errors import ServiceError, defect, response_too_large
 from whit.server.service.limits import ByteBudget, Places
 
 _logger = logging.getLogger(__name__)
@@ -66,9 +67,11 @@ class Call:
 
     Attributes:
         deadline: ``time.monotonic()`` seconds; None for none.
+        flow: its place in the engine's turns; a stream has one for all its batches.
     """
 
     deadline: float | None
+    flow: Flow = field(default_factory=Flow)
 
 
 class ClientGoneError(Exception):
@@ -296,16 +299,6 @@ def _check_size(response: Message, limit_bytes: int) -> None:
     size = response.ByteSize()
     if size > limit_bytes:
         raise ServiceError(response_too_large(size, limit_bytes))
-
-
-def response_too_large(size: int, limit_bytes: int) -> Problem:
-    """The answer does not fit into a message."""
-    return Problem(
-        Reason.INVALID_REQUEST,
-        f"the response would have {size} bytes or more, a message may have {limit_bytes} (message_byte_count); "
-        "ask for fewer items, hits or encodings at a time, or for hits without payload",
-        metadata={"message_byte_count": str(limit_bytes)},
-    )
 
 
 def _shutting_down() -> Problem:

@@ -12,20 +12,22 @@ from whit.contract.errors import FieldViolation, Problem, Reason, to_status
 from whit.contract.vectors import FloatMatrix
 from whit.server.engine import EmbedSpec, Lane
 from whit.server.engine.problems import bad_item
-from whit.server.errors import ServiceError, refusal
+from whit.server.errors import ServiceError, refusal, response_too_large
 from whit.server.index import CollectionHandle, CollectionInfo, SearchHit
 from whit.server.service import checks
 from whit.server.service.backend import Backend
 from whit.server.service.collections import model_of, open_collection
 from whit.server.service.convert import fill_struct, from_batch, truncates
 from whit.server.service.embedding import prompt_of
-from whit.server.service.rpc import Call, response_too_large
+from whit.server.service.rpc import Call
 from whit.v1 import point_pb2, vector_pb2
 
 QUERY_ROLE = "query"
 DEFAULT_LIMIT = 10
 # Hits read and converted at a time, so that an answer that is too large is noticed before all of it is in memory.
 _HITS_AT_A_TIME = 8192
+# Bytes read from a collection for an answer, to the bytes of the answer: metadata may be longer as JSON than on the wire.
+MEMORY_FACTOR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,14 @@ async def _embed(
     prompt = prompt_of(model, plan.role) if plan.role else model.manifest.prompts.get(QUERY_ROLE, "")
     spec = EmbedSpec(prompt=prompt, dimension_count=plan.info.dimension_count, normalize=True, truncate=plan.truncate)
     embedded = await backend.engine.embed_texts(
-        model.id, texts, spec, lane=Lane.INTERACTIVE, deadline=call.deadline, wait=wait, field=f"{at}texts"
+        model.id,
+        texts,
+        spec,
+        lane=Lane.INTERACTIVE,
+        deadline=call.deadline,
+        flow=call.flow,
+        wait=wait,
+        field=f"{at}texts",
     )
     return embedded.vectors, {row: item.problem for row, item in enumerate(embedded.items) if item.problem}
 
@@ -135,7 +144,7 @@ def _find(
     ]
     good = [row for row in range(len(queries)) if row not in problems]
     size = 0
-    for row, hits in _hits(plan, queries, good):
+    for row, hits in _hits(plan, queries, good, limit_bytes):
         result = results[row]
         for hit in hits:
             found = result.hits.add(id=hit.id, score=hit.score, text=hit.text)
@@ -146,7 +155,9 @@ def _find(
     return results
 
 
-def _hits(plan: Search, queries: FloatMatrix, rows: Sequence[int]) -> Iterator[tuple[int, list[SearchHit]]]:
+def _hits(
+    plan: Search, queries: FloatMatrix, rows: Sequence[int], limit_bytes: int
+) -> Iterator[tuple[int, list[SearchHit]]]:
     step = max(1, _HITS_AT_A_TIME // plan.limit)
     for begin in range(0, len(rows), step):
         part = rows[begin : begin + step]
@@ -156,5 +167,6 @@ def _hits(plan: Search, queries: FloatMatrix, rows: Sequence[int]) -> Iterator[t
             score_threshold=plan.score_threshold,
             exact=plan.exact,
             with_payload=plan.with_payload,
+            byte_limit=MEMORY_FACTOR * limit_bytes,
         )
         yield from zip(part, found, strict=True)

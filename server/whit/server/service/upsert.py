@@ -163,7 +163,7 @@ async def _embed(backend: Backend, target: Target, draft: _Draft, call: Call, *,
     texts = ["" if row in draft.problems else point.text for row, point in enumerate(draft.points)]
     path = f"{at}points"
     embedded = await backend.engine.embed_texts(
-        model.id, texts, spec, lane=Lane.BULK, deadline=call.deadline, wait=wait, field=path
+        model.id, texts, spec, lane=Lane.BULK, deadline=call.deadline, flow=call.flow, wait=wait, field=path
     )
     for row, item in enumerate(embedded.items):
         if item.problem is not None:
