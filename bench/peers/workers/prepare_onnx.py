@@ -33,6 +33,7 @@ def main(checkpoint: str, out: Path, max_tokens: int, scheme: str) -> None:
     for path in out.glob("*.json"):
         shutil.copy(path, flat)
     _set(flat / "tokenizer_config.json", "model_max_length", max_tokens)
+    _set(flat / "tokenizer_config.json", "max_length", max_tokens)  # else 128, and fastembed takes the lower one
     _set(flat / "config.json", "max_position_embeddings", max_tokens)
 
 
