@@ -3,15 +3,19 @@
 from whit.server.engine.cpu import usable_core_count
 from whit.server.engine.engine import Engine, WorkerDiedError
 from whit.server.engine.models import LoadedModel
-from whit.server.engine.types import Embedded, EmbedSpec, ItemOutcome, Lane, Timing
+from whit.server.engine.statistics import LaneStatistics, Statistics
+from whit.server.engine.types import Embedded, EmbedSpec, Flow, ItemOutcome, Lane, Timing
 
 __all__ = [
     "EmbedSpec",
     "Embedded",
     "Engine",
+    "Flow",
     "ItemOutcome",
     "Lane",
+    "LaneStatistics",
     "LoadedModel",
+    "Statistics",
     "Timing",
     "WorkerDiedError",
     "usable_core_count",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +24,12 @@ from whit.server.engine import problems, reading
 from whit.server.engine.jobs import Job
 from whit.server.engine.models import LoadedModel
 from whit.server.engine.scheduler import Scheduler
-from whit.server.engine.types import Embedded, EmbedSpec, Lane, Timing
+from whit.server.engine.statistics import Statistics
+from whit.server.engine.types import Embedded, EmbedSpec, Flow, Lane, Timing
 from whit.server.engine.workers import Workers
 from whit.server.errors import ServiceError
+
+_logger = logging.getLogger(__name__)
 
 # Shaping up to so many values takes less time than the trip to a thread and back.
 _SHAPE_ON_LOOP_VALUES = 16_384
@@ -101,6 +105,7 @@ class Engine:
         await asyncio.to_thread(self._workers.join)
         await self._no_calls.wait()  # every job is settled, so the calls end at once; they may still need a reader
         self._readers.shutdown()
+        _logger.info("the engine has stopped", extra={"fields": self.statistics().fields()})
 
     def __repr__(self) -> str:
         waiting = sum(self._scheduler.waiting_tokens(model_id) for model_id in self.models)
@@ -126,6 +131,7 @@ class Engine:
         lane: Lane,
         deadline: float | None,
         wait: bool,
+        flow: Flow | None = None,
         field: str = "texts",
     ) -> Embedded:
         """Embeds texts. A bad one gets a problem of its own, with ``field[i]`` as its path; the others are embedded.
@@ -140,13 +146,14 @@ class Engine:
             lane: what kind of work this is.
             deadline: ``time.monotonic()`` seconds; None for none.
             wait: await room in a full queue, instead of being refused.
+            flow: whose work this is, to be fair between flows; None makes the call one of its own.
             field: path of the texts in the request, for messages.
 
         Raises:
             ServiceError: MODEL_NOT_FOUND, INVALID_REQUEST (an option), QUEUE_FULL (only without ``wait``),
-                DEADLINE_EXCEEDED, SHUTTING_DOWN, or INTERNAL where the model broke.
+                DEADLINE_EXCEEDED (it has passed, or could not be met), SHUTTING_DOWN, or INTERNAL where the model broke.
         """
-        call = _Call(self.model(model_id), spec, lane, deadline, wait)
+        call = _Call(self.model(model_id), spec, lane, deadline, wait, flow or Flow())
         read = partial(reading.read_texts, call.model, texts, spec, text_byte_count=self._text_byte_count, field=field)
         return await self._embed(call, read)
 
@@ -159,10 +166,11 @@ class Engine:
         lane: Lane,
         deadline: float | None,
         wait: bool,
+        flow: Flow | None = None,
         field: str = "token_ids",
     ) -> Embedded:
         """As ``embed_texts``, for texts that are token ids already, special tokens included."""
-        call = _Call(self.model(model_id), spec, lane, deadline, wait)
+        call = _Call(self.model(model_id), spec, lane, deadline, wait, flow or Flow())
         if spec.prompt:
             description = (
                 "a role or instruction cannot be put before token ids; tokenise it with the text, or send texts"
@@ -170,6 +178,10 @@ class Engine:
             raise ServiceError(problems.bad_option("prompt", description))
         read = partial(reading.read_token_ids, call.model, sequences, spec, field=field)
         return await self._embed(call, read)
+
+    def statistics(self) -> Statistics:
+        """What has been done, saved and refused so far, what waits in each lane, and what a micro-batch costs here."""
+        return self._scheduler.statistics()
 
     async def drain(self) -> None:
         """Refuses new calls from now on, and waits until every call in progress has its answer."""
@@ -221,6 +233,7 @@ class Engine:
             deadline=call.deadline,
             patient=call.wait,
             on_done=partial(self._loop.call_soon_threadsafe, _resolve, done),
+            flow=call.flow,
         )
         refusal = self._scheduler.submit(job)
         if refusal is not None:
@@ -262,6 +275,7 @@ class _Call:
     lane: Lane
     deadline: float | None
     wait: bool
+    flow: Flow
 
     def remaining_s(self) -> float | None:
         return None if self.deadline is None else self.deadline - time.monotonic()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.contract.errors import Problem
-from whit.server.engine.types import Lane, TokenIds
+from whit.server.engine.types import Flow, Lane, TokenIds
 
 
 class Waiting(NamedTuple):
@@ -30,11 +30,13 @@ class Job:
     neither block nor call the scheduler.
 
     Attributes:
+        flow: jobs of one flow share a turn, in order of arrival; a job is one of its own unless told otherwise.
         groups: the waiting sequences by attention length, each in the order of the call; emptied as work starts.
         vectors: float32 [items, dimension_count]; a sequence writes its own row and no other.
         deadline: ``time.monotonic()`` seconds after which starting work is useless; None for never.
         patient: park when the queue is full, instead of being refused.
         waiting_tokens: tokens of the sequences that no worker has started.
+        waiting_cells: cells of their attention grids, a sequence's attention length squared.
         unfinished: sequences without a vector.
         arrival: rank by age, set when the job enters the queue.
     """
@@ -46,8 +48,10 @@ class Job:
     deadline: float | None
     patient: bool
     on_done: Callable[[], object]
+    flow: Flow = field(default_factory=Flow)
 
     waiting_tokens: int = field(init=False)
+    waiting_cells: int = field(init=False)
     unfinished: int = field(init=False)
     arrival: int = field(init=False, default=-1)
     settled: bool = field(init=False, default=False)
@@ -58,6 +62,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.waiting_tokens = sum(len(entry.ids) for group in self.groups.values() for entry in group)
+        self.waiting_cells = sum(length * length * len(group) for length, group in self.groups.items())
         self.unfinished = sum(len(group) for group in self.groups.values())
 
 
@@ -67,6 +72,25 @@ class MicroBatch:
 
     number: int  # counts up; the log and the error of a failed micro-batch carry it
     model_id: str
+    lane: Lane  # of the job that leads it
+    attention_length: int
     entries: list[tuple[Job, Waiting]]
     token_count: int
     start_time: float  # time.monotonic()
+
+    @property
+    def cell_count(self) -> int:
+        """Cells of the attention grids."""
+        return self.attention_length * self.attention_length * len(self.entries)
+
+    def fields(self, end_time: float) -> dict[str, object]:
+        """What a log says about it; ``end_time`` is ``time.monotonic()`` seconds."""
+        return {
+            "number": self.number,
+            "model": self.model_id,
+            "lane": self.lane.value,
+            "attention_length": self.attention_length,
+            "sequences": len(self.entries),
+            "tokens": self.token_count,
+            "ms": round(1e3 * (end_time - self.start_time), 1),
+        }

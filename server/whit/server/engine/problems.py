@@ -50,6 +50,15 @@ def deadline_exceeded() -> Problem:
     )
 
 
+def deadline_hopeless(needed_s: float, left_s: float) -> Problem:
+    """By prediction the caller's deadline would pass first."""
+    return Problem(
+        Reason.DEADLINE_EXCEEDED,
+        f"the call would be done in about {needed_s:.2f} s but its deadline is in {left_s:.2f} s, so none of what was left "
+        "of it was started. Give the call more time, or send smaller batches",
+    )
+
+
 def shutting_down() -> Problem:
     """The engine takes no more work."""
     return Problem(

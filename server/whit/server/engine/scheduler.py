@@ -1,29 +1,41 @@
 """Which work runs next. One scheduler serves all models of the process; worker threads pull micro-batches from it.
 
-A micro-batch takes the oldest waiting sequence and fills up, in order of arrival and across calls, with sequences of
-the same model and the same attention length, until the token budget is reached. Equal attention length is what makes a
-vector independent of its batch mates; see ``docs/ARCHITECTURE.md``. Work never waits for company, and idle workers
-block: there is no polling, spinning or batching delay.
+``fairness`` says which job leads the next micro-batch. It takes that job's first waiting sequence and fills up, across
+jobs in the order of their turns and the leader's lane first, with sequences of the same model and the same attention
+length, until the token budget is reached. Equal attention length is what makes a vector independent of its batch mates;
+see ``docs/ARCHITECTURE.md``. Work never waits for company, and idle workers block: there is no polling, spinning or
+batching delay.
 
 Thread-safe. Knows no asyncio: a job says through ``on_done`` that it is settled.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from whit.contract.errors import Problem
 from whit.server.engine import problems
 from whit.server.engine.admission import Admission
+from whit.server.engine.costs import CostModel
+from whit.server.engine.fairness import Line, Turns
 from whit.server.engine.jobs import Job, MicroBatch, Waiting
-from whit.server.engine.rate import Rate
+from whit.server.engine.statistics import Statistics
+from whit.server.engine.types import Lane
 
 # Below this, sharing work among idle workers costs more than it gains: every run reads all the weights.
 _MIN_SHARE_TOKENS = 64
+
+# For so long after an interactive job came, another is to be expected, and bulk is run in small micro-batches: an
+# interactive one may find every worker in the middle of such a run. They take so many seconds, or longer where
+# otherwise more than so large a part of each were the fixed cost of a run.
+_INTERACTIVE_MEMORY_S = 2.0
+_BULK_RUN_S = 0.005
+_FIXED_PART = 0.1
 
 _BucketKey = tuple[str, int]  # model id, attention length
 
@@ -31,19 +43,28 @@ _BucketKey = tuple[str, int]  # model id, attention length
 class Scheduler:
     """The waiting work of all models, in buckets of one model and one attention length.
 
-    A bucket maps each job, in order of arrival, to its waiting sequences of that length. So the oldest work is found
-    among the heads of a few buckets, and a job is dropped without searching for its sequences.
+    A bucket has a line of jobs for each lane; a job stands in the lines of all its attention lengths.
     """
 
     def __init__(
-        self, model_ids: Iterable[str], *, worker_count: int, queue_token_count: int, micro_batch_token_count: int
+        self,
+        model_ids: Iterable[str],
+        *,
+        worker_count: int,
+        queue_token_count: int,
+        micro_batch_token_count: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._worker_count = worker_count
         self._micro_batch_token_count = micro_batch_token_count
+        self._clock = clock
         self._admissions = {model_id: Admission(queue_token_count) for model_id in model_ids}
-        self._rates = {model_id: Rate() for model_id in self._admissions}
-        self._buckets: dict[_BucketKey, OrderedDict[Job, deque[Waiting]]] = {}
-        self._waiting_tokens = 0  # in the buckets, over all models; parked jobs not counted
+        self._costs = {model_id: CostModel() for model_id in self._admissions}
+        self._turns = Turns()
+        self._buckets: dict[_BucketKey, dict[Lane, Line]] = {}
+        self._queued: dict[Job, None] = {}  # with waiting work, parked ones not counted
+        self._statistics = Statistics()
+        self._interactive_time = float("-inf")  # when the last interactive job came
         self._idle_workers = 0
         self._arrivals = itertools.count()
         self._batch_numbers = itertools.count(1)
@@ -57,32 +78,52 @@ class Scheduler:
         with self._work:
             if self._stopped:
                 return problems.shutting_down()
-            job.submit_time = time.monotonic()
+            job.submit_time = self._clock()
             admission = self._admissions[job.model_id]
+            if not job.patient and not admission.has_room(job.waiting_tokens):
+                self._statistics.refused_job_count += 1
+                return self._queue_full(job.model_id, job.waiting_tokens)
+            hopeless = self._hopeless(job, job.submit_time, self._tokens_ahead(job))
+            if hopeless is not None:
+                self._statistics.deadline_token_count += job.waiting_tokens
+                return hopeless
             if admission.enter(job):
                 self._enqueue(job)
-            elif job.patient:
-                admission.park(job)
             else:
-                return self._queue_full(job.model_id, job.waiting_tokens)
+                admission.park(job)
             return None
 
     def full(self, model_id: str) -> Problem | None:
         """Why even the smallest job would be refused now, or None. Lets a call fail before any work is spent on it."""
         with self._work:
-            return None if self._admissions[model_id].has_room(1) else self._queue_full(model_id, 1)
+            if self._admissions[model_id].has_room(1):
+                return None
+            self._statistics.refused_job_count += 1
+            return self._queue_full(model_id, 1)
 
     def discard(self, job: Job) -> None:
         """Forgets a job whose caller has gone: what no worker has started never runs. Does nothing to a settled job."""
         with self._work:
             if not job.settled:
                 job.settled = True
+                if job.deadline is not None and job.deadline <= self._clock():
+                    self._statistics.deadline_token_count += job.waiting_tokens
+                else:
+                    self._statistics.cancelled_token_count += job.waiting_tokens
                 self._withdraw(job)
 
     def waiting_tokens(self, model_id: str) -> int:
         """Tokens admitted for a model that no worker has started."""
         with self._work:
             return self._admissions[model_id].waiting_tokens
+
+    def statistics(self) -> Statistics:
+        """A copy of the counts, as they are now."""
+        with self._work:
+            found = copy.deepcopy(self._statistics)
+            costs = {model_id: model.costs for model_id, model in self._costs.items()}
+        found.costs = {model_id: cost for model_id, cost in costs.items() if cost is not None}
+        return found
 
     @property
     def idle_worker_count(self) -> int:
@@ -93,9 +134,8 @@ class Scheduler:
         """Settles every waiting job with SHUTTING_DOWN and lets the workers go as they finish what they run."""
         with self._work:
             self._stopped = True
-            while self._buckets:  # a job that leaves may let a parked one in
-                bucket = next(iter(self._buckets.values()))
-                self._fail(next(iter(bucket)), problems.shutting_down())
+            while self._queued:  # a job that leaves may let a parked one in
+                self._fail(next(iter(self._queued)), problems.shutting_down())
             self._work.notify_all()
 
     # What the workers use.
@@ -115,9 +155,12 @@ class Scheduler:
     def finish(self, batch: MicroBatch, problem: Problem | None = None) -> None:
         """Notes that a micro-batch ran: its vectors are written, or ``problem`` fails every job that was in it."""
         with self._work:
-            seconds = time.monotonic() - batch.start_time
+            seconds = self._clock() - batch.start_time
+            self._statistics.micro_batch_count += 1
+            self._statistics.token_count += batch.token_count
+            self._statistics.run_s += seconds
             if problem is None:
-                self._rates[batch.model_id].add(batch.token_count, seconds)
+                self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds)
             for job in {job: None for job, _ in batch.entries}:
                 job.infer_s += seconds
             for job, _ in batch.entries:
@@ -127,61 +170,131 @@ class Scheduler:
                 elif job.unfinished == 0:
                     self._settle(job)
 
-    # Below, the lock is held.
-
-    def _enqueue(self, job: Job) -> None:
-        job.arrival = next(self._arrivals)
-        self._waiting_tokens += job.waiting_tokens
-        for attention_length, group in job.groups.items():
-            bucket = self._buckets.setdefault((job.model_id, attention_length), OrderedDict())
-            bucket[job] = group
-        self._work.notify(min(self._idle_workers, job.unfinished))
+    # Below, the lock is held. First: which work makes up the next micro-batch.
 
     def _next_batch(self) -> MicroBatch | None:
-        # Jobs past their deadline fall out while a batch is filled, so a bucket may turn out to hold no work.
-        while self._buckets:
-            batch = self._fill(self._oldest_bucket())
+        # Jobs that cannot meet their deadline fall out while a batch is filled, so that it may turn out empty.
+        while (leader := self._turns.leader()) is not None:
+            batch = self._fill(leader)
             if batch.entries:
                 return batch
         return None
 
-    def _oldest_bucket(self) -> _BucketKey:
-        def age(key: _BucketKey) -> tuple[int, int]:
-            job, group = next(iter(self._buckets[key].items()))
-            return job.arrival, group[0].row
-
-        return min(self._buckets, key=age)
-
-    def _fill(self, key: _BucketKey) -> MicroBatch:
-        model_id, attention_length = key
-        bucket = self._buckets[key]
-        now = time.monotonic()
-        budget = self._fair_share()
+    def _fill(self, leader: Job) -> MicroBatch:
+        attention_length = min(leader.groups, key=lambda length: leader.groups[length][0].row)
+        now = self._clock()
         entries: list[tuple[Job, Waiting]] = []
         token_count = 0
-        while bucket:
-            job, group = next(iter(bucket.items()))
-            if job.deadline is not None and job.deadline <= now:
-                self._fail(job, problems.deadline_exceeded())
-                continue
-            started = 0
-            while group and (not entries or token_count + started + len(group[0].ids) <= budget):
-                waiting = group.popleft()
-                entries.append((job, waiting))
-                started += len(waiting.ids)
-            token_count += started
-            if started:
-                job.last_start_time = now
-                self._leave(job, started)
-            if group:
-                break  # the budget is used up
-            self._drop(job, attention_length)
-        return MicroBatch(next(self._batch_numbers), model_id, entries, token_count, now)
+        # The other lane's work comes along only where it fits into what that lane may take: bulk does not make an
+        # interactive micro-batch longer than a bulk one could be.
+        budgets = {lane: self._budget(leader.model_id, lane, attention_length, now) for lane in Lane}
+        for lane in (leader.lane, *(lane for lane in Lane if lane is not leader.lane)):
+            line = self._buckets[leader.model_id, attention_length][lane]
+            while (job := line.first()) is not None:
+                if self._shed(job, now):
+                    continue
+                token_count = self._start(job, attention_length, entries, token_count, budgets[lane], now)
+                if attention_length in job.groups:
+                    break  # the budget is used up
+        number = next(self._batch_numbers)
+        return MicroBatch(number, leader.model_id, leader.lane, attention_length, entries, token_count, now)
 
-    def _fair_share(self) -> int:
-        """The token budget; less if idle workers can take a useful part of what waits."""
-        share = -(-self._waiting_tokens // (self._idle_workers + 1))
-        return min(self._micro_batch_token_count, max(_MIN_SHARE_TOKENS, share))
+    def _start(
+        self,
+        job: Job,
+        attention_length: int,
+        entries: list[tuple[Job, Waiting]],
+        token_count: int,
+        budget: int,
+        now: float,
+    ) -> int:
+        """Moves what fits of a job into a micro-batch that has ``token_count`` tokens; returns how many it has then."""
+        group = job.groups[attention_length]
+        started, count = 0, len(entries)
+        while group and (not entries or token_count + started + len(group[0].ids) <= budget):
+            waiting = group.popleft()
+            entries.append((job, waiting))
+            started += len(waiting.ids)
+        if started:
+            job.last_start_time = now
+            job.waiting_cells -= attention_length**2 * (len(entries) - count)
+            self._statistics.lanes[job.lane].token_count += started
+            self._turns.charge(job, started)
+            if not group:
+                self._drop(job, attention_length)
+            self._leave(job, started)
+        return token_count + started
+
+    def _budget(self, model_id: str, lane: Lane, attention_length: int, now: float) -> int:
+        """Tokens that one micro-batch may have; less if idle workers can take a useful part of what waits."""
+        waiting = sum(numbers.waiting_token_count for numbers in self._statistics.lanes.values())
+        share = -(-waiting // (self._idle_workers + 1))
+        budget = min(self._micro_batch_token_count, max(_MIN_SHARE_TOKENS, share))
+        costs = self._costs[model_id].costs
+        if lane is Lane.BULK and costs is not None and now - self._interactive_time < _INTERACTIVE_MEMORY_S:
+            seconds = max(_BULK_RUN_S, costs.run_s / _FIXED_PART)
+            budget = min(budget, max(_MIN_SHARE_TOKENS, costs.tokens_within(seconds, attention_length)))
+        return budget
+
+    def _shed(self, job: Job, now: float) -> bool:
+        """Drops a job whose deadline has passed or cannot be met, even if all workers ran it from now on."""
+        if job.deadline is None:
+            return False
+        problem = problems.deadline_exceeded() if job.deadline <= now else self._hopeless(job, now, 0)
+        if problem is not None:
+            self._statistics.deadline_token_count += job.waiting_tokens
+            self._fail(job, problem)
+        return problem is not None
+
+    def _hopeless(self, job: Job, now: float, tokens_ahead: int) -> Problem | None:
+        """Why starting a job is useless: it would be done after its deadline. None if it may be in time, or who knows.
+
+        Where nothing else waits the job is run all the same: from time to time something must be measured.
+        """
+        model = self._costs[job.model_id]
+        costs, token_s = model.costs, model.token_s()
+        if (
+            job.deadline is None
+            or costs is None
+            or token_s is None
+            or not any(other is not job for other in self._queued)
+        ):
+            return None
+        own_s = costs.seconds(job.waiting_tokens, job.waiting_cells)
+        needed_s = (token_s * tokens_ahead + own_s) / self._worker_count
+        left_s = job.deadline - now
+        return problems.deadline_hopeless(needed_s, left_s) if needed_s > left_s else None
+
+    def _tokens_ahead(self, job: Job) -> int:
+        """Tokens that will run before the job is done: of each flow no more than of its own, since turns are fair.
+
+        Errs on the low side: of the other lane and of other models nothing is counted.
+        """
+        lane, model = self._statistics.lanes[job.lane], self._admissions[job.model_id]
+        return min(
+            lane.waiting_token_count, model.waiting_tokens, job.waiting_tokens * self._turns.flow_count(job.lane)
+        )
+
+    # How jobs come and go.
+
+    def _enqueue(self, job: Job) -> None:
+        job.arrival = next(self._arrivals)
+        self._queued[job] = None
+        lane = self._statistics.lanes[job.lane]
+        lane.waiting_token_count += job.waiting_tokens
+        lane.waiting_job_count += 1
+        if job.lane is Lane.INTERACTIVE:
+            self._interactive_time = self._clock()
+        self._turns.add(job)
+        for attention_length in job.groups:
+            self._bucket(job.model_id, attention_length)[job.lane].add(job)
+        self._work.notify(min(self._idle_workers, job.unfinished))
+
+    def _bucket(self, model_id: str, attention_length: int) -> dict[Lane, Line]:
+        key = model_id, attention_length
+        if key not in self._buckets:
+            self._buckets[key] = {lane: Line(partial(_waits_at, attention_length)) for lane in Lane}
+        return self._buckets[key]
 
     def _fail(self, job: Job, problem: Problem) -> None:
         if not job.settled:
@@ -205,15 +318,21 @@ class Scheduler:
         self._leave(job, job.waiting_tokens)
 
     def _drop(self, job: Job, attention_length: int) -> None:
-        key = job.model_id, attention_length
-        bucket = self._buckets[key]
-        del bucket[job], job.groups[attention_length]
-        if not bucket:
-            del self._buckets[key]
+        del job.groups[attention_length]
+        self._buckets[job.model_id, attention_length][job.lane].remove(job)
 
     def _leave(self, job: Job, token_count: int) -> None:
+        """So many tokens of a job no longer wait, and if they were the last, nor does the job."""
         job.waiting_tokens -= token_count
-        self._waiting_tokens -= token_count
+        lane = self._statistics.lanes[job.lane]
+        lane.waiting_token_count -= token_count
+        if job in self._queued and not job.groups:
+            del self._queued[job]
+            self._turns.remove(job)
+            lane.waiting_job_count -= 1
+            if job.problem is None and not job.settled:
+                lane.job_count += 1
+                lane.wait_s += job.last_start_time - job.submit_time
         admission = self._admissions[job.model_id]
         admission.leave(job, token_count)
         self._admit_parked(admission)
@@ -226,5 +345,9 @@ class Scheduler:
         admission = self._admissions[model_id]
         # Until there is room and, so that clients do not come back at once to be refused again, half is worked off.
         tokens = max(admission.excess_tokens(token_count), admission.waiting_tokens // 2)
-        retry_after_s = self._rates[model_id].wait_s(tokens, self._worker_count)
+        retry_after_s = self._costs[model_id].wait_s(tokens, self._worker_count)
         return problems.queue_full(model_id, admission.waiting_tokens, admission.bound_tokens, retry_after_s)
+
+
+def _waits_at(attention_length: int, job: Job) -> bool:
+    return attention_length in job.groups

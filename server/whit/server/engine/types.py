@@ -15,10 +15,23 @@ TokenIds = NDArray[np.int64]
 
 
 class Lane(enum.Enum):
-    """What kind of work a call is. Jobs carry it to the scheduler, which today serves both lanes by age alone."""
+    """What kind of work a call is; ``fairness`` says who goes first."""
 
     INTERACTIVE = "interactive"  # someone waits for this answer: unary calls, search queries
     BULK = "bulk"  # throughput counts: streams, indexing
+
+
+class Flow:
+    """What is served as one among equals: a unary call, or a stream with all its batches.
+
+    Attributes:
+        tag: how much service it has had, in virtual time; belongs to the scheduler.
+    """
+
+    __slots__ = ("tag",)
+
+    def __init__(self) -> None:
+        self.tag = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
 from whit.server.engine import problems
@@ -67,3 +68,5 @@ class Workers:
             self._scheduler.finish(batch, problems.micro_batch_failed(batch))
         else:
             self._scheduler.finish(batch)
+            if _logger.isEnabledFor(logging.DEBUG):
+                _logger.debug("micro-batch", extra={"fields": batch.fields(time.monotonic())})

@@ -1,0 +1,90 @@
+"""What a micro-batch of a model costs here, learned from those that run: no time at load, and true under today's load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DECAY = 0.98  # weight of the past at each micro-batch: about the last fifty count
+_RIDGE = 1e-3  # pull towards "as many seconds a token as on average", for when all micro-batches were alike
+# A machine that stood still for a while must not make every deadline look hopeless afterwards.
+_LARGEST_SURPRISE = 4.0
+_UNKNOWN_WAIT_S = 1.0
+_SHORTEST_WAIT_S = 0.05
+_LONGEST_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of one worker: for a run as such, for each token, and for each cell of the attention grids."""
+
+    run_s: float
+    token_s: float
+    cell_s: float
+
+    def seconds(self, token_count: int, cell_count: int) -> float:
+        """How long one micro-batch takes; a sequence of attention length n has n * n cells."""
+        return self.run_s + self.token_s * token_count + self.cell_s * cell_count
+
+    def tokens_within(self, seconds: float, attention_length: int) -> int:
+        """Tokens of the largest micro-batch of one attention length that takes no longer; may be 0."""
+        each = self.token_s + self.cell_s * attention_length
+        return max(0, int((seconds - self.run_s) / each)) if each > 0 else 0
+
+
+class CostModel:
+    """Weighted least squares with exponential forgetting over (1, tokens, cells), no coefficient below zero.
+
+    A micro-batch weighs 1 / tokens, since the larger a run, the larger its noise.
+    """
+
+    def __init__(self) -> None:
+        self._moments = np.zeros((3, 3))
+        self._products = np.zeros(3)
+        self._tokens = 0.0
+        self._seconds = 0.0
+        self._costs: Costs | None = None
+
+    @property
+    def costs(self) -> Costs | None:
+        """The present estimate; None before the first micro-batch."""
+        if self._costs is None and self._tokens:
+            self._costs = Costs(*(float(value) for value in self._solve()))
+        return self._costs
+
+    def add(self, token_count: int, cell_count: int, seconds: float) -> None:
+        """Notes one micro-batch."""
+        if self._costs is not None:
+            seconds = min(seconds, _LARGEST_SURPRISE * self._costs.seconds(token_count, cell_count))
+        row = np.array([1.0, token_count, cell_count])
+        self._moments = _DECAY * self._moments + np.outer(row, row) / token_count
+        self._products = _DECAY * self._products + row * (seconds / token_count)
+        self._tokens = _DECAY * self._tokens + token_count
+        self._seconds = _DECAY * self._seconds + seconds
+        self._costs = None
+
+    def token_s(self) -> float | None:
+        """Seconds of one worker a token in the present mix of work; None before the first micro-batch."""
+        return self._seconds / self._tokens if self._tokens else None
+
+    def wait_s(self, token_count: int, worker_count: int) -> float:
+        """Estimated seconds until ``worker_count`` workers have run so many tokens; 1 s before anything was measured."""
+        token_s = self.token_s()
+        if token_s is None:
+            return _UNKNOWN_WAIT_S
+        return min(max(token_count * token_s / worker_count, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
+
+    def _solve(self) -> NDArray[np.float64]:
+        prior = np.array([0.0, self._seconds / self._tokens, 0.0])
+        ridge = _RIDGE * np.diag(np.diag(self._moments))
+        moments, products = self._moments + ridge, self._products + ridge @ prior
+        used = [0, 1, 2]
+        while True:
+            found = np.zeros(3)
+            found[used] = np.linalg.solve(moments[np.ix_(used, used)], products[used])
+            worst = int(np.argmin(found))
+            if found[worst] >= 0 or len(used) == 1:
+                return np.maximum(found, 0.0)
+            used.remove(worst)

@@ -1,0 +1,132 @@
+"""Who is served next: two lanes with weights, and within a lane every call alike. Pure bookkeeping, no clock but its own.
+
+Both levels are start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996; nested as in Goyal, Guo and Vin, OSDI
+1996): whoever has work waiting has a *start tag*, the smallest tag is served, and what is served is charged to it as
+tokens divided by weight. Who comes back after having had nothing to do starts at the present *virtual time*, so nobody
+saves up credit by being idle, and a tag that waits is passed by in the end: that is the ageing.
+
+Within a lane, virtual time also moves on with the service given, by tokens / number of flows (the rule of WF2Q+,
+Bennett and Zhang, SIGCOMM 1996). Else an endless arrival of new small calls, which all start at the virtual time, would
+stop the clock and starve a large one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+from whit.server.engine.jobs import Job
+from whit.server.engine.types import Flow, Lane
+
+# While both lanes have work, bulk gets at least one token in four.
+WEIGHTS = {Lane.INTERACTIVE: 3, Lane.BULK: 1}
+
+
+class Line:
+    """Jobs in the order of their flows' tags; of equals the one that came first.
+
+    Tags only grow, so an entry may be out of date but never too late: it is put right when it comes up. Jobs that have
+    left are skipped, and swept out once they are the larger part.
+    """
+
+    def __init__(self, waits: Callable[[Job], bool]) -> None:
+        """Makes an empty line; ``waits`` tells whether a job that was added still stands in it."""
+        self._waits = waits
+        self._entries: list[tuple[float, int, Job]] = []
+        self._count = 0
+
+    def add(self, job: Job) -> None:
+        """Puts a job in, once."""
+        heapq.heappush(self._entries, (job.flow.tag, job.arrival, job))
+        self._count += 1
+
+    def remove(self, job: Job) -> None:
+        """Notes that a job has left: ``waits`` is false for it already."""
+        self._count -= 1
+        if len(self._entries) > 2 * self._count:
+            self._entries = [entry for entry in self._entries if self._waits(entry[2])]
+            heapq.heapify(self._entries)
+
+    def first(self) -> Job | None:
+        """The job whose turn it is, left in place."""
+        while self._entries:
+            tag, arrival, job = self._entries[0]
+            if not self._waits(job):
+                heapq.heappop(self._entries)
+            elif job.flow.tag > tag:
+                heapq.heapreplace(self._entries, (job.flow.tag, arrival, job))
+            else:
+                return job
+        return None
+
+
+class _LaneQueue:
+    """The waiting jobs of one lane, and its own place among the lanes."""
+
+    def __init__(self, weight: int) -> None:
+        self.weight = weight
+        self.tag = 0.0
+        self.flows: dict[Flow, int] = {}  # how many waiting jobs each has
+        self._line = Line(lambda job: bool(job.groups))
+        self._virtual_time = 0.0
+        self._in_service = 0.0  # by how much it moves on when what was charged last has been served
+
+    def add(self, job: Job) -> None:
+        if job.flow not in self.flows:
+            job.flow.tag = max(job.flow.tag, self._virtual_time)
+        self.flows[job.flow] = self.flows.get(job.flow, 0) + 1
+        self._line.add(job)
+
+    def remove(self, job: Job) -> None:
+        self.flows[job.flow] -= 1
+        if not self.flows[job.flow]:
+            del self.flows[job.flow]
+        self._line.remove(job)
+
+    def leader(self) -> Job:
+        job = self._line.first()
+        assert job is not None, "only asked while jobs wait"
+        self._virtual_time = max(self._virtual_time + self._in_service, job.flow.tag)
+        self._in_service = 0.0
+        return job
+
+    def charge(self, job: Job, token_count: int) -> None:
+        job.flow.tag += token_count
+        self._in_service += token_count / len(self.flows)
+        self.tag += token_count / self.weight
+
+
+class Turns:
+    """Whose turn it is among all waiting jobs of both lanes, of all models."""
+
+    def __init__(self) -> None:
+        self._lanes = {lane: _LaneQueue(weight) for lane, weight in WEIGHTS.items()}
+        self._virtual_time = 0.0
+
+    def add(self, job: Job) -> None:
+        """A job with waiting work enters."""
+        lane = self._lanes[job.lane]
+        if not lane.flows:
+            lane.tag = max(lane.tag, self._virtual_time)
+        lane.add(job)
+
+    def remove(self, job: Job) -> None:
+        """A job has no more waiting work."""
+        self._lanes[job.lane].remove(job)
+
+    def charge(self, job: Job, token_count: int) -> None:
+        """So many tokens of a job that is still here are being run."""
+        self._lanes[job.lane].charge(job, token_count)
+
+    def leader(self) -> Job | None:
+        """The job that leads the next micro-batch; None if none waits. Interactive goes first where lanes are equal."""
+        waiting = [lane for lane in self._lanes.values() if lane.flows]
+        if not waiting:
+            return None
+        lane = min(waiting, key=lambda lane: lane.tag)  # min keeps the first of equals
+        self._virtual_time = max(self._virtual_time, lane.tag)
+        return lane.leader()
+
+    def flow_count(self, lane: Lane) -> int:
+        """Flows with waiting work in a lane."""
+        return len(self._lanes[lane].flows)

@@ -1,0 +1,81 @@
+"""Jobs and schedulers for unit tests that drive the scheduler step by step from one thread."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from whit.server.engine.jobs import Job, MicroBatch, Waiting
+from whit.server.engine.scheduler import Scheduler
+from whit.server.engine.types import Flow, Lane
+
+BUCKET = 16
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def make_scheduler(
+    *,
+    models: Sequence[str] = ("m",),
+    workers: int = 1,
+    queue: int = 10_000,
+    budget: int = 512,
+    clock: Callable[[], float] = time.monotonic,
+) -> Scheduler:
+    """A scheduler with small limits."""
+    return Scheduler(models, worker_count=workers, queue_token_count=queue, micro_batch_token_count=budget, clock=clock)
+
+
+def make_job(
+    lengths: Sequence[int],
+    *,
+    model: str = "m",
+    patient: bool = False,
+    deadline: float | None = None,
+    lane: Lane = Lane.INTERACTIVE,
+    flow: Flow | None = None,
+) -> tuple[Job, list[None]]:
+    """A job of sequences of so many tokens, and the list that gets an entry each time it is settled."""
+    groups: dict[int, deque[Waiting]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault(-(-length // BUCKET) * BUCKET, deque()).append(Waiting(row, np.zeros(length, np.int64)))
+    calls: list[None] = []
+    job = Job(
+        model_id=model,
+        groups=groups,
+        vectors=np.zeros((len(lengths), 4), np.float32),
+        lane=lane,
+        deadline=deadline,
+        patient=patient,
+        on_done=lambda: calls.append(None),
+        flow=flow or Flow(),
+    )
+    return job, calls
+
+
+def take(scheduler: Scheduler) -> MicroBatch:
+    """The next micro-batch; there must be one."""
+    batch = scheduler.take()
+    assert batch is not None
+    return batch
+
+
+def rows(batch: MicroBatch) -> list[tuple[Job, int]]:
+    """What is in a micro-batch: job and row."""
+    return [(job, waiting.row) for job, waiting in batch.entries]
+
+
+def has_work(scheduler: Scheduler, models: Sequence[str] = ("m",)) -> bool:
+    """Whether anything admitted waits."""
+    return any(scheduler.waiting_tokens(model) for model in models)

@@ -1,0 +1,206 @@
+"""Turns: who leads the next micro-batch, in two lanes and among calls, and that nobody waits for ever."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.scheduling import Clock, has_work, make_job, make_scheduler, rows, take
+from whit.server.engine.fairness import WEIGHTS, Line
+from whit.server.engine.types import Flow, Lane
+
+
+def run(scheduler, clock, batch, *, seconds=0.01):
+    clock.now += seconds
+    scheduler.finish(batch)
+    return batch
+
+
+def test_a_call_with_two_texts_does_not_wait_for_one_with_a_thousand():
+    scheduler = make_scheduler(queue=100_000)
+    large, _ = make_job([16] * 1000)
+    scheduler.submit(large)
+    take(scheduler)  # the large one is being served
+    small, _ = make_job([16, 40])
+    scheduler.submit(small)
+    first, second = take(scheduler), take(scheduler)
+    assert rows(first)[0] == (small, 0)
+    assert len(first.entries) == 32, "what the small call leaves of the budget goes to others of that length"
+    assert rows(second) == [(small, 1)]
+
+
+def test_small_calls_fill_a_micro_batch_before_a_large_one_does():
+    scheduler = make_scheduler(queue=100_000, budget=64)
+    large, _ = make_job([16] * 100)
+    scheduler.submit(large)
+    take(scheduler)
+    small = [make_job([16])[0] for _ in range(6)]
+    for job in small:
+        scheduler.submit(job)
+    assert rows(take(scheduler)) == [(job, 0) for job in small[:4]]
+    assert [job for job, _ in rows(take(scheduler))] == [*small[4:], large, large]
+
+
+def test_calls_that_have_work_share_alike_whenever_they_came():
+    scheduler = make_scheduler(queue=100_000, budget=48)
+    jobs = [make_job([16 * (1 + i % 3)] * 60)[0] for i in range(6)]
+    for job in jobs:
+        scheduler.submit(job)
+        for _ in range(5):
+            take(scheduler)
+    served = Counter()
+    for _ in range(50):
+        for job, waiting in take(scheduler).entries:
+            served[job] += len(waiting.ids)
+        assert max(served.values()) - min(served[job] for job in jobs) <= 2 * 48
+
+
+def test_a_large_call_is_not_starved_by_small_ones_that_keep_coming():
+    scheduler = make_scheduler(queue=100_000, budget=32)
+    large, _ = make_job([17] * 20)  # an attention length of its own, so that nobody takes it along
+    scheduler.submit(large)
+    for _ in range(10):
+        scheduler.submit(make_job([16])[0])
+    served = 0
+    for _ in range(400):
+        batch = take(scheduler)
+        for job, _waiting in batch.entries:
+            if job is large:
+                served += 1
+            else:
+                scheduler.submit(make_job([16])[0])  # as many small ones as ever
+        if served == 20:
+            break
+    assert served == 20
+
+
+def test_an_interactive_call_goes_before_all_bulk_work():
+    scheduler = make_scheduler(queue=100_000)
+    flow = Flow()
+    for _ in range(8):
+        scheduler.submit(make_job([16] * 64, lane=Lane.BULK, flow=flow)[0])
+    for _ in range(5):
+        take(scheduler)
+        query, _ = make_job([20])
+        scheduler.submit(query)
+        batch = take(scheduler)
+        assert rows(batch)[0] == (query, 0)
+        assert batch.lane is Lane.INTERACTIVE
+
+
+def test_bulk_keeps_its_share_under_endless_interactive_work():
+    scheduler = make_scheduler(queue=1_000_000, budget=64)
+    scheduler.submit(make_job([30] * 2000, lane=Lane.BULK)[0])
+    served = Counter()
+    for _ in range(400):
+        for _ in range(8):
+            scheduler.submit(make_job([16])[0])
+        batch = take(scheduler)
+        served[batch.lane] += batch.token_count
+    share = WEIGHTS[Lane.BULK] / sum(WEIGHTS.values())
+    assert abs(served[Lane.BULK] / served.total() - share) < 0.02
+
+
+def test_a_lane_that_was_idle_has_saved_up_nothing():
+    scheduler = make_scheduler(queue=100_000, budget=64)
+    scheduler.submit(make_job([64] * 200)[0])
+    for _ in range(100):  # bulk is idle for 6,400 tokens
+        take(scheduler)
+    scheduler.submit(make_job([64] * 100, lane=Lane.BULK)[0])
+    lanes = Counter(take(scheduler).lane for _ in range(40))
+    assert 10 <= lanes[Lane.BULK] <= 11
+
+
+def test_bulk_runs_in_small_micro_batches_while_interactive_calls_come():
+    clock = Clock()
+    scheduler = make_scheduler(queue=1_000_000, clock=clock)
+    scheduler.submit(make_job([16] * 10_000, lane=Lane.BULK)[0])
+    token_s, run_s = 50e-6, 0.1e-3
+
+    def step():
+        batch = take(scheduler)
+        return run(scheduler, clock, batch, seconds=run_s + token_s * batch.token_count)
+
+    assert [step().token_count for _ in range(3)] == [512] * 3
+    scheduler.submit(make_job([16])[0])
+    step()
+    small = [step().token_count for _ in range(20)]
+    assert max(small) * token_s <= 0.005
+    assert min(small) >= 64
+    clock.now += 2.0
+    assert step().token_count == 512
+
+
+def test_the_fixed_cost_of_a_run_is_at_most_a_tenth_of_a_small_micro_batch():
+    clock = Clock()
+    scheduler = make_scheduler(queue=1_000_000, clock=clock)
+    scheduler.submit(make_job([16] * 10_000, lane=Lane.BULK)[0])
+    for _ in range(60):
+        scheduler.submit(make_job([16])[0])
+        batch = take(scheduler)
+        run(scheduler, clock, batch, seconds=1e-3 + 50e-6 * batch.token_count)
+    scheduler.submit(make_job([16])[0])
+    take(scheduler)
+    tokens = take(scheduler).token_count
+    assert 0.8 * 0.009 / 50e-6 <= tokens <= 1.2 * 0.009 / 50e-6
+
+
+def test_bulk_does_not_make_an_interactive_micro_batch_longer_than_its_own():
+    clock = Clock()
+    scheduler = make_scheduler(queue=1_000_000, clock=clock)
+    scheduler.submit(make_job([16] * 10_000, lane=Lane.BULK)[0])
+    run(scheduler, clock, take(scheduler), seconds=512 * 50e-6)
+    query, _ = make_job([16])
+    scheduler.submit(query)
+    batch = take(scheduler)
+    assert rows(batch)[0] == (query, 0)
+    assert 16 < batch.token_count <= 100
+    crowd = [make_job([16])[0] for _ in range(20)]
+    for job in crowd:
+        scheduler.submit(job)
+    assert [job for job, _ in rows(take(scheduler))] == crowd, "its own lane fills the whole budget; bulk found no room"
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(Lane), st.lists(st.integers(1, 70), min_size=1, max_size=6), st.integers(0, 3)),
+        min_size=1,
+        max_size=20,
+    ),
+    st.lists(st.sampled_from(["submit", "take", "discard"]), max_size=60),
+)
+def test_what_waits_is_counted_right_whatever_comes_and_goes(jobs, steps):
+    scheduler = make_scheduler(queue=100_000, budget=64)
+    flows = [Flow() for _ in range(4)]
+    pending = [make_job(lengths, lane=lane, flow=flows[flow])[0] for lane, lengths, flow in jobs]
+    inside = []
+    for step in steps:
+        if step == "submit" and pending:
+            inside.append(pending.pop())
+            scheduler.submit(inside[-1])
+        elif step == "take" and has_work(scheduler):
+            scheduler.finish(take(scheduler))
+        elif step == "discard" and inside:
+            scheduler.discard(inside.pop())
+        waiting = scheduler.statistics().lanes
+        assert sum(lane.waiting_token_count for lane in waiting.values()) == scheduler.waiting_tokens("m")
+        assert sum(lane.waiting_job_count for lane in waiting.values()) == sum(bool(job.groups) for job in inside)
+    while has_work(scheduler):
+        scheduler.finish(take(scheduler))
+    assert all(job.settled for job in inside)
+
+
+def test_a_line_keeps_no_more_of_those_who_left_than_of_those_who_wait():
+    here = {}
+    line = Line(lambda job: here[job])
+    jobs = [make_job([1])[0] for _ in range(100)]
+    for number, job in enumerate(jobs):
+        job.arrival = number
+        here[job] = True
+        line.add(job)
+    for count, job in enumerate(jobs[:-1], start=1):
+        here[job] = False
+        line.remove(job)
+        assert len(line._entries) <= 2 * (100 - count)
+    assert line.first() is jobs[-1]
