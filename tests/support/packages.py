@@ -19,11 +19,13 @@ _ROOT = TemporaryDirectory(prefix="whit-tiny-")
 
 
 @cache
-def package(family: str = "bert", dtype: str = "float32", **checkpoint: Any) -> Path:
+def package(
+    family: str = "bert", dtype: str = "float32", *, max_token_count: int | None = None, **checkpoint: Any
+) -> Path:
     """Directory of a compiled tiny package; read only. ``checkpoint`` goes to ``tiny.write_checkpoint``."""
     folder = Path(_ROOT.name, f"{len(list(Path(_ROOT.name).iterdir()))}")
     source = tiny.write_checkpoint(folder / f"tiny-{family}", family, **checkpoint)
-    compile_checkpoint(source, folder / "package", ExportOptions(dtype=dtype))
+    compile_checkpoint(source, folder / "package", ExportOptions(dtype=dtype, max_token_count=max_token_count))
     return folder / "package"
 
 

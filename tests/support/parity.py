@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -209,8 +210,9 @@ def spoilt_vectors(folder: Path, texts: Sequence[str], spoil: Callable[[EncoderW
     checkpoint.tokenizer.enable_truncation(min(weights.max_token_count, MAX_TOKEN_COUNT))
     ids = [np.array(encoding.ids, np.int64) for encoding in checkpoint.tokenizer.encode_batch(list(texts))]
     vectors = np.zeros((len(texts), head.dimension_count(weights.hidden_count)), np.float32)
-    for batch in micro_batches([len(sequence) for sequence in ids], bucket=BUCKET, token_budget=1024):
-        length = attention_length(len(ids[batch[0]]), BUCKET)
+    length_of = partial(attention_length, bucket=BUCKET)
+    for batch in micro_batches([len(sequence) for sequence in ids], length_of=length_of, token_budget=1024):
+        length = length_of(len(ids[batch[0]]))
         feeds = pack([ids[i] for i in batch], length=length, position_offset=weights.position_offset)
         vectors[batch] = session.run([OUTPUT], feeds)[0]
     return vectors

@@ -20,8 +20,14 @@ from whit.runtime.tokenizer import Tokenizer
 
 FloatArray = NDArray[np.float32]
 
-# float32, and int8 of two families with different attention (MPNet adds a position bias), and of many narrow heads.
-MODELS = {"bert": ("bert", {}), "mpnet": ("mpnet", {}), "heads": ("mpnet", {"num_attention_heads": 16})}
+# float32, and int8 of two families with different attention (MPNet adds a position bias), of many narrow heads, and of a
+# model that reads enough tokens to have an unmasked length.
+MODELS = {
+    "bert": ("bert", {}),
+    "mpnet": ("mpnet", {}),
+    "heads": ("mpnet", {"num_attention_heads": 16}),
+    "long": ("bert", {"max_position_embeddings": 128, "max_token_count": 128}),
+}
 BUILDS = [(model, dtype) for model in MODELS for dtype in ("float32", "int8")]
 
 # Int8 against float on random weights, the worst case for rounding: no direction of theirs is more used than another.
@@ -41,7 +47,8 @@ def sequences(model: str) -> list[NDArray[np.int64]]:
     package, _ = build(model, "float32")
     draw = random.Random(0)
     words = [word for word in tiny.vocabulary() if len(word) > 4 and word.isalpha()]
-    texts = [" ".join(draw.choices(words, k=draw.choice([1, 2, 3, 8, 14, 30, 60]))) for _ in range(110)]
+    counts = [1, 2, 3, 8, 14, 30, 60, *([122, 200] if model == "long" else [])]
+    texts = [" ".join(draw.choices(words, k=draw.choice(counts))) for _ in range(110)]
     texts += ["", "a", "a", *(" ".join(words[:1] * n) for n in (13, 14, 15, 29, 30, 31, 62))]
     tokenizer = Tokenizer(package)
     return [tokenizer.cut(ids, package.manifest.max_token_count) for ids in tokenizer.encode(texts)]
@@ -125,6 +132,20 @@ def test_nothing_to_encode() -> None:
     _, encoder = build("bert", "float32")
 
     assert encoder.encode([]).shape == (0, 32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_texts_that_fill_the_limit_run_apart_without_a_mask(dtype: str) -> None:
+    package, encoder = build("long", dtype)
+    assert package.manifest.unmasked_length == 128
+    assert [encoder.attention_length(count) for count in (112, 113, 127, 128)] == [112, 144, 144, 128]
+    assert {encoder.attention_length(len(ids)) for ids in sequences("long")} >= {128, 144}
+    ids = np.random.default_rng(0).integers(5, package.manifest.vocabulary_size, 128)
+
+    # One token less changes a vector little, so the two paths of attention agree.
+    full, masked = encoder.run([ids])[0], encoder.run([np.delete(ids, 64)])[0]
+
+    assert 0.9 < float(full @ masked) < 0.99999
 
 
 def test_a_micro_batch_of_several_attention_lengths_is_refused() -> None:

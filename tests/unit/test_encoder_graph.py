@@ -172,6 +172,18 @@ def test_attention_length_may_exceed_the_positions(tmp_path: Path) -> None:
     agree(dataclasses.replace(weights, positions=weights.positions[:43]), Head("mean"), (41, 35))
 
 
+def test_attention_without_a_mask_is_the_same_attention(tmp_path: Path) -> None:
+    weights = weights_of(tmp_path, "bert")
+    sequences = sequences_of(weights, (48, 48, 48))
+    two_paths = build_graph(weights, Head("mean"), Plan(), unmasked_length=48).SerializeToString()
+
+    found = run(open_session(two_paths), weights, sequences, [OUTPUT])[0]
+    shorter = run(open_session(two_paths), weights, [ids[:30] for ids in sequences], [OUTPUT])[0]
+
+    assert np.abs(found - [reference(weights, Head("mean"), ids) for ids in sequences]).max() < 2e-6
+    assert np.array_equal(shorter, embed(weights, Head("mean"), [ids[:30] for ids in sequences]))
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
 @pytest.mark.parametrize("family", ["bert", "mpnet"])
 @pytest.mark.parametrize("quantize_embeddings", [False, True])

@@ -104,6 +104,7 @@ def test_defaults_stand_for_fields_left_out(directory: Path) -> None:
     for name in (
         "normalized",
         "attention_bucket",
+        "unmasked_length",
         "position_offset",
         "target",
         "instruction_set",
@@ -138,6 +139,7 @@ def test_the_text_is_sorted_so_that_equal_manifests_have_equal_bytes() -> None:
         ({"matryoshka_dimension_counts": ()}, True),
         ({"max_token_count": 63}, False),
         ({"attention_bucket": 32}, False),
+        ({"unmasked_length": 48}, False),
         ({"position_offset": 2}, False),
         ({"normalized": False}, False),
         ({"prompts": {"query": "Q: "}}, False),
@@ -299,6 +301,7 @@ WRONG: dict[str, list[object]] = {
     "matryoshka_dimension_counts": [3, [0], ["8"], None],
     "prompts": [[], None, {"query": 3}],
     "attention_bucket": [0, "16", None],
+    "unmasked_length": [-1, "16", None, True],
     "position_offset": [-1, "2", None, True],
     "target": [3, "", None],
     "instruction_set": [3, "", None],

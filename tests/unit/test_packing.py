@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -77,20 +79,29 @@ def test_attention_length_rounds_up(count: int, expected: int) -> None:
     assert attention_length(count, 16) == expected
 
 
+@pytest.mark.parametrize(("count", "expected"), [(240, 240), (241, 272), (255, 272), (256, 256), (257, 272)])
+def test_unmasked_length_is_left_to_texts_that_fill_it(count: int, expected: int) -> None:
+    assert attention_length(count, 16, 256) == expected
+
+
 @given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 40), st.integers(1, 600))
 def test_micro_batches_cover_every_text_once_within_the_budget(counts: list[int], bucket: int, budget: int) -> None:
-    batches = list(micro_batches(counts, bucket=bucket, token_budget=budget))
+    length_of = partial(attention_length, bucket=bucket)
+    batches = list(micro_batches(counts, length_of=length_of, token_budget=budget))
 
     assert sorted(i for batch in batches for i in batch) == list(range(len(counts)))
     for batch in batches:
         assert batch
-        assert len({attention_length(counts[i], bucket) for i in batch}) == 1
+        assert len({length_of(counts[i]) for i in batch}) == 1
         assert len(batch) == 1 or sum(counts[i] for i in batch) <= budget
 
 
 def test_micro_batches_of_nothing() -> None:
-    assert list(micro_batches([], bucket=16, token_budget=100)) == []
+    assert list(micro_batches([], length_of=partial(attention_length, bucket=16), token_budget=100)) == []
 
 
 def test_micro_batches_fill_up() -> None:
-    assert list(micro_batches([4, 40, 4, 4, 33], bucket=16, token_budget=80)) == [[0, 2, 3], [4, 1]]
+    assert list(micro_batches([4, 40, 4, 4, 33], length_of=partial(attention_length, bucket=16), token_budget=80)) == [
+        [0, 2, 3],
+        [4, 1],
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,10 @@ def calibrate(
     highs: dict[str, FloatArray] = {}
     samples: dict[str, list[FloatArray]] = {name: [] for name in taps}
     done = 0
-    for batch in micro_batches([len(ids) for ids in sequences], bucket=bucket, token_budget=512):
+    length_of = partial(attention_length, bucket=bucket)
+    for batch in micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512):
         texts = [sequences[i] for i in batch]
-        length = attention_length(max(len(ids) for ids in texts), bucket)
+        length = length_of(len(texts[0]))
         feeds = pack(texts, length=length, position_offset=weights.position_offset)
         values = dict(zip(outputs, session.run(outputs, feeds), strict=True))
         for name, output in taps.items():

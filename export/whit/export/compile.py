@@ -43,6 +43,10 @@ from whit.runtime.verify import verify
 
 DTYPES = ("float32", "int8")
 
+# Multiples of the SIMD width; shorter texts have too little attention for a path of its own.
+ATTENTION_BUCKET = 16
+LEAST_UNMASKED_LENGTH = 128
+
 GOLDEN_TEXTS = (
     "a",
     "How do I undo the last commit?",
@@ -51,7 +55,8 @@ GOLDEN_TEXTS = (
     "def add(a: int, b: int) -> int: return a + b  # 42, 3.14, 1e-9",
     "WARNING!!! Battery at 7 %; shut down before 18:30 (UTC+2).",
     "Small machines run close to the people who use them. " * 6,
-    "Every reading was written down twice, once by hand and once by the recorder, and the two were compared. " * 12,
+    "Every reading was written down twice, once by hand and once by the recorder, and the two were compared. "
+    * 30,  # beyond every limit: cut, it fills the attention grid
 )
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -138,6 +143,12 @@ def _max_token_count(source: Checkpoint, weights: EncoderWeights, options: Expor
     return asked or min(source.max_token_count or positions, positions)
 
 
+def _unmasked_length(weights: EncoderWeights, limit: int) -> int:
+    """The limit, where long texts are cut to it by the thousand and a path of their own pays."""
+    pays = limit >= LEAST_UNMASKED_LENGTH and limit % ATTENTION_BUCKET == 0 and weights.relative_bias is None
+    return limit if pays else 0
+
+
 def _calibration_texts(path: Path | None) -> list[str]:
     if path is None:
         text = (resources.files("whit.export") / "data" / "calibration.txt").read_text(encoding="utf-8")
@@ -201,7 +212,8 @@ def _write(
 ) -> Package:
     """Writes graph, tokenizer and licence. Golden vectors and report follow in ``_seal``, since they need it to run."""
     directory.mkdir()
-    graph = build_graph(weights, head, plan)
+    unmasked_length = _unmasked_length(weights, limit)
+    graph = build_graph(weights, head, plan, unmasked_length=unmasked_length)
     (directory / GRAPH_FILE).write_bytes(graph.SerializeToString(deterministic=True))
     (directory / TOKENIZER_FILE).write_text(source.tokenizer.to_str(pretty=False), encoding="utf-8")
     for path in source.license_files:
@@ -218,6 +230,8 @@ def _write(
         normalized=head.normalize,
         matryoshka_dimension_counts=source.matryoshka_dimension_counts,
         prompts=source.prompts,
+        attention_bucket=ATTENTION_BUCKET,
+        unmasked_length=unmasked_length,
         position_offset=weights.position_offset,
         linears=tuple(linears),
         provenance=_provenance(source, options, texts),

@@ -7,6 +7,7 @@ layer is computed is decided in ``linear``.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,12 @@ class Head:
 
 
 def build_graph(
-    weights: EncoderWeights, head: Head, plan: Plan, *, taps: dict[str, str] | None = None
+    weights: EncoderWeights,
+    head: Head,
+    plan: Plan,
+    *,
+    unmasked_length: int = 0,
+    taps: dict[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Builds the graph.
 
@@ -55,10 +61,11 @@ def build_graph(
         weights: the encoder.
         head: pooling, dense modules, normalisation.
         plan: how each linear layer is computed, by its name (``layers.0.up``); what it does not name stays float32.
+        unmasked_length: attention length that only texts of exactly so many tokens have; 0: none. No relative bias then.
         taps: if given, filled with the name of the value that enters each linear layer, and these become outputs too.
     """
     g = Graph()
-    attention = _Attention(g, weights)
+    attention = _Attention(g, weights, unmasked_length)
     x = _embed(g, weights, quantized=plan.quantize_embeddings)
     for i, layer in enumerate(weights.layers):
         x = _layer(g, x, layer, f"layers.{i}", weights, attention, _linear_emitter(g, layer, plan, taps))
@@ -113,7 +120,7 @@ class _Attention:
     back: one copy each way, where the usual reshape, split and transpose take three.
     """
 
-    def __init__(self, g: Graph, weights: EncoderWeights) -> None:
+    def __init__(self, g: Graph, weights: EncoderWeights, unmasked_length: int) -> None:
         self._g = g
         self._heads = heads = weights.head_count
         self._hidden = weights.hidden_count
@@ -134,8 +141,24 @@ class _Attention:
         if weights.relative_bias is not None:
             self._bias = g.op("Add", self._bias, _relative_bias(g, weights.relative_bias, length))
 
+        self._unmasked_length = unmasked_length
+        if unmasked_length:
+            self._is_full = g.op("Equal", length, g.ints(unmasked_length))
+
     def __call__(self, qkv: str) -> str:
-        g = self._g
+        if not self._unmasked_length:
+            return self._masked(self._g, qkv)
+        return self._g.choose(self._is_full, lambda g: self._unmasked(g, qkv), lambda g: self._masked(g, qkv))
+
+    def _unmasked(self, g: Graph, qkv: str) -> str:
+        """Every cell of the grid holds a token: the pack is the grid, and the scores need never be in memory (flash)."""
+        grid = g.op("Reshape", qkv, g.ints(-1, self._unmasked_length, 3 * self._hidden))
+        ends = range(0, 3 * self._hidden + 1, self._hidden)
+        parts = [g.op("Slice", grid, g.ints(a), g.ints(b), g.ints(2)) for a, b in itertools.pairwise(ends)]
+        context = g.op("MultiHeadAttention", *parts, domain=MICROSOFT, num_heads=self._heads)
+        return g.op("Reshape", context, g.ints(-1, self._hidden))
+
+    def _masked(self, g: Graph, qkv: str) -> str:
         rows = g.op("Reshape", qkv, g.ints(-1, self._width))
         query, key, value = (g.op("Gather", rows, index) for index in self._rows)
         scores = g.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1, alpha=1 / math.sqrt(self._width))

@@ -5,7 +5,8 @@ Names are counted, so the same calls give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,16 +29,27 @@ Shape = Sequence[int | str]
 class Graph:
     """A graph under construction. Values are names."""
 
-    def __init__(self) -> None:
+    def __init__(self, outer: Graph | None = None) -> None:
         self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
-        self._small: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._constants: list[onnx.TensorProto] = outer._constants if outer else []
+        self._small: dict[tuple[str, tuple[int, ...], bytes], str] = outer._small if outer else {}
+        self._numbers: Iterator[int] = outer._numbers if outer else itertools.count()
 
     def op(self, kind: str, *inputs: str, domain: str = "", output: str | None = None, **attributes: Any) -> str:
         """Appends ``kind(*inputs)`` and returns the name of its first output. An empty input name leaves it out."""
-        name = output or f"{kind}_{len(self._nodes)}"
+        number = next(self._numbers)
+        name = output or f"{kind}_{number}"
         self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, domain=domain, **attributes))
         return name
+
+    def choose(self, condition: str, then: Callable[[Graph], str], otherwise: Callable[[Graph], str]) -> str:
+        """Appends an ``If``: the float32 value that ``then`` or ``otherwise`` makes. Both may use all values made so far."""
+        branches = []
+        for build in (then, otherwise):
+            inner = Graph(self)
+            result = helper.make_tensor_value_info(build(inner), FLOAT, None)
+            branches.append(helper.make_graph(inner._nodes, "branch", [], [result]))
+        return self.op("If", condition, then_branch=branches[0], else_branch=branches[1])
 
     def const(self, value: NDArray[Any]) -> str:
         """A constant tensor. Small ones of the same content are shared."""

@@ -66,6 +66,7 @@ class Manifest:
     matryoshka_dimension_counts: Sequence[int] = ()
     prompts: Mapping[str, str] = field(default_factory=dict)
     attention_bucket: int = 16  # the attention length of a text is its token count rounded up to a multiple of this
+    unmasked_length: int = 0  # attention length of texts with exactly so many tokens, which need no mask; 0: none
     position_offset: int = 0  # position id of the first token (2 in RoBERTa)
     target: str = "cpu"
     instruction_set: str = "any"  # what the machine must have for the numbers to hold; "any": no assumption
@@ -81,6 +82,7 @@ class Manifest:
             "files": {name: self.files[name] for name in (GRAPH_FILE, TOKENIZER_FILE)},
             "max_token_count": self.max_token_count,
             "attention_bucket": self.attention_bucket,
+            "unmasked_length": self.unmasked_length,
             "position_offset": self.position_offset,
             "normalized": self.normalized,
             "prompts": dict(self.prompts),
@@ -233,6 +235,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "prompts": (_is_map_of_text, "an object of roles and their prompts"),
     "attention_bucket": _COUNT,
+    "unmasked_length": (lambda value: type(value) is int and value >= 0, "an integer, 0 or more"),
     "position_offset": (lambda value: type(value) is int and value >= 0, "an integer, 0 or more"),
     "target": _TEXT,
     "instruction_set": _TEXT,

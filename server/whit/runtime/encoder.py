@@ -65,7 +65,7 @@ class Encoder:
 
     def attention_length(self, token_count: int) -> int:
         """Length of the attention grid of a text with ``token_count`` tokens: a function of the text alone."""
-        return attention_length(token_count, self.manifest.attention_bucket)
+        return attention_length(token_count, self.manifest.attention_bucket, self.manifest.unmasked_length)
 
     def run(self, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
         """Vectors of one micro-batch.
@@ -99,9 +99,7 @@ class Encoder:
         """
         vectors = np.empty((len(sequences), self.manifest.dimension_count), np.float32)
         batches = list(
-            micro_batches(
-                [len(ids) for ids in sequences], bucket=self.manifest.attention_bucket, token_budget=token_budget
-            )
+            micro_batches([len(ids) for ids in sequences], length_of=self.attention_length, token_budget=token_budget)
         )
         run = executor.map if executor else map
         # Longest first, so that the last micro-batches to finish are short.

@@ -11,7 +11,7 @@ vectors are bit-identical alone and in any batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 TokenIds = NDArray[np.int64]
 
 
-def attention_length(token_count: int, bucket: int) -> int:
-    """``token_count`` rounded up to a multiple of ``bucket``."""
-    return -(-token_count // bucket) * bucket
+def attention_length(token_count: int, bucket: int, unmasked_length: int = 0) -> int:
+    """``token_count`` rounded up to a multiple of ``bucket``; ``unmasked_length`` is left to texts that fill it."""
+    length = -(-token_count // bucket) * bucket
+    return length + bucket if token_count < length == unmasked_length else length
 
 
 def pack(sequences: Sequence[TokenIds], *, length: int, position_offset: int) -> dict[str, NDArray[np.generic]]:
@@ -47,17 +48,19 @@ def pack(sequences: Sequence[TokenIds], *, length: int, position_offset: int) ->
     }
 
 
-def micro_batches(token_counts: Sequence[int], *, bucket: int, token_budget: int) -> Iterator[list[int]]:
+def micro_batches(
+    token_counts: Sequence[int], *, length_of: Callable[[int], int], token_budget: int
+) -> Iterator[list[int]]:
     """Splits texts into micro-batches for offline work, sorted by length.
 
-    A micro-batch has one attention length and at most ``token_budget`` tokens (a longer text goes alone). Yields lists of
-    indices into ``token_counts``.
+    A micro-batch has one attention length, which ``length_of`` gives for a token count, and at most ``token_budget`` tokens
+    (a longer text goes alone). Yields lists of indices into ``token_counts``.
     """
     batch: list[int] = []
     tokens = 0
     for index in np.argsort(token_counts, kind="stable").tolist():
         count = token_counts[index]
-        same = batch and attention_length(token_counts[batch[0]], bucket) == attention_length(count, bucket)
+        same = batch and length_of(token_counts[batch[0]]) == length_of(count)
         if batch and (not same or tokens + count > token_budget):
             yield batch
             batch, tokens = [], 0
