@@ -30,7 +30,7 @@ REQUIREMENTS: Mapping[str, Sequence[str]] = {
         "sentence-transformers==5.7.0",
         "optimum-onnx==0.1.0",
         "transformers==4.57.6",
-        "onnx",
+        "onnx==1.23.2",
         ONNXRUNTIME,
         TORCH,
     ),
