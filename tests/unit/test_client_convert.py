@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_every_option_reaches_the_wire() -> None:
         ({"encoding": ["int8", "int8"]}, "encoding must be one or more different names"),
         ({"on_overflow": "cut"}, "on_overflow must be 'error' or 'truncate'; got 'cut'"),
         ({"role": "query", "instruction": "x"}, "give role or instruction, not both"),
-        ({"dimension_count": 0}, "dimension_count must be at least 1, or left out; got 0"),
+        ({"dimension_count": 0}, r"dimension_count must be 1 or more and below 2\*\*31, or left out; got 0"),
     ],
 )
 def test_options_that_mean_nothing_are_refused_at_once(changes: dict[str, Any], message: str) -> None:
@@ -454,3 +455,29 @@ def test_what_json_does_not_have(metadata: Any, error: type[Exception], message:
 
 def test_vectors_know_their_number() -> None:
     assert len(Vectors(Encoding.FLOAT32, 4, MATRIX)) == 3
+
+
+@pytest.mark.parametrize("wrap", [lambda value: {"a": value}, lambda value: [value]])
+def test_metadata_may_be_as_deep_as_every_message_can_carry(wrap: Callable[[Any], Any]) -> None:
+    deepest: Any = 1
+    for _ in range(31):
+        deepest = wrap(deepest)
+
+    struct = to_struct({"a": deepest}, "m")
+    hit = point_pb2.Hit(id="1", metadata=struct)
+    response = point_pb2.StreamSearchResponse(results=[point_pb2.SearchResult(hits=[hit])])
+    back = point_pb2.StreamSearchResponse.FromString(response.SerializeToString())
+    assert from_struct(back.results[0].hits[0].metadata) == {"a": deepest}
+    with pytest.raises(ValueError, match="nested more than 32 levels deep; flatten it"):
+        to_struct({"a": wrap(deepest)}, "m")
+
+
+def test_one_mapping_where_many_are_meant_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"metadata must be a sequence, got one dict; write \[metadata\]"):
+        requests.points_of(["1"], ["a"], {"a": 1}, None)  # type: ignore[arg-type]
+
+
+def test_a_number_beyond_float32_is_left_to_the_server_without_a_warning() -> None:
+    [row] = requests.rows_of(np.full((1, 2), 1e300))
+
+    assert np.isinf(row.values).all()

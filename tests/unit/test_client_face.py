@@ -115,7 +115,7 @@ def test_an_address_that_grpc_would_misread_is_refused(client: type[Client], add
         client(address)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
 def test_a_timeout_of_no_time_is_refused(timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout must be more than 0 seconds, or None"):
         Client("localhost:1", timeout=timeout)

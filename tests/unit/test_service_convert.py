@@ -121,3 +121,16 @@ def test_method_names_in_python():
         "stream_embed",
         "get_server_info",
     ]
+
+
+def test_metadata_too_deep_to_go_out_again_is_refused():
+    content = 1
+    for _ in range(31):
+        content = [content]
+    struct = struct_pb2.Struct()
+    fill_struct(struct, json.dumps({"a": content}))
+    assert json.loads(metadata_json(struct)) == {"a": content}
+
+    fill_struct(struct, json.dumps({"a": [content]}))
+    with pytest.raises(ValueError, match="nested more than 32 levels deep, at 'a'; flatten it"):
+        metadata_json(struct)

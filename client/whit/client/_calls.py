@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -24,9 +25,9 @@ def checked_timeout(timeout: float | None) -> float | None:
     """``timeout``, unless it is no time.
 
     Raises:
-        ValueError: it is 0 or less.
+        ValueError: it is 0 or less, or infinite.
     """
-    if timeout is not None and not timeout > 0:
+    if timeout is not None and not 0 < timeout < math.inf:
         raise ValueError(f"timeout must be more than 0 seconds, or None for no limit; got {timeout!r}")
     return timeout
 

@@ -14,6 +14,7 @@ import numpy as np
 from google.protobuf import struct_pb2
 
 _EXACT = 2**53  # every int up to here is a float
+_DEPTH = 32  # objects and lists inside each other: protobuf reads no message with many more
 
 
 def to_struct(metadata: Mapping[str, Any], field: str) -> struct_pb2.Struct:
@@ -21,10 +22,10 @@ def to_struct(metadata: Mapping[str, Any], field: str) -> struct_pb2.Struct:
 
     Raises:
         TypeError: a key is no str, or a value is none of str, int, float, bool, None, list, tuple, mapping.
-        ValueError: NaN or infinity, an int beyond 2**53, or text that is no UTF-8.
+        ValueError: NaN or infinity, an int beyond 2**53, text that is no UTF-8, or more than 32 levels.
     """
     struct = struct_pb2.Struct()
-    _fill_struct(struct, metadata, field)
+    _fill_struct(struct, metadata, field, 1)
     return struct
 
 
@@ -33,16 +34,18 @@ def from_struct(struct: struct_pb2.Struct) -> dict[str, Any]:
     return {name: _from_value(value) for name, value in sorted(struct.fields.items())}
 
 
-def _fill_struct(struct: struct_pb2.Struct, content: Mapping[str, Any], field: str) -> None:
+def _fill_struct(struct: struct_pb2.Struct, content: Mapping[str, Any], field: str, depth: int) -> None:
     if not isinstance(content, Mapping):
         raise TypeError(f"{field} must be a mapping of JSON values, got {type(content).__name__}")
     for name, value in content.items():
         if not isinstance(name, str):
             raise TypeError(f"{field} has the key {name!r}, but keys must be str; write {str(name)!r}")
-        _fill_value(struct.fields[utf8(name, field)], value, f"{field}[{name!r}]")
+        _fill_value(struct.fields[utf8(name, field)], value, f"{field}[{name!r}]", depth)
 
 
-def _fill_value(target: struct_pb2.Value, value: Any, field: str) -> None:
+def _fill_value(target: struct_pb2.Value, value: Any, field: str, depth: int) -> None:
+    if depth > _DEPTH:
+        raise ValueError(f"{field[:80]}… is nested more than {_DEPTH} levels deep; flatten it")
     if isinstance(value, np.generic):
         value = value.item()
     match value:
@@ -56,19 +59,19 @@ def _fill_value(target: struct_pb2.Value, value: Any, field: str) -> None:
             target.string_value = utf8(value, field)
         case Mapping():
             target.struct_value.SetInParent()
-            _fill_struct(target.struct_value, value, field)
+            _fill_struct(target.struct_value, value, field, depth + 1)
         case list() | tuple():
-            _fill_list(target.list_value, value, field)
+            _fill_list(target.list_value, value, field, depth + 1)
         case _:
             raise TypeError(
                 f"{field} is a {type(value).__name__}, which JSON does not have; convert it, for example with str()"
             )
 
 
-def _fill_list(target: struct_pb2.ListValue, values: Sequence[Any], field: str) -> None:
+def _fill_list(target: struct_pb2.ListValue, values: Sequence[Any], field: str, depth: int) -> None:
     target.SetInParent()
     for index, value in enumerate(values):
-        _fill_value(target.values.add(), value, f"{field}[{index}]")
+        _fill_value(target.values.add(), value, f"{field}[{index}]", depth)
 
 
 def _number(value: float, field: str) -> float:

@@ -69,10 +69,10 @@ def positive(value: int | None, argument: str) -> int:
     """``value``, or 0 (the wire's "not given") for None.
 
     Raises:
-        ValueError: it is less than 1, which the wire could not tell from "not given".
+        ValueError: it is less than 1, which the wire could not tell from "not given", or more than the wire can carry.
     """
-    if value is not None and value < 1:
-        raise ValueError(f"{argument} must be at least 1, or left out; got {value}")
+    if value is not None and not 1 <= value < 2**31:
+        raise ValueError(f"{argument} must be 1 or more and below 2**31, or left out; got {value}")
     return value or 0
 
 

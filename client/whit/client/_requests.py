@@ -42,9 +42,9 @@ def sequence_of(values: T, argument: str) -> T:
     """``values``, unless they are one text where many are meant.
 
     Raises:
-        TypeError: a str or bytes, or nothing that can be iterated over.
+        TypeError: a str, bytes or mapping, or nothing that can be iterated over.
     """
-    if isinstance(values, str | bytes):
+    if isinstance(values, str | bytes | Mapping):
         raise TypeError(f"{argument} must be a sequence, got one {type(values).__name__}; write [{argument}]")
     if not isinstance(values, Iterable | AsyncIterable) and not hasattr(values, "__getitem__"):
         raise TypeError(f"{argument} must be a sequence, got {type(values).__name__}")
@@ -141,7 +141,10 @@ def _numbers(values: ArrayLike, argument: str) -> NDArray[Any]:
         raise ValueError(f"{argument} has rows of different lengths; every vector must have the same") from None
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{argument} must be numbers, got {array.dtype}")
-    return array if array.dtype == np.float16 else array.astype(np.float32, copy=False)
+    if array.dtype == np.float16:
+        return array
+    with np.errstate(over="ignore"):  # what is then infinite is refused by the server, by name
+        return array.astype(np.float32, copy=False)
 
 
 def row_entry(row: Row, place: int) -> Entry:

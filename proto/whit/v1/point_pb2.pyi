@@ -31,7 +31,7 @@ class Point(google.protobuf.message.Message):
     """The text. Embedded with the collection's model unless vectors are given; kept and returned as it is."""
     @property
     def metadata(self) -> google.protobuf.struct_pb2.Struct:
-        """OPTIONAL. A JSON object, at most Limits.metadata_byte_count bytes as JSON."""
+        """OPTIONAL. A JSON object, at most Limits.metadata_byte_count bytes as JSON and 32 levels deep."""
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ ENCODING_NUMBERS: Mapping[Encoding, vector_pb2.VectorEncoding.ValueType] = {
 INPUT_ENCODINGS = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8)
 
 _EXACT = 2**53  # every whole number up to here is a float
+METADATA_DEPTH = 32  # objects and lists inside each other: more might come in, but not go out again in every message
 
 
 def encoding_of(number: int, allowed: tuple[Encoding, ...] = tuple(Encoding)) -> Encoding:
@@ -102,11 +103,11 @@ def metadata_json(struct: struct_pb2.Struct) -> str:
     """Metadata as the text of a JSON object; whole numbers are written without a fraction.
 
     Raises:
-        ValueError: a value is missing, NaN or infinite; the message is the description of a violation.
+        ValueError: a value is missing, NaN, infinite or too deep; the message is the description of a violation.
     """
     if not struct.fields:
         return "{}"
-    return json.dumps(_plain(struct), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return json.dumps(_plain(struct, 1), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def fill_struct(struct: struct_pb2.Struct, text: str) -> None:
@@ -132,11 +133,13 @@ def _bad_vectors(field: str, description: str) -> ServiceError:
     return ServiceError(Problem(Reason.INVALID_VECTOR, message, (FieldViolation(field, description),)))
 
 
-def _plain(struct: struct_pb2.Struct) -> dict[str, Any]:
-    return {name: _plain_value(value, name) for name, value in struct.fields.items()}
+def _plain(struct: struct_pb2.Struct, depth: int) -> dict[str, Any]:
+    return {name: _plain_value(value, name, depth) for name, value in struct.fields.items()}
 
 
-def _plain_value(value: struct_pb2.Value, name: str) -> Any:
+def _plain_value(value: struct_pb2.Value, name: str, depth: int) -> Any:
+    if depth > METADATA_DEPTH:
+        raise ValueError(f"is nested more than {METADATA_DEPTH} levels deep, at {name!r}; flatten it")
     match value.WhichOneof("kind"):
         case "string_value":
             return value.string_value
@@ -152,9 +155,9 @@ def _plain_value(value: struct_pb2.Value, name: str) -> Any:
         case "null_value":
             return None
         case "struct_value":
-            return _plain(value.struct_value)
+            return _plain(value.struct_value, depth + 1)
         case "list_value":
-            return [_plain_value(item, name) for item in value.list_value.values]
+            return [_plain_value(item, name, depth + 1) for item in value.list_value.values]
         case _:
             raise ValueError(f"has a value of no kind in {name!r}; set one, or null_value")
 
