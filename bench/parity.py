@@ -14,6 +14,7 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from tests.support import parity
+from tests.support.reference import find_checkpoint
 
 RESULT = Path(__file__).parent / "results" / "parity.json"
 TEXT_COUNT = 1000
@@ -42,7 +43,7 @@ def main() -> None:
         for pooling in parity.POOLINGS:
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(measure(parity.save_model(Path(folder), model, pooling=pooling), model, pooling, texts))
-    reference = parity.reference_model()
+    reference = find_checkpoint()
     if reference is not None:
         rows.append(measure(reference, "all-MiniLM-L6-v2", "mean", texts))
     content = {

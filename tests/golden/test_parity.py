@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support import parity, tiny
+from tests.support.reference import find_checkpoint
 from whit.export.encoder_graph import relative_buckets
 from whit.export.families import EncoderWeights, Layer, Linear, Norm
 
@@ -75,7 +76,7 @@ def test_texts_with_odd_spaces_case_and_scripts(kind: str, lower_case: bool, tmp
 
 @pytest.mark.reference
 def test_float_vectors_of_the_reference_model_are_those_of_the_framework() -> None:
-    folder = parity.reference_model()
+    folder = find_checkpoint()
     if folder is None:
         pytest.skip("the reference model is not installed; see the Makefile, target .model")
     texts = parity.mixed_texts(200)  # python -m bench.parity takes 1,000, which is a minute of work

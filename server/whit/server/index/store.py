@@ -154,16 +154,6 @@ class CollectionStore:
                 remove_directory(directory)
             return point_count
 
-    def snapshot_all(self) -> None:
-        """Saves the graphs that changed. One that cannot be saved is logged: it is built anew at the next start."""
-        with self._lock:
-            handles = [*self._handles.values()]
-        for handle in handles:
-            try:
-                handle.snapshot()
-            except ServiceError as error:
-                log.warning("no graph snapshot: %s", error)
-
     def close(self) -> None:
         """Stops maintenance, saves the graphs, closes all collections, gives the data directory free. May be repeated."""
         with self._lock:

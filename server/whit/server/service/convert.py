@@ -117,7 +117,7 @@ def fill_struct(struct: struct_pb2.Struct, text: str) -> None:
         _fill(struct, json.loads(text))
 
 
-def describe_item(problem: Problem, path: str, longer: str) -> Problem:
+def with_path(problem: Problem, path: str, longer: str) -> Problem:
     """The problem with the path of its item made more precise, such as ``points[3]`` into ``points[3].text``."""
     return Problem(
         problem.reason,

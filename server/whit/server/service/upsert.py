@@ -16,7 +16,7 @@ from whit.server.index import CollectionHandle, CollectionInfo, PointWrite
 from whit.server.service import checks
 from whit.server.service.backend import Backend
 from whit.server.service.collections import model_of, open_collection
-from whit.server.service.convert import describe_item, from_batch, metadata_json, truncates
+from whit.server.service.convert import from_batch, metadata_json, truncates, with_path
 from whit.server.service.embedding import prompt_of
 from whit.server.service.rpc import Call
 from whit.server.service.streams import Turn
@@ -167,7 +167,7 @@ async def _embed(backend: Backend, target: Target, draft: _Draft, call: Call, *,
     )
     for row, item in enumerate(embedded.items):
         if item.problem is not None:
-            problem = describe_item(item.problem, f"{path}[{row}]", f"{path}[{row}].text")
+            problem = with_path(item.problem, f"{path}[{row}]", f"{path}[{row}].text")
             draft.problems.setdefault(row, problem)
     return embedded
 
