@@ -1,5 +1,7 @@
 """``make bench``: compiles the reference model to float32 and int8, measures both and the server, writes ``bench/results``.
 
+The comparisons with other tools are their own commands, for they install those first: ``make bench-peers`` and ``make bench-servers``.
+
 Needs the evaluation sets (``WHIT_EVAL_DATA``) and about a quarter of an hour on a quiet machine.
 """
 

@@ -33,6 +33,7 @@ PAGE = ROOT / "docs" / "performance.md"
 PLOT = ROOT / "docs" / "peers.svg"
 SAME_MODEL = 0.98
 """Least mean cosine of a contender's vectors: dynamic int8 has 0.99, a text cut at 128 tokens much less."""
+SERVED = "whit_grpc_int8"
 NAME = "all-MiniLM-L6-v2"
 
 
@@ -99,9 +100,11 @@ def run(
         if not workers:
             raise SystemExit("no contender could be started; see above")
         samples = measure.measure_speed(workers, texts, rounds)
-    first = workers[0].contender.name
     for name, row in rows.items():
-        row |= measure.summary(samples[name], samples[first])
+        row |= measure.summary(samples[name])
+        row["ratio_to_first"] = measure.ratios(samples[name], samples[workers[0].contender.name])
+        if SERVED in samples:
+            row["ratio_of_served"] = measure.ratios(samples[SERVED], samples[name])
         row["samples"] = {
             key: {set_name: [round(v, 3) for v in values] for set_name, values in samples[name][key].items()}
             for key in ("texts_per_s", "cpu_ms_per_text")

@@ -101,17 +101,21 @@ def measure_speed(workers: Sequence[Worker], texts: Texts, rounds: int) -> dict[
     return found
 
 
-def summary(samples: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Medians over the rounds, and medians of the ratios to ``base`` paired within each round."""
-    rates, base_rates = samples["texts_per_s"], base["texts_per_s"]
+def ratios(samples: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, float]:
+    """Texts/s against ``base`` by set: the median of the ratios within each round, which other load distorts least."""
+    return {
+        name: statistics.median(a / b for a, b in zip(rates, base["texts_per_s"][name], strict=True))
+        for name, rates in samples["texts_per_s"].items()
+    }
+
+
+def summary(samples: Mapping[str, Any]) -> dict[str, Any]:
+    """Medians over the rounds."""
+    rates = samples["texts_per_s"]
     percentiles = [np.percentile(calls, (50, 95)) for calls in samples["single_ms"]]
     return {
         "texts_per_s": {name: statistics.median(rate) for name, rate in rates.items()},
         "spread": {name: (max(rate) - min(rate)) / 2 / statistics.median(rate) for name, rate in rates.items()},
-        "ratio": {
-            name: statistics.median(a / b for a, b in zip(rate, base_rates[name], strict=True))
-            for name, rate in rates.items()
-        },
         "cpu_ms_per_text": {name: statistics.median(cpu) for name, cpu in samples["cpu_ms_per_text"].items()},
         "single_p50_ms": float(np.median([p50 for p50, _ in percentiles])),
         "single_p95_ms": float(np.median([p95 for _, p95 in percentiles])),

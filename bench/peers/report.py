@@ -17,7 +17,7 @@ _COLUMNS = (
     "short texts/s",
     "abstracts/s",
     "mixed texts/s",
-    "mixed, times the first",
+    "whit over gRPC, times this one: short / abstracts / mixed",
     "CPU ms a mixed text",
     "one text, p50 / p95 ms",
     "peak RSS MB",
@@ -38,6 +38,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         f"Other work on the machine while a contender had its turn: at most {busy:.2f} cores in the median."
     )
     lines += ["", note]
+    lines += ["", "![Texts/s of each contender](peers.svg)"]
     for name, why in content.get("left_out", {}).items():
         lines.append(f"Left out: {name} ({why.splitlines()[0]}).")
     return "\n".join(lines)
@@ -112,7 +113,7 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{rate['short']:,.0f}",
         f"{rate['abstracts']:,.1f}",
         f"{rate['mixed']:,.0f}",
-        f"{row['ratio']['mixed']:.2f}",
+        " / ".join(f"{value:.2f}" for value in row["ratio_of_served"].values()) if "ratio_of_served" in row else "-",
         f"{row['cpu_ms_per_text']['mixed']:.1f}",
         f"{row['single_p50_ms']:.1f} / {row['single_p95_ms']:.1f}",
         f"{row['peak_mb']:,.0f}",
