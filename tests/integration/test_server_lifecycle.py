@@ -137,6 +137,22 @@ def test_an_address_in_use_is_refused(tmp_path, capfd):
             pass
 
 
+@pytest.mark.parametrize(
+    ("listen", "why"),
+    [
+        ("unix:nowhere/whit.sock", "there is no directory nowhere"),
+        ("192.0.2.1:7600", "Cannot assign requested address"),  # of documentation: no machine has it
+    ],
+)
+def test_an_address_that_cannot_be_had_is_refused_in_one_line(tmp_path, capfd, listen, why):
+    with (
+        pytest.raises(app.ListenError, match=rf"cannot listen on .* \({why}\); choose another address with --listen"),
+        server_thread(tmp_path, listen=listen),
+    ):
+        pass
+    assert "Failed to add port" not in capfd.readouterr().err
+
+
 def test_a_socket_in_the_file_system(tmp_path):
     path = f"unix:{tmp_path}/whit.sock"
     with server_thread(tmp_path / "data", listen=path) as address, connected(address) as wire:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -213,45 +214,57 @@ def _bind(config: Config, dispatcher: Dispatcher, status: health.aio.HealthServi
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((*_SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        _check_address_is_free(config.listen)
+        _check_address(config.listen)
         port = server.add_insecure_port(config.listen)
     except (OSError, RuntimeError) as error:
-        why = str(error).partition(";")[0]  # gRPC goes on about its own environment variables
-        raise ListenError(
-            f"cannot listen on {config.listen} ({why}); is another server running there? "
-            "Stop it, or choose another address with --listen HOST:PORT (port 0 picks a free one)"
-        ) from None
+        raise _listen_error(config.listen, error) from None
     return server, port
 
 
-def _check_address_is_free(listen: str) -> None:
-    """Refuses an address on which somebody answers.
+def _listen_error(listen: str, error: OSError | RuntimeError) -> ListenError:
+    # gRPC's own words end in advice about its environment variables.
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error).partition(";")[0]
+    is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+    cause = "; is another server running there? Stop it, or choose" if is_taken else "; choose"
+    return ListenError(
+        f"cannot listen on {listen} ({why}){cause} another address with --listen HOST:PORT (port 0 picks a free one)"
+    )
 
-    gRPC would take a socket in the file system away from them, and write lines of its own on stderr about a port.
+
+def _check_address(listen: str) -> None:
+    """Refuses an address that cannot be had, or on which somebody answers.
+
+    gRPC would take a socket in the file system away from them, and write lines of its own on stderr about the rest.
     """
-    if not listen.startswith("unix:"):
-        _check_port_is_free(listen)
-        return
+    if listen.startswith("unix:"):
+        _check_path(Path(listen.removeprefix("unix:").removeprefix("//")))
+    else:
+        host, _, port = listen.rpartition(":")
+        _check_port(host.strip("[]"), int(port))
+
+
+def _check_path(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise OSError(errno.ENOENT, f"there is no directory {path.parent}")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
-            probe.connect(listen.removeprefix("unix:").removeprefix("//"))
+            probe.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError):
             return  # nothing is there, or what a server that was killed left behind
-    raise OSError("somebody answers there")
+    raise OSError(errno.EADDRINUSE, "somebody answers there")
 
 
-def _check_port_is_free(listen: str) -> None:
-    host, _, port = listen.rpartition(":")
-    for family, kind, protocol, _, address in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # as gRPC does: connections that end are no server
-            try:
+def _check_port(host: str, port: int) -> None:
+    # gRPC binds "any address" to IPv4 alone where there is no IPv6.
+    refusals = {errno.EADDRINUSE, errno.EACCES} | ({errno.EADDRNOTAVAIL} if host not in ("::", "0.0.0.0") else set())  # noqa: S104
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC: a closed connection is no server
                 probe.bind(address)
-            except OSError as error:
-                if error.errno in (errno.EADDRINUSE, errno.EACCES):  # gRPC may know better about the others
-                    raise OSError(os.strerror(error.errno)) from None
+        except OSError as error:
+            if error.errno in refusals:
+                raise
 
 
 async def _drain(
