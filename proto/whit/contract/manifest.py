@@ -140,7 +140,8 @@ def read_manifest(directory: Path) -> Manifest:
     manifest = _from_dict(content, path)
     if fingerprint != manifest.fingerprint:
         raise PackageError(
-            f"{path}: the fingerprint does not match its content, so it was altered; export the package again"
+            f"{path}: the fingerprint does not match its content, so it was edited, or made by another version of whit; "
+            "export the package again"
         )
     return manifest
 
