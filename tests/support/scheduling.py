@@ -66,6 +66,8 @@ def make_job(
 
 def take(scheduler: Scheduler) -> MicroBatch:
     """The next micro-batch; there must be one."""
+    lanes = scheduler.statistics().lanes.values()
+    assert any(lane.waiting_job_count for lane in lanes), "it would wait for ever"
     batch = scheduler.take()
     assert batch is not None
     return batch

@@ -80,7 +80,7 @@ class CostModel:
         prior = np.array([0.0, self._seconds / self._tokens, 0.0])
         ridge = _RIDGE * np.diag(np.diag(self._moments))
         moments, products = self._moments + ridge, self._products + ridge @ prior
-        used = [0, 1, 2]
+        used = [column for column in range(3) if moments[column, column] > 0]
         while True:
             found = np.zeros(3)
             found[used] = np.linalg.solve(moments[np.ix_(used, used)], products[used])

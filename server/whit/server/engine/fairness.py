@@ -118,9 +118,12 @@ class Turns:
         """So many tokens of a job that is still here are being run."""
         self._lanes[job.lane].charge(job, token_count)
 
-    def leader(self) -> Job | None:
-        """The job that leads the next micro-batch; None if none waits. Interactive goes first where lanes are equal."""
-        waiting = [lane for lane in self._lanes.values() if lane.flows]
+    def leader(self, only: Lane | None = None) -> Job | None:
+        """The job that leads the next micro-batch, of one lane only if asked; None if none waits.
+
+        Interactive goes first where lanes are equal.
+        """
+        waiting = [lane for name, lane in self._lanes.items() if lane.flows and only in (None, name)]
         if not waiting:
             return None
         lane = min(waiting, key=lambda lane: lane.tag)  # min keeps the first of equals

@@ -66,10 +66,13 @@ class Scheduler:
         self._statistics = Statistics()
         self._interactive_time = float("-inf")  # when the last interactive job came
         self._idle_workers = 0
+        self._bulk_runs = 0  # going on now
         self._arrivals = itertools.count()
         self._batch_numbers = itertools.count(1)
         self._stopped = False
-        self._work = threading.Condition()
+        lock = threading.RLock()
+        self._work = threading.Condition(lock)
+        self._express_work = threading.Condition(lock)
 
     # What the calls use. None of it blocks for longer than the lock is held, which is microseconds.
 
@@ -137,6 +140,7 @@ class Scheduler:
             while self._queued:  # a job that leaves may let a parked one in
                 self._fail(next(iter(self._queued)), problems.shutting_down())
             self._work.notify_all()
+            self._express_work.notify_all()
 
     # What the workers use.
 
@@ -146,16 +150,29 @@ class Scheduler:
             while not self._stopped:
                 batch = self._next_batch()
                 if batch is not None:
+                    self._bulk_runs += batch.lane is Lane.BULK
+                    self._call_express()
                     return batch
                 self._idle_workers += 1
                 self._work.wait()
                 self._idle_workers -= 1
             return None
 
+    def take_express(self) -> MicroBatch | None:
+        """As ``take``, for the worker that runs interactive work while all others are busy, some of them with bulk."""
+        with self._work:
+            while not self._stopped:
+                batch = self._next_batch(Lane.INTERACTIVE) if self._needs_express() else None
+                if batch is not None:
+                    return batch
+                self._express_work.wait()
+            return None
+
     def finish(self, batch: MicroBatch, problem: Problem | None = None) -> None:
         """Notes that a micro-batch ran: its vectors are written, or ``problem`` fails every job that was in it."""
         with self._work:
             seconds = self._clock() - batch.start_time
+            self._bulk_runs -= batch.lane is Lane.BULK
             self._statistics.micro_batch_count += 1
             self._statistics.token_count += batch.token_count
             self._statistics.run_s += seconds
@@ -172,9 +189,9 @@ class Scheduler:
 
     # Below, the lock is held. First: which work makes up the next micro-batch.
 
-    def _next_batch(self) -> MicroBatch | None:
+    def _next_batch(self, lane: Lane | None = None) -> MicroBatch | None:
         # Jobs that cannot meet their deadline fall out while a batch is filled, so that it may turn out empty.
-        while (leader := self._turns.leader()) is not None:
+        while (leader := self._turns.leader(lane)) is not None:
             batch = self._fill(leader)
             if batch.entries:
                 return batch
@@ -185,15 +202,15 @@ class Scheduler:
         now = self._clock()
         entries: list[tuple[Job, Waiting]] = []
         token_count = 0
-        # The other lane's work comes along only where it fits into what that lane may take: bulk does not make an
-        # interactive micro-batch longer than a bulk one could be.
-        budgets = {lane: self._budget(leader.model_id, lane, attention_length, now) for lane in Lane}
-        for lane in (leader.lane, *(lane for lane in Lane if lane is not leader.lane)):
+        # Interactive work is taken along by bulk. The other way round it would be made to wait for more than itself, and
+        # all that is saved is the fixed cost of a run.
+        budget = self._budget(leader, attention_length, now)
+        for lane in (leader.lane,) if leader.lane is Lane.INTERACTIVE else (leader.lane, Lane.INTERACTIVE):
             line = self._buckets[leader.model_id, attention_length][lane]
             while (job := line.first()) is not None:
                 if self._shed(job, now):
                     continue
-                token_count = self._start(job, attention_length, entries, token_count, budgets[lane], now)
+                token_count = self._start(job, attention_length, entries, token_count, budget, now)
                 if attention_length in job.groups:
                     break  # the budget is used up
         number = next(self._batch_numbers)
@@ -225,13 +242,13 @@ class Scheduler:
             self._leave(job, started)
         return token_count + started
 
-    def _budget(self, model_id: str, lane: Lane, attention_length: int, now: float) -> int:
-        """Tokens that one micro-batch may have; less if idle workers can take a useful part of what waits."""
+    def _budget(self, leader: Job, attention_length: int, now: float) -> int:
+        """Tokens that a micro-batch may have; less if idle workers can take a useful part of what waits."""
         waiting = sum(numbers.waiting_token_count for numbers in self._statistics.lanes.values())
         share = -(-waiting // (self._idle_workers + 1))
         budget = min(self._micro_batch_token_count, max(_MIN_SHARE_TOKENS, share))
-        costs = self._costs[model_id].costs
-        if lane is Lane.BULK and costs is not None and now - self._interactive_time < _INTERACTIVE_MEMORY_S:
+        costs = self._costs[leader.model_id].costs
+        if leader.lane is Lane.BULK and costs is not None and now - self._interactive_time < _INTERACTIVE_MEMORY_S:
             seconds = max(_BULK_RUN_S, costs.run_s / _FIXED_PART)
             budget = min(budget, max(_MIN_SHARE_TOKENS, costs.tokens_within(seconds, attention_length)))
         return budget
@@ -289,6 +306,15 @@ class Scheduler:
         for attention_length in job.groups:
             self._bucket(job.model_id, attention_length)[job.lane].add(job)
         self._work.notify(min(self._idle_workers, job.unfinished))
+        self._call_express()
+
+    def _call_express(self) -> None:
+        if self._needs_express():
+            self._express_work.notify()
+
+    def _needs_express(self) -> bool:
+        waiting = self._statistics.lanes[Lane.INTERACTIVE].waiting_job_count
+        return waiting > 0 and self._bulk_runs > 0 and self._idle_workers == 0
 
     def _bucket(self, model_id: str, attention_length: int) -> dict[Lane, Line]:
         key = model_id, attention_length

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +16,8 @@ from whit.server.engine.models import LoadedModel
 from whit.server.engine.scheduler import Scheduler
 
 _logger = logging.getLogger(__name__)
+
+_NICENESS = 5
 
 
 class Workers:
@@ -31,6 +36,7 @@ class Workers:
         self._on_death = on_death
         # Not daemons: a thread that outlives the engine is a defect that should show.
         self._threads = [threading.Thread(target=self._work, name=f"whit-worker-{i}") for i in range(count)]
+        self._threads.append(threading.Thread(target=self._work_express, name="whit-worker-express"))
 
     def start(self) -> None:
         """Starts the threads."""
@@ -43,9 +49,16 @@ class Workers:
             thread.join()
 
     def _work(self) -> None:
+        _give_way()
+        self._serve(self._scheduler.take)
+
+    def _work_express(self) -> None:
+        self._serve(self._scheduler.take_express)
+
+    def _serve(self, take: Callable[[], MicroBatch | None]) -> None:
         batch: MicroBatch | None = None
         try:
-            while (batch := self._scheduler.take()) is not None:
+            while (batch := take()) is not None:
                 self._run(batch)
         except BaseException as error:
             _logger.critical("worker %s died", threading.current_thread().name, exc_info=error)
@@ -70,3 +83,10 @@ class Workers:
             self._scheduler.finish(batch)
             if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("micro-batch", extra={"fields": batch.fields(time.monotonic())})
+
+
+def _give_way() -> None:
+    """Has the calling thread give way to the event loop and to the express worker, where they want the same core."""
+    if sys.platform == "linux":  # elsewhere a priority is that of the whole process
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
