@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from whit.contract.vectors import FloatMatrix
 from whit.server.engine import EmbedSpec, Lane
 from whit.server.engine.problems import bad_item
 from whit.server.errors import ServiceError, refusal, response_too_large
-from whit.server.index import CollectionHandle, CollectionInfo, SearchHit
+from whit.server.index import CollectionHandle, CollectionInfo
 from whit.server.service import checks
 from whit.server.service.backend import Backend
 from whit.server.service.collections import model_of, open_collection
@@ -26,6 +26,8 @@ QUERY_ROLE = "query"
 DEFAULT_LIMIT = 10
 # Hits read and converted at a time, so that an answer that is too large is noticed before all of it is in memory.
 _HITS_AT_A_TIME = 8192
+# Queries searched for at a time. Between two such parts others get their turn, and who has gone is noticed.
+_QUERIES_AT_A_TIME = 256
 # Bytes read from a collection for an answer, to the bytes of the answer: metadata may be longer as JSON than on the wire.
 MEMORY_FACTOR = 2
 
@@ -107,7 +109,7 @@ async def search(
         checks.batch_size(len(texts), most, f"{at}texts", "texts")
         queries, problems = await _embed(backend, plan, texts, call, wait=wait, at=at)
     embedded = time.perf_counter()
-    results = await backend.storage.read(_find, plan, queries, problems, backend.config.message_byte_count)
+    results = await _find_all(backend, plan, queries, problems)
     timing = point_pb2.SearchTiming(
         embed_time_us=0 if vectors is not None else round((embedded - start) * 1e6),
         search_time_us=round((time.perf_counter() - embedded) * 1e6),
@@ -134,39 +136,45 @@ async def _embed(
     return embedded.vectors, {row: item.problem for row, item in enumerate(embedded.items) if item.problem}
 
 
-def _find(
-    plan: Search, queries: FloatMatrix, problems: dict[int, Problem], limit_bytes: int
+async def _find_all(
+    backend: Backend, plan: Search, queries: FloatMatrix, problems: dict[int, Problem]
 ) -> list[point_pb2.SearchResult]:
-    """Searches for the good queries and shapes the results. Synchronous and long: runs in a thread."""
+    """Searches for the good queries, part by part, and shapes the results."""
     results = [
         point_pb2.SearchResult(status=to_status(problems[row])) if row in problems else point_pb2.SearchResult()
         for row in range(len(queries))
     ]
     good = [row for row in range(len(queries)) if row not in problems]
-    size = 0
-    for row, hits in _hits(plan, queries, good, limit_bytes):
-        result = results[row]
+    step = max(1, min(_QUERIES_AT_A_TIME, _HITS_AT_A_TIME // plan.limit))
+    size, limit_bytes = 0, backend.config.message_byte_count
+    for begin in range(0, len(good), step):
+        part = good[begin : begin + step]
+        found = await backend.storage.search(
+            _find, plan, np.ascontiguousarray(queries[np.array(part, np.intp)]), limit_bytes, size
+        )
+        for row, result in zip(part, found, strict=True):
+            results[row] = result
+            size += result.ByteSize()
+    return results
+
+
+def _find(plan: Search, queries: FloatMatrix, limit_bytes: int, size: int) -> list[point_pb2.SearchResult]:
+    """The results of some queries, after results of ``size`` bytes. Synchronous and long: runs in a thread."""
+    results = []
+    for hits in plan.handle.search(
+        queries,
+        limit=plan.limit,
+        score_threshold=plan.score_threshold,
+        exact=plan.exact,
+        with_payload=plan.with_payload,
+        byte_limit=MEMORY_FACTOR * limit_bytes,
+    ):
+        result = point_pb2.SearchResult()
         for hit in hits:
             found = result.hits.add(id=hit.id, score=hit.score, text=hit.text)
             fill_struct(found.metadata, hit.metadata)
         size += result.ByteSize()
         if size > limit_bytes:
             raise ServiceError(response_too_large(size, limit_bytes))
+        results.append(result)
     return results
-
-
-def _hits(
-    plan: Search, queries: FloatMatrix, rows: Sequence[int], limit_bytes: int
-) -> Iterator[tuple[int, list[SearchHit]]]:
-    step = max(1, _HITS_AT_A_TIME // plan.limit)
-    for begin in range(0, len(rows), step):
-        part = rows[begin : begin + step]
-        found = plan.handle.search(
-            np.ascontiguousarray(queries[np.array(part, np.intp)]),
-            limit=plan.limit,
-            score_threshold=plan.score_threshold,
-            exact=plan.exact,
-            with_payload=plan.with_payload,
-            byte_limit=MEMORY_FACTOR * limit_bytes,
-        )
-        yield from zip(part, found, strict=True)

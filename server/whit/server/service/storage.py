@@ -1,4 +1,4 @@
-"""The index, called from the event loop: reads in one pool of threads, writes in another, one write a collection."""
+"""The index, called from the event loop: look-ups, searches and writes in pools of their own, one write a collection."""
 
 from __future__ import annotations
 
@@ -26,13 +26,18 @@ class Storage:
     def __init__(self, store: CollectionStore, *, reader_count: int) -> None:
         self.store = store
         self._readers = ThreadPoolExecutor(reader_count, thread_name_prefix="whit-read")
+        self._searchers = ThreadPoolExecutor(reader_count, thread_name_prefix="whit-search")
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="whit-write")
         # So that writers of one collection queue here, not in the threads that other collections need.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs ``work`` in a reading thread."""
+        """Runs ``work``, which is short, in a reading thread."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, lambda: work(*args, **kwargs))
+
+    async def search(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs ``work``, a part of a search, in a searching thread: a search holds up other searches alone."""
+        return await asyncio.get_running_loop().run_in_executor(self._searchers, lambda: work(*args, **kwargs))
 
     async def write(self, collection_id: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs ``work`` in a writing thread, after the writes to that collection that came before."""
@@ -45,5 +50,6 @@ class Storage:
     def close(self) -> None:
         """Waits for the threads, then saves and closes the collections. Blocks."""
         self._writers.shutdown()
+        self._searchers.shutdown()
         self._readers.shutdown()
         self.store.close()
