@@ -30,11 +30,11 @@ from whit.server.engine.types import Lane
 # Below this, sharing work among idle workers costs more than it gains: every run reads all the weights.
 _MIN_SHARE_TOKENS = 64
 
-# For so long after an interactive job came, another is to be expected, and bulk is run in small micro-batches: an
-# interactive one may find every worker in the middle of such a run. They take so many seconds, or longer where
-# otherwise more than so large a part of each were the fixed cost of a run.
+# For so long after an interactive job came, others are to be expected, and bulk is run in small micro-batches: they may
+# need more than the express worker. Such a run takes so many seconds, or longer where otherwise more than so large a
+# part of it were the fixed cost of a run.
 _INTERACTIVE_MEMORY_S = 2.0
-_BULK_RUN_S = 0.005
+_BULK_RUN_S = 0.02
 _FIXED_PART = 0.1
 
 _BucketKey = tuple[str, int]  # model id, attention length
