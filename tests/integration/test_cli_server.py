@@ -352,6 +352,7 @@ def test_what_the_server_refuses_is_said_in_words_of_the_command_line(whit: Whit
         assert refused.code == 1
         assert "give --on-overflow truncate to" in refused.err
         assert "texts[" not in refused.err
+        assert refused.err.startswith(("whit search: the text has 502 tokens", "text 1: has 502 tokens"))
     assert whit("search", "words", long, "--on-overflow", "truncate", "--json").json["hits"]
     for arguments in (["search", "words", "x"], ["embed", "x"]):
         assert f"whit {arguments[0]}: role: must be " in whit(*arguments, "--role", "poem").err

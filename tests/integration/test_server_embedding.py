@@ -150,7 +150,7 @@ def test_an_unknown_role_is_refused_and_the_known_ones_are_named(wire):
     assert problem.violations[0].field == "options.role"
     assert "document, query" in problem.message
     problem = refused(lambda: wire.embed("a", model="models/plain", role="query"))
-    assert "has none" in problem.message
+    assert "has no prompts" in problem.message
 
 
 @pytest.mark.parametrize("dimension_count", [-1, DIMENSION_COUNT + 1, 2**31 - 1])

@@ -158,4 +158,5 @@ def _in_words_of_flags(error: Exception) -> str:
         return str(error)
     from whit.cli.remote import why  # the client is loaded, so this costs nothing
 
-    return why(error)
+    words = why(error)
+    return f"the text {words}" if words.startswith(("has ", "is ")) else words
