@@ -83,7 +83,7 @@ def trained_scheduler(*, workers=1, **options):
 
 
 def test_a_call_that_cannot_meet_its_deadline_is_refused_before_it_runs():
-    scheduler, clock = trained_scheduler()
+    scheduler, clock = trained_scheduler(budget=100)
     assert scheduler.submit(make_job([100] * 4)[0]) is None
     fits, _ = make_job([100], deadline=clock.now + 0.25)  # 100 tokens of the other call go first: turns are fair
     assert scheduler.submit(fits) is None
@@ -99,7 +99,7 @@ def test_a_call_that_cannot_meet_its_deadline_is_refused_before_it_runs():
 
 
 def test_more_workers_meet_a_deadline_sooner():
-    scheduler, clock = trained_scheduler(workers=2)
+    scheduler, clock = trained_scheduler(workers=2, budget=100)
     scheduler.submit(make_job([100] * 4)[0])
     assert scheduler.submit(make_job([100] * 4, deadline=clock.now + 0.45)[0]) is None
     assert scheduler.submit(make_job([100] * 4, deadline=clock.now + 0.45)[0]) is not None
@@ -121,6 +121,16 @@ def test_what_is_left_of_a_call_is_dropped_once_its_deadline_cannot_be_met():
     assert late.problem.reason is Reason.DEADLINE_EXCEEDED
     assert len(calls) == 1
     assert scheduler.statistics().deadline_token_count == 200
+
+
+def test_the_company_in_its_micro_batch_counts_against_a_deadline():
+    scheduler, clock = trained_scheduler(budget=400)
+    scheduler.submit(make_job([100] * 4)[0])
+    brink, _ = make_job([16], deadline=clock.now + 0.35)
+    refusal = scheduler.submit(brink)
+    assert refusal is not None
+    assert refusal.reason is Reason.DEADLINE_EXCEEDED
+    assert scheduler.submit(make_job([16], deadline=clock.now + 0.50)[0]) is None
 
 
 def test_a_call_is_tried_whatever_is_predicted_if_nothing_else_waits():

@@ -254,7 +254,7 @@ class Scheduler:
         return budget
 
     def _shed(self, job: Job, now: float) -> bool:
-        """Drops a job whose deadline has passed or cannot be met, even if all workers ran it from now on."""
+        """Drops a job whose deadline has passed or cannot be met, even if it ran from now on."""
         if job.deadline is None:
             return False
         problem = problems.deadline_exceeded() if job.deadline <= now else self._hopeless(job, now, 0)
@@ -278,7 +278,11 @@ class Scheduler:
         ):
             return None
         own_s = costs.seconds(job.waiting_tokens, job.waiting_cells)
-        needed_s = (token_s * tokens_ahead + own_s) / self._worker_count
+        # A job is done when the last micro-batch is that it is in, and that one fills up with others' work. Under overload
+        # it is better to drop who comes too late for that than to run in small micro-batches, later and later.
+        waiting = self._statistics.lanes[job.lane].waiting_token_count
+        run_s = costs.run_s + token_s * min(waiting, self._micro_batch_token_count)
+        needed_s = token_s * tokens_ahead / self._worker_count + max(own_s / self._worker_count, run_s)
         left_s = job.deadline - now
         return problems.deadline_hopeless(needed_s, left_s) if needed_s > left_s else None
 
