@@ -1,9 +1,12 @@
 """The engine as its callers see it, over a fake tokenizer and a fake encoder that tests can hold still."""
 
 import asyncio
+import os
 import random
+import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pytest
 
 from whit.contract.errors import Reason
 from whit.contract.manifest import REQUIRED_FILES, Manifest
-from whit.server.engine import EmbedSpec, Engine, Lane, LoadedModel, WorkerDiedError
+from whit.server.engine import EmbedSpec, Engine, Flow, Lane, LoadedModel, WorkerDiedError, workers
 from whit.server.errors import ServiceError
 
 DIMENSIONS = 8
@@ -470,3 +473,50 @@ def test_settings_must_be_positive(name):
     settings = dict.fromkeys(["worker_count", "queue_token_count", "micro_batch_token_count", "text_byte_count"], 1)
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         Engine({}, **(settings | {name: 0}))
+
+
+class HoldsLongTexts(FakeEncoder):
+    """Lets short texts through whatever the gate."""
+
+    def run(self, sequences):
+        if len(sequences[0]) > 16:
+            return super().run(sequences)
+        return np.stack([vector_of(ids) for ids in sequences])
+
+
+def test_an_interactive_call_is_answered_while_bulk_holds_every_worker():
+    async def main():
+        model = replace(make_model(), encoder=HoldsLongTexts())
+        model.encoder.gate.clear()
+        async with make_engine(model) as engine:
+            bulk = asyncio.create_task(
+                engine.embed_texts("m", ["long " * 6] * 3, RAW, lane=Lane.BULK, deadline=None, wait=True, flow=Flow())
+            )
+            await worker_started(model)
+            found = await embed(engine, ["short"])
+            assert np.array_equal(found.vectors[0], expected_for("short"))
+            assert not bulk.done()
+            model.encoder.gate.set()
+            await bulk
+            done = engine.statistics()
+        assert done.token_count == 7 + 3 * 32
+        assert done.lanes[Lane.BULK].token_count == 3 * 32
+        assert done.lanes[Lane.INTERACTIVE].job_count == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a priority of one thread")
+def test_workers_give_way_to_the_event_loop():
+    found = []
+
+    def work():
+        workers._give_way()
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [min(19, before + 5)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
