@@ -253,7 +253,13 @@ async def abort(context: Context, problem: Problem) -> NoReturn:
     """Ends the call with the problem as a rich status."""
     fitted = _fitted(problem)
     status = to_status(fitted).SerializeToString()
-    await context.abort(fitted.status_code, fitted.message, (("grpc-status-details-bin", status),))
+    try:
+        await context.abort(fitted.status_code, fitted.message, (("grpc-status-details-bin", status),))
+    except grpc.aio.AbortError:
+        raise
+    except grpc.aio.BaseError:
+        # The call ended a moment ago, cancelled or past its deadline: nobody is left to be told, and nothing is wrong.
+        raise asyncio.CancelledError from None
     raise AssertionError("context.abort returned")
 
 
