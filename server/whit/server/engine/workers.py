@@ -9,19 +9,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 from whit.server.engine import problems
 from whit.server.engine.jobs import MicroBatch
 from whit.server.engine.models import LoadedModel
 from whit.server.engine.scheduler import Scheduler
+from whit.server.engine.types import Lane
 
 _logger = logging.getLogger(__name__)
 
-_NICENESS = 5
+# Enough for a thread that wakes up to interrupt one that computes bulk. With more, bulk threads that hold the interpreter's
+# lock are kept waiting by other programs for so long that they hold up everybody: ADR 8.
+_NICENESS = 2
 
 
 class Workers:
-    """``count`` threads over one scheduler. ``on_death`` is called from a thread that ends without having been told to."""
+    """``count`` threads over one scheduler, and an express one for interactive work.
+
+    ``on_death`` is called from a thread that ends without having been told to.
+    """
 
     def __init__(
         self,
@@ -34,9 +41,14 @@ class Workers:
         self._models = models
         self._scheduler = scheduler
         self._on_death = on_death
+        # Bulk work is computed in threads that give way to all others. Only that: one that is kept from running must not
+        # hold the scheduler's lock, and the interpreter's for as short as can be.
+        self._bulk = ThreadPoolExecutor(count, thread_name_prefix="whit-bulk", initializer=_give_way)
         # Not daemons: a thread that outlives the engine is a defect that should show.
-        self._threads = [threading.Thread(target=self._work, name=f"whit-worker-{i}") for i in range(count)]
-        self._threads.append(threading.Thread(target=self._work_express, name="whit-worker-express"))
+        takes = [scheduler.take] * count + [scheduler.take_express]
+        self._threads = [
+            threading.Thread(target=self._work, args=(take,), name=f"whit-worker-{i}") for i, take in enumerate(takes)
+        ]
 
     def start(self) -> None:
         """Starts the threads."""
@@ -47,15 +59,9 @@ class Workers:
         """Waits for the threads to end. Blocks while a micro-batch is running; stop the scheduler first."""
         for thread in self._threads:
             thread.join()
+        self._bulk.shutdown()
 
-    def _work(self) -> None:
-        _give_way()
-        self._serve(self._scheduler.take)
-
-    def _work_express(self) -> None:
-        self._serve(self._scheduler.take_express)
-
-    def _serve(self, take: Callable[[], MicroBatch | None]) -> None:
+    def _work(self, take: Callable[[], MicroBatch | None]) -> None:
         batch: MicroBatch | None = None
         try:
             while (batch := take()) is not None:
@@ -70,7 +76,11 @@ class Workers:
     def _run(self, batch: MicroBatch) -> None:
         model = self._models[batch.model_id]
         try:
-            vectors = model.encoder.run([waiting.ids for _, waiting in batch.entries])
+            sequences = [waiting.ids for _, waiting in batch.entries]
+            if batch.lane is Lane.BULK:
+                vectors = self._bulk.submit(model.encoder.run, sequences).result()
+            else:
+                vectors = model.encoder.run(sequences)
             expected = len(batch.entries), model.manifest.dimension_count
             if vectors.shape != expected:
                 raise ValueError(f"the encoder gave vectors of shape {vectors.shape} instead of {expected}")
@@ -86,7 +96,7 @@ class Workers:
 
 
 def _give_way() -> None:
-    """Has the calling thread give way to the event loop and to the express worker, where they want the same core."""
+    """Has the calling thread give way to the event loop and to interactive work, where they want the same core."""
     if sys.platform == "linux":  # elsewhere a priority is that of the whole process
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
