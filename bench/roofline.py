@@ -98,7 +98,8 @@ def profile(package: Path, encoder: Encoder, sequences: Sequence[Any]) -> Mappin
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     spent: Counter[str] = Counter()
     for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
+        is_kernel = event.get("cat") == "Node" and event["name"].endswith("kernel_time")
+        if is_kernel and event["args"]["op_name"] != "If":  # its branches' operators are listed themselves
             spent[event["args"]["op_name"]] += event["dur"]
     return {name: round(duration / spent.total(), 4) for name, duration in spent.most_common(12)}
 
