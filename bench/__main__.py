@@ -32,7 +32,7 @@ def main() -> None:
     checkpoint = Path(spec.submodule_search_locations[0]) / "model"
     for dtype in ("float32", "int8"):
         print(compile_checkpoint(checkpoint, BUILD / dtype, ExportOptions(dtype=dtype, name=NAME)), flush=True)
-    _record("serving", lambda: serving.measure(BUILD / "int8", rounds=5, text_count=1500))
+    _record("serving", lambda: serving.measure(BUILD / "int8", rounds=7, text_count=1500))
     _record("packages", lambda: packages.measure([BUILD / "float32", BUILD / "int8"], "test", rounds=7))
 
 
