@@ -100,14 +100,14 @@ def from_batch(batch: vector_pb2.VectorBatch, *, count: int | None, dimension_co
 
 
 def metadata_json(struct: struct_pb2.Struct) -> str:
-    """Metadata as the text of a JSON object; whole numbers are written without a fraction.
+    """Metadata as the text of a JSON object, by name; whole numbers are written without a fraction.
 
     Raises:
         ValueError: a value is missing, NaN, infinite or too deep; the message is the description of a violation.
     """
     if not struct.fields:
         return "{}"
-    return json.dumps(_plain(struct, 1), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return json.dumps(_plain(struct, 1), ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 
 def fill_struct(struct: struct_pb2.Struct, text: str) -> None:
