@@ -231,8 +231,14 @@ def test_demo_says_why_its_server_did_not_start(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_interrupted_demo_stops_its_server(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_demo_stops_its_server(
+    tmp_path: Path, number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
     address = ""
+    outside = signal.getsignal(signal.SIGINT)
+    # Where the tests run in the background of a shell, Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, outside))
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
         with local_server.local_server(package(), tmp_path / "data", tmp_path / "log") as address:
