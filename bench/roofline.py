@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from bench.evaluation import read_retrieval, read_sts
 from bench.machine import describe
@@ -88,10 +87,7 @@ def profile(package: Path, encoder: Encoder, sequences: Sequence[Any]) -> Mappin
     with tempfile.TemporaryDirectory() as folder:
         options = session_options()
         options.enable_profiling, options.profile_file_prefix = True, str(Path(folder, "profile"))
-        disabled = ["SkipLayerNormFusion", "BiasSkipLayerNormFusion"]
-        session = onnxruntime.InferenceSession(
-            str(package / GRAPH_FILE), options, providers=[encoder.provider], disabled_optimizers=disabled
-        )
+        session = open_session(package / GRAPH_FILE, encoder.provider, options)
         encoder._session = session
         for _ in range(2):
             encoder.encode(sequences)

@@ -36,8 +36,10 @@ def session_options() -> onnxruntime.SessionOptions:
     return options
 
 
-def open_session(graph: Path | bytes, provider: str = CPU) -> onnxruntime.InferenceSession:
-    """A session of a graph file or of serialised graph bytes.
+def open_session(
+    graph: Path | bytes, provider: str = CPU, options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
+    """A session of a graph file or of serialised graph bytes; ``options`` None: those of ``session_options``.
 
     Raises:
         PackageError: onnxruntime cannot load it, or offers no such provider on this machine.
@@ -48,7 +50,7 @@ def open_session(graph: Path | bytes, provider: str = CPU) -> onnxruntime.Infere
     source = graph if isinstance(graph, bytes) else str(graph)
     try:
         return onnxruntime.InferenceSession(
-            source, session_options(), providers=[provider], disabled_optimizers=_DISABLED_OPTIMIZERS
+            source, options or session_options(), providers=[provider], disabled_optimizers=_DISABLED_OPTIMIZERS
         )
     except Exception as error:  # onnxruntime's exception types are private
         name = "the graph" if isinstance(graph, bytes) else str(graph)
