@@ -107,6 +107,11 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     )
 
 
+def encoder_folder(folder: Path) -> Path:
+    """Where a checkpoint folder keeps the encoder's ``config.json``, weights and tokenizer: itself, or a folder in it."""
+    return folder / _read_modules(folder).encoder
+
+
 @dataclass(frozen=True, slots=True)
 class _Modules:
     encoder: str = ""

@@ -1,0 +1,97 @@
+"""Writes a checkpoint folder that was derived from another: every pruning, trimming and distilling step ends here.
+
+The result is an ordinary sentence-transformers or Hugging Face folder, so that steps chain and other tools can read it.
+``whit.json`` in it lists the steps that led there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from safetensors.numpy import save_file
+
+from whit.export.checkpoint import CheckpointError, Tensors, encoder_folder
+
+STEPS_FILE = "whit.json"
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.h5", "*.msgpack", "onnx", "openvino")
+
+
+def derive_checkpoint(
+    source: Path,
+    out: Path,
+    *,
+    tensors: Tensors,
+    config: Mapping[str, Any] | None = None,
+    tokenizer: tokenizers.Tokenizer | None = None,
+    step: Mapping[str, Any],
+) -> None:
+    """Writes ``out``: ``source`` with other encoder weights. It appears whole or not at all.
+
+    Args:
+        source: the checkpoint folder; everything but the encoder's weights is copied from it.
+        out: where to write; an existing folder there is replaced if it was made by this function.
+        tensors: all tensors of the encoder, float32, by their names in the checkpoint.
+        config: fields of ``config.json`` that change.
+        tokenizer: takes the place of ``tokenizer.json``; None: unchanged.
+        step: what was done and with which options, as plain JSON; appended to the list in ``whit.json``.
+
+    Raises:
+        CheckpointError: ``out`` is something else, or cannot be written (no permission, disk full).
+    """
+    if out.exists() and not (out / STEPS_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and was not made by whit; choose another --out or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+            new = Path(scratch, "new")
+            encoder = encoder_folder(source)
+            shutil.copytree(source, new, ignore=lambda folder, names: _weights(Path(folder), names, encoder))
+            _write_encoder(new / encoder.relative_to(source), tensors, config or {}, tokenizer)
+            _write_json(new / STEPS_FILE, {"steps": [*read_steps(source), dict(step)]})
+            if out.exists():
+                out.replace(Path(scratch, "old"))
+            new.replace(out)
+    except OSError as error:
+        raise CheckpointError(
+            f"{out} cannot be written ({error.strerror or error}); free space or choose another --out"
+        ) from None
+
+
+def read_steps(folder: Path) -> list[dict[str, Any]]:
+    """The steps that led to a checkpoint folder, oldest first; empty for one that whit did not make."""
+    path = folder / STEPS_FILE
+    return list(json.loads(path.read_text(encoding="utf-8"))["steps"]) if path.is_file() else []
+
+
+def _weights(folder: Path, names: list[str], encoder: Path) -> set[str]:
+    """Names in the encoder's own folder that hold its weights, in any format: they would contradict the new ones."""
+    if folder != encoder:
+        return set()
+    return {name for name in names if any(Path(name).match(pattern) for pattern in _WEIGHTS)}
+
+
+def _write_encoder(
+    folder: Path, tensors: Tensors, changes: Mapping[str, Any], tokenizer: tokenizers.Tokenizer | None
+) -> None:
+    plain = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
+    save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | dict(changes)
+    # The weights are float32 now, whatever they were.
+    config |= {key: "float32" for key in ("dtype", "torch_dtype") if key in config}
+    _write_json(path, config)
+    if tokenizer is not None:
+        tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+        for stale in ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"):
+            (folder / stale).unlink(missing_ok=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
