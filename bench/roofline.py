@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluation import read_retrieval, read_sts
+from bench.data import collection, stsb
 from bench.machine import describe
 from whit.contract.manifest import GRAPH_FILE
 from whit.export.graph import FLOAT, MICROSOFT, UINT8, Graph
@@ -114,8 +114,8 @@ def main() -> None:
     parser.add_argument("int8_package", type=Path)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    abstracts = [text for text in read_retrieval("cranfield", "dev").documents if len(text) > 1800][:24]
-    texts = {"short": read_sts("dev").first[:600], "tokens_256": abstracts}
+    abstracts = [text for text in collection("cranfield", "dev").documents if len(text) > 1800][:24]
+    texts = {"short": stsb("dev").first[:600], "tokens_256": abstracts}
     peaks = {"float32": gemm_rate(PEAK_SHAPE, quantized=False), "int8": gemm_rate(PEAK_SHAPE, quantized=True)}
     found: dict[str, Any] = {
         "machine": describe(),

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from bench.evaluation import read_retrieval, read_sts
+from bench.data import collection, stsb
 from bench.machine import describe
 from bench.server import running
 from whit.client import Client
@@ -29,7 +29,7 @@ POINTS = 10_000
 
 def mixed_texts(count: int) -> list[str]:
     """Short sentences, abstracts and cut abstracts in equal parts, shuffled the same way each time."""
-    sts, abstracts = read_sts("dev"), read_retrieval("cranfield", "dev").documents
+    sts, abstracts = stsb("dev"), collection("cranfield", "dev").documents
     part = count // 3
     texts = [*sts.first[:part], *abstracts[:part], *[text[:300] for text in abstracts[part : 2 * part]]]
     random.Random(0).shuffle(texts)
@@ -98,7 +98,7 @@ def cold_start(package: Path, scratch: Path, rounds: int) -> dict[str, Any]:
 
 def memory(package: Path, scratch: Path) -> dict[str, Any]:
     """Resident bytes of the server once it has embedded and holds POINTS points, and after searching them."""
-    sentences = [*read_sts("dev").first, *read_sts("dev").second]
+    sentences = [*stsb("dev").first, *stsb("dev").second]
     texts = [f"{sentences[i % len(sentences)]} ({i})" for i in range(POINTS)]
     with running([package], scratch / "memory") as server, Client(server.address) as whit:
         loaded, _ = server.memory_bytes()

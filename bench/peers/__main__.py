@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.evaluation import DATA
+from bench.data import require
 from bench.machine import describe
 from bench.peers import measure, report
 from bench.peers.contenders import BUILD, PACKAGES, REQUIREMENTS, ROOT, Contender, contenders, interpreter
@@ -40,8 +40,7 @@ NAME = "all-MiniLM-L6-v2"
 def main() -> None:
     """Prepares, measures, writes; see the module's docstring."""
     arguments = _parser().parse_args()
-    if not (DATA / "sts").is_dir():
-        raise SystemExit(f"{DATA} has no evaluation sets; set WHIT_EVAL_DATA to a folder with sts/ and retrieval/")
+    require()
     checkpoint = checkpoint_folder()
     wanted = [c for c in contenders(checkpoint) if not arguments.only or c.name in arguments.only]
     if not wanted:

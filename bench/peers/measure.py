@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.evaluation import FloatMatrix, Sts, read_retrieval, read_sts, sts_score
+from bench.data import collection, stsb
 from bench.peers.process import Worker
+from whit.export.evaluate import FloatMatrix, Sts, sts_score
 
 SETS = ("short", "abstracts", "mixed")
 
@@ -32,16 +33,16 @@ def read_texts(scale: float, sts_split: str) -> Texts:
     ``scale`` multiplies their numbers; below 1 it also cuts the STS-B pairs of ``sts_split``, which makes the quality a rough one.
     """
     short, abstracts, mixed, single = (round(scale * count) for count in (600, 48, 150, 50))
-    sts = read_sts("dev")
+    sts = stsb("dev")
     sentences = [*sts.first, *sts.second]
     random.Random(0).shuffle(sentences)
-    long = [text for text in read_retrieval("cranfield", "dev").documents if len(text) > 1200]
+    long = [text for text in collection("cranfield", "dev").documents if len(text) > 1200]
     random.Random(0).shuffle(long)
     part = round(0.7 * mixed)
     blend = [*sentences[-part:], *long[-(mixed - part) :]]
     random.Random(0).shuffle(blend)
     sets = {"short": sentences[:short], "abstracts": long[:abstracts], "mixed": blend}
-    scored = read_sts(sts_split)
+    scored = stsb(sts_split)
     pairs = round(min(1.0, scale) * len(scored.first))
     scored = Sts(scored.first[:pairs], scored.second[:pairs], scored.scores[:pairs])
     return Texts(sets, sentences[short : short + single], scored)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.evaluation import read_retrieval, read_sts
+from bench.data import collection, stsb
 from bench.peers.contenders import (
     BUILD,
     INFINITY,
@@ -79,8 +79,8 @@ def _models(contender: Contender, checkpoint: Path) -> None:
 
 def _calibration_texts() -> list[str]:
     """Half sentences, half abstracts, none of which is measured later."""
-    sentences = read_sts("train").first[: CALIBRATION_TEXTS // 2]
-    abstracts = read_retrieval("medline", "dev").documents[: CALIBRATION_TEXTS // 2]
+    sentences = stsb("train").first[: CALIBRATION_TEXTS // 2]
+    abstracts = collection("medline", "dev").documents[: CALIBRATION_TEXTS // 2]
     return [" ".join(text.split()) for text in (*sentences, *abstracts)]
 
 
