@@ -107,10 +107,16 @@ def _embed(g: Graph, weights: EncoderWeights, *, quantized: bool) -> str:
 def _layer(
     g: Graph, x: str, layer: Layer, name: str, weights: EncoderWeights, attention: _Attention, linear: Emitter
 ) -> str:
-    context = attention(linear(x, f"{name}.qkv"))
-    x = _norm(g, g.op("Add", linear(context, f"{name}.out"), x), layer.attention_norm, weights.epsilon)
-    hidden = _activate(g, linear(x, f"{name}.up"), weights.activation)
-    return _norm(g, g.op("Add", linear(hidden, f"{name}.down"), x), layer.output_norm, weights.epsilon)
+    heads, inner = weights.heads_of(layer), layer.up.weight.shape[1]
+    # Where pruning left nothing of a block, its bias is all that it adds.
+    change = linear(attention(linear(x, f"{name}.qkv"), heads), f"{name}.out") if heads else g.const(layer.out.bias)
+    x = _norm(g, g.op("Add", change, x), layer.attention_norm, weights.epsilon)
+    change = (
+        linear(_activate(g, linear(x, f"{name}.up"), weights.activation), f"{name}.down")
+        if inner
+        else g.const(layer.down.bias)
+    )
+    return _norm(g, g.op("Add", change, x), layer.output_norm, weights.epsilon)
 
 
 class _Attention:
@@ -122,20 +128,12 @@ class _Attention:
 
     def __init__(self, g: Graph, weights: EncoderWeights, unmasked_length: int) -> None:
         self._g = g
-        self._heads = heads = weights.head_count
-        self._hidden = weights.hidden_count
-        self._width = self._hidden // heads
-        head_ids = np.arange(heads, dtype=np.int64)
-        # Row of (token, part, head) in the pack seen as [T * 3 * heads, width].
-        token = g.op("Mul", g.op("Unsqueeze", "gather_idx", g.ints(1)), g.ints(3 * heads))
-        self._rows = [g.op("Add", token, g.const((head_ids + part * heads).reshape(1, heads, 1))) for part in range(3)]
-        # Row of (token, head) in the attention output seen as [B * heads * S, width].
+        self._width = weights.head_width
+        head_counts = [heads for heads in dict.fromkeys(map(weights.heads_of, weights.layers)) if heads]
+        self._rows = {heads: self._rows_of(heads) for heads in head_counts}
         length = g.op("Shape", "gather_idx", start=1, end=2)
         text, cell = g.op("Div", "scatter_idx", length), g.op("Mod", "scatter_idx", length)
-        text_head = g.op(
-            "Add", g.op("Unsqueeze", g.op("Mul", text, g.ints(heads)), g.ints(1)), g.const(head_ids.reshape(1, heads))
-        )
-        self._back = g.op("Add", g.op("Mul", text_head, length), g.op("Unsqueeze", cell, g.ints(1)))
+        self._back = {heads: self._back_of(heads, text, cell, length) for heads in head_counts}
         empty = g.op("Sub", g.scalar(1), "key_mask")
         self._bias = g.op("Unsqueeze", g.op("Mul", empty, g.scalar(MASKED)), g.ints(1, 2))  # [B, 1, 1, S]
         if weights.relative_bias is not None:
@@ -145,26 +143,44 @@ class _Attention:
         if unmasked_length:
             self._is_full = g.op("Equal", length, g.ints(unmasked_length))
 
-    def __call__(self, qkv: str) -> str:
+    def _rows_of(self, heads: int) -> list[str]:
+        """For each of query, key and value: row of (token, part, head) in the pack seen as [T * 3 * heads, width]."""
+        g, head_ids = self._g, np.arange(heads, dtype=np.int64)
+        token = g.op("Mul", g.op("Unsqueeze", "gather_idx", g.ints(1)), g.ints(3 * heads))
+        return [g.op("Add", token, g.const((head_ids + part * heads).reshape(1, heads, 1))) for part in range(3)]
+
+    def _back_of(self, heads: int, text: str, cell: str, length: str) -> str:
+        """Row of (token, head) in the attention output seen as [B * heads * S, width]."""
+        g, head_ids = self._g, np.arange(heads, dtype=np.int64)
+        text_head = g.op(
+            "Add", g.op("Unsqueeze", g.op("Mul", text, g.ints(heads)), g.ints(1)), g.const(head_ids.reshape(1, heads))
+        )
+        return g.op("Add", g.op("Mul", text_head, length), g.op("Unsqueeze", cell, g.ints(1)))
+
+    def __call__(self, qkv: str, heads: int) -> str:
+        """``qkv`` [T, 3 * heads * width] to [T, heads * width]."""
         if not self._unmasked_length:
-            return self._masked(self._g, qkv)
-        return self._g.choose(self._is_full, lambda g: self._unmasked(g, qkv), lambda g: self._masked(g, qkv))
+            return self._masked(self._g, qkv, heads)
+        return self._g.choose(
+            self._is_full, lambda g: self._unmasked(g, qkv, heads), lambda g: self._masked(g, qkv, heads)
+        )
 
-    def _unmasked(self, g: Graph, qkv: str) -> str:
+    def _unmasked(self, g: Graph, qkv: str, heads: int) -> str:
         """Every cell of the grid holds a token: the pack is the grid, and the scores need never be in memory (flash)."""
-        grid = g.op("Reshape", qkv, g.ints(-1, self._unmasked_length, 3 * self._hidden))
-        ends = range(0, 3 * self._hidden + 1, self._hidden)
+        size = heads * self._width
+        grid = g.op("Reshape", qkv, g.ints(-1, self._unmasked_length, 3 * size))
+        ends = range(0, 3 * size + 1, size)
         parts = [g.op("Slice", grid, g.ints(a), g.ints(b), g.ints(2)) for a, b in itertools.pairwise(ends)]
-        context = g.op("MultiHeadAttention", *parts, domain=MICROSOFT, num_heads=self._heads)
-        return g.op("Reshape", context, g.ints(-1, self._hidden))
+        context = g.op("MultiHeadAttention", *parts, domain=MICROSOFT, num_heads=heads)
+        return g.op("Reshape", context, g.ints(-1, size))
 
-    def _masked(self, g: Graph, qkv: str) -> str:
+    def _masked(self, g: Graph, qkv: str, heads: int) -> str:
         rows = g.op("Reshape", qkv, g.ints(-1, self._width))
-        query, key, value = (g.op("Gather", rows, index) for index in self._rows)
+        query, key, value = (g.op("Gather", rows, index) for index in self._rows[heads])
         scores = g.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1, alpha=1 / math.sqrt(self._width))
         attention = g.op("Softmax", g.op("Add", scores, self._bias), axis=-1)
         context = g.op("Reshape", g.op("MatMul", attention, value), g.ints(-1, self._width))
-        return g.op("Reshape", g.op("Gather", context, self._back), g.ints(-1, self._hidden))
+        return g.op("Reshape", g.op("Gather", context, self._back[heads]), g.ints(-1, heads * self._width))
 
 
 # From this distance on, the bias no longer changes.

@@ -8,7 +8,7 @@ All of them are one machine (post-layer-norm encoder with learned positions), so
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,23 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerNames:
+    """Where a checkpoint keeps its layers: the tensors of layer ``i`` lie below ``{stack}.{i}``, under these names."""
+
+    stack: str
+    query: str
+    key: str
+    value: str
+    out: str
+    attention_norm: str
+    up: str
+    down: str
+    output_norm: str
+    layer_count: str = "num_hidden_layers"  # fields of config.json
+    inner_count: str = "intermediate_size"
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderWeights:
     """A post-layer-norm encoder, whatever the architecture called its parts."""
 
@@ -64,6 +81,15 @@ class EncoderWeights:
     def hidden_count(self) -> int:
         """Width of the hidden states."""
         return int(self.layers[0].qkv.weight.shape[0])
+
+    @property
+    def head_width(self) -> int:
+        """Width of one attention head. Pruned layers have fewer heads than ``head_count``, of the same width."""
+        return self.hidden_count // self.head_count
+
+    def heads_of(self, layer: Layer) -> int:
+        """Attention heads that a layer has."""
+        return int(layer.qkv.weight.shape[1]) // (3 * self.head_width)
 
     @property
     def max_token_count(self) -> int:
@@ -145,6 +171,11 @@ class Source:
         ends = [name.removesuffix("embeddings.word_embeddings.weight") for name in tensors]
         self._prefix = next((p for p, name in zip(ends, tensors, strict=True) if p != name), "")
 
+    @property
+    def prefix(self) -> str:
+        """What comes before every name."""
+        return self._prefix
+
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._tensors
 
@@ -186,21 +217,59 @@ class Source:
             )
         return Norm(gain, bias)
 
+    def layer(self, names: LayerNames, i: int) -> Layer:
+        """Encoder layer ``i``."""
+        at = f"{names.stack}.{i}"
+        return Layer(
+            qkv=self.linear(*(f"{at}.{part}" for part in (names.query, names.key, names.value))),
+            out=self.linear(f"{at}.{names.out}"),
+            attention_norm=self.norm(f"{at}.{names.attention_norm}"),
+            up=self.linear(f"{at}.{names.up}"),
+            down=self.linear(f"{at}.{names.down}"),
+            output_norm=self.norm(f"{at}.{names.output_norm}"),
+        )
+
+    def layers(self, names: LayerNames, count: int) -> list[Layer]:
+        """The first ``count`` encoder layers."""
+        return [self.layer(names, i) for i in range(count)]
+
+
+BERT_LAYER = LayerNames(
+    stack="encoder.layer",
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    out="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    up="intermediate.dense",
+    down="output.dense",
+    output_norm="output.LayerNorm",
+)
+MPNET_LAYER = replace(
+    BERT_LAYER,
+    query="attention.attn.q",
+    key="attention.attn.k",
+    value="attention.attn.v",
+    out="attention.attn.o",
+    attention_norm="attention.LayerNorm",
+)
+DISTILBERT_LAYER = LayerNames(
+    stack="transformer.layer",
+    query="attention.q_lin",
+    key="attention.k_lin",
+    value="attention.v_lin",
+    out="attention.out_lin",
+    attention_norm="sa_layer_norm",
+    up="ffn.lin1",
+    down="ffn.lin2",
+    output_norm="output_layer_norm",
+    layer_count="n_layers",
+    inner_count="hidden_dim",
+)
+
 
 def bert(config: Settings, source: Source) -> EncoderWeights:
     """BERT and MiniLM; with other position ids also RoBERTa and XLM-RoBERTa; with a projection ELECTRA."""
-
-    def layer(i: int) -> Layer:
-        at = f"encoder.layer.{i}"
-        return Layer(
-            qkv=source.linear(*(f"{at}.attention.self.{part}" for part in ("query", "key", "value"))),
-            out=source.linear(f"{at}.attention.output.dense"),
-            attention_norm=source.norm(f"{at}.attention.output.LayerNorm"),
-            up=source.linear(f"{at}.intermediate.dense"),
-            down=source.linear(f"{at}.output.dense"),
-            output_norm=source.norm(f"{at}.output.LayerNorm"),
-        )
-
     words = source.table("word_embeddings")
     first_type = source.table("token_type_embeddings", words.shape[1])[0]
     return EncoderWeights(
@@ -209,7 +278,7 @@ def bert(config: Settings, source: Source) -> EncoderWeights:
         positions=source.table("position_embeddings", words.shape[1]) + first_type,
         embedding_norm=source.norm("embeddings.LayerNorm"),
         projection=source.linear("embeddings_project") if "embeddings_project.weight" in source else None,
-        layers=[layer(i) for i in range(config.count("num_hidden_layers"))],
+        layers=source.layers(BERT_LAYER, config.count("num_hidden_layers")),
         head_count=config.count("num_attention_heads"),
         activation=config.activation("hidden_act"),
         epsilon=config.epsilon("layer_norm_eps"),
@@ -219,25 +288,13 @@ def bert(config: Settings, source: Source) -> EncoderWeights:
 
 def distilbert(config: Settings, source: Source) -> EncoderWeights:
     """DistilBERT: no token types."""
-
-    def layer(i: int) -> Layer:
-        at = f"transformer.layer.{i}"
-        return Layer(
-            qkv=source.linear(*(f"{at}.attention.{part}_lin" for part in "qkv")),
-            out=source.linear(f"{at}.attention.out_lin"),
-            attention_norm=source.norm(f"{at}.sa_layer_norm"),
-            up=source.linear(f"{at}.ffn.lin1"),
-            down=source.linear(f"{at}.ffn.lin2"),
-            output_norm=source.norm(f"{at}.output_layer_norm"),
-        )
-
     words = source.table("word_embeddings")
     return EncoderWeights(
         architecture="distilbert",
         words=words,
         positions=source.table("position_embeddings", words.shape[1]),
         embedding_norm=source.norm("embeddings.LayerNorm"),
-        layers=[layer(i) for i in range(config.count("n_layers"))],
+        layers=source.layers(DISTILBERT_LAYER, config.count("n_layers")),
         head_count=config.count("n_heads"),
         activation=config.activation("activation"),
         epsilon=1e-12,
@@ -246,25 +303,13 @@ def distilbert(config: Settings, source: Source) -> EncoderWeights:
 
 def mpnet(config: Settings, source: Source) -> EncoderWeights:
     """MPNet: one relative position bias, shared by all layers."""
-
-    def layer(i: int) -> Layer:
-        at = f"encoder.layer.{i}"
-        return Layer(
-            qkv=source.linear(*(f"{at}.attention.attn.{part}" for part in "qkv")),
-            out=source.linear(f"{at}.attention.attn.o"),
-            attention_norm=source.norm(f"{at}.attention.LayerNorm"),
-            up=source.linear(f"{at}.intermediate.dense"),
-            down=source.linear(f"{at}.output.dense"),
-            output_norm=source.norm(f"{at}.output.LayerNorm"),
-        )
-
     words = source.table("word_embeddings")
     return EncoderWeights(
         architecture="mpnet",
         words=words,
         positions=source.table("position_embeddings", words.shape[1]),
         embedding_norm=source.norm("embeddings.LayerNorm"),
-        layers=[layer(i) for i in range(config.count("num_hidden_layers"))],
+        layers=source.layers(MPNET_LAYER, config.count("num_hidden_layers")),
         head_count=config.count("num_attention_heads"),
         activation=config.activation("hidden_act"),
         epsilon=config.epsilon("layer_norm_eps"),
@@ -282,6 +327,15 @@ FAMILIES: Mapping[str, Callable[[Settings, Source], EncoderWeights]] = {
     "mpnet": mpnet,
 }
 
+LAYER_NAMES: Mapping[str, LayerNames] = {
+    "bert": BERT_LAYER,
+    "roberta": BERT_LAYER,
+    "xlm-roberta": BERT_LAYER,
+    "electra": BERT_LAYER,
+    "distilbert": DISTILBERT_LAYER,
+    "mpnet": MPNET_LAYER,
+}
+
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 
@@ -297,7 +351,7 @@ def _check_tokens(checkpoint: Checkpoint, weights: EncoderWeights) -> None:
 
 
 def _check_shapes(weights: EncoderWeights) -> None:
-    embedding, hidden, inner = weights.words.shape[1], weights.hidden_count, weights.layers[0].up.weight.shape[1]
+    embedding, hidden = weights.words.shape[1], weights.hidden_count
     if hidden % weights.head_count:
         raise CheckpointError(
             f"config.json: {weights.head_count} attention heads do not divide the hidden size {hidden}"
@@ -318,9 +372,16 @@ def _check_shapes(weights: EncoderWeights) -> None:
             f"the weights have embeddings of size {embedding}, a hidden size of {hidden} and no projection"
         )
     for i, layer in enumerate(weights.layers):
+        # Pruned layers are narrower, each in its own way.
+        attention, inner = weights.heads_of(layer) * weights.head_width, layer.up.weight.shape[1]
+        if weights.relative_bias is not None and attention != hidden:
+            raise CheckpointError(
+                f"layer {i} has {weights.heads_of(layer)} attention heads, but the relative attention bias is shared by "
+                f"layers of {weights.head_count}; restore the pruned heads"
+            )
         expected += [
-            (f"query, key and value of layer {i}", layer.qkv.weight, (hidden, 3 * hidden)),
-            (f"attention output of layer {i}", layer.out.weight, (hidden, hidden)),
+            (f"query, key and value of layer {i}", layer.qkv.weight, (hidden, 3 * attention)),
+            (f"attention output of layer {i}", layer.out.weight, (attention, hidden)),
             (f"first feed-forward of layer {i}", layer.up.weight, (hidden, inner)),
             (f"second feed-forward of layer {i}", layer.down.weight, (inner, hidden)),
             (f"attention LayerNorm of layer {i}", layer.attention_norm.gain, (hidden,)),
