@@ -91,7 +91,7 @@ def compile_checkpoint(
     limit = _max_token_count(source, weights, options)
     # No text reaches the positions beyond the limit: they are left out of the package.
     weights = replace(weights, positions=weights.positions[: limit + weights.position_offset])
-    texts = _calibration_texts(options.calibration)
+    texts = calibration_texts(options.calibration)
 
     _make_parent(out)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
@@ -149,7 +149,12 @@ def _unmasked_length(weights: EncoderWeights, limit: int) -> int:
     return limit if pays else 0
 
 
-def _calibration_texts(path: Path | None) -> list[str]:
+def calibration_texts(path: Path | None) -> list[str]:
+    """The lines of a text file, or of the text that ships with whit.
+
+    Raises:
+        CheckpointError: it cannot be read, or has too few lines.
+    """
     if path is None:
         text = (resources.files("whit.export") / "data" / "calibration.txt").read_text(encoding="utf-8")
     else:
