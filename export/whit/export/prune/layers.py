@@ -203,6 +203,5 @@ def _contrastive_loss(a: FloatArray, b: FloatArray) -> float:
 
 
 def _unit(x: FloatArray) -> FloatArray:
-    lengths: FloatArray = np.linalg.norm(x, axis=1, keepdims=True)
-    unit: FloatArray = x / np.maximum(lengths, 1e-12)
+    unit: FloatArray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
     return unit
