@@ -89,8 +89,19 @@ def _write_encoder(
     _write_json(path, config)
     if tokenizer is not None:
         tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-        for stale in ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"):
+        for stale in ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "added_tokens.json"):
             (folder / stale).unlink(missing_ok=True)
+        _move_added_tokens(folder / "tokenizer_config.json", tokenizer)
+
+
+def _move_added_tokens(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Moves the ids that transformers keeps a second time, and would believe these rather than tokenizer.json."""
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "added_tokens_decoder" in config:
+        ids = {token.content: str(row) for row, token in tokenizer.get_added_tokens_decoder().items()}
+        old = config["added_tokens_decoder"].values()
+        config["added_tokens_decoder"] = {ids[t["content"]]: t for t in old if t["content"] in ids}
+        _write_json(path, config)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
