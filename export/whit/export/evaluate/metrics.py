@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 FloatMatrix = NDArray[np.float32]
 
+DEPTH = 10
+_BLOCK_QUERIES = 64  # similarities in memory at a time: this many rows of the corpus's length
+
 
 def sts_score(first: FloatMatrix, second: FloatMatrix, scores: NDArray[np.float64]) -> float:
     """Spearman x 100 of the cosines of unit vectors [n, d] against the scores [n]."""
@@ -38,24 +41,35 @@ def ranks(x: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def ndcg_at_10(documents: FloatMatrix, queries: FloatMatrix, judgements: Mapping[int, Mapping[int, float]]) -> float:
     """nDCG@10 x 100 with linear gain, averaged over queries; unjudged documents count 0."""
-    similarity = queries.astype(np.float64) @ documents.T.astype(np.float64)
-    return 100 * float(ndcg_by_query(similarity, judgements).mean())
+    return 100 * float(ndcg_by_query(ranking(documents, queries, DEPTH), judgements).mean())
 
 
-def ndcg_by_query(
-    similarity: NDArray[np.floating], judgements: Mapping[int, Mapping[int, float]]
-) -> NDArray[np.float64]:
+def ranking(documents: FloatMatrix, queries: FloatMatrix, depth: int) -> NDArray[np.intp]:
+    """Indices [queries, depth] of the documents with the largest dot products, best first, equal ones in their order."""
+    wide = documents.astype(np.float64).T
+    best = np.empty((len(queries), min(depth, len(documents))), np.intp)
+    for start in range(0, len(queries), _BLOCK_QUERIES):
+        block = slice(start, start + _BLOCK_QUERIES)
+        best[block] = np.argsort(-(queries[block].astype(np.float64) @ wide), axis=1, kind="stable")[:, :depth]
+    return best
+
+
+def ndcg_by_query(best: NDArray[np.intp], judgements: Mapping[int, Mapping[int, float]]) -> NDArray[np.float64]:
     """nDCG@10 in 0..1 of each judged query, in the order of ``judgements``.
 
     Args:
-        similarity: [queries, documents]; equal values rank in the order of the documents.
+        best: document indices [queries, 10 or fewer], best first.
         judgements: query index -> {document index: gain}; each query has a gain above 0.
     """
-    discounts = 1 / np.log2(np.arange(2, 12))
+    discounts = 1 / np.log2(np.arange(2, DEPTH + 2))
     values = []
     for query, gains in judgements.items():
-        best = np.argsort(-similarity[query], kind="stable")[:10]
-        found = np.array([gains.get(int(document), 0.0) for document in best])
-        ideal = np.sort(np.array(list(gains.values())))[::-1][:10]
+        found = np.array([gains.get(int(document), 0.0) for document in best[query, :DEPTH]])
+        ideal = np.sort(np.array(list(gains.values())))[::-1][:DEPTH]
         values.append((found * discounts[: len(found)]).sum() / (ideal * discounts[: len(ideal)]).sum())
     return np.array(values)
+
+
+def recall_by_query(best: NDArray[np.intp], judgements: Mapping[int, Mapping[int, float]]) -> NDArray[np.float64]:
+    """Share of each query's judged documents that are in its row of ``best``, 0..1, in the order of ``judgements``."""
+    return np.array([np.isin(list(gains), best[query]).mean() for query, gains in judgements.items()])

@@ -1,0 +1,103 @@
+"""A package as an evaluation sees it: texts in, vectors out, along the path that the server takes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from whit.contract.vectors import truncate
+from whit.export.evaluate.metrics import FloatMatrix
+from whit.runtime import Encoder, Tokenizer, open_package
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+# Put before queries and documents when a package has prompts for these roles; the server's Search and Upsert do the same.
+QUERY = "query"
+DOCUMENT = "document"
+
+_CHUNK_TOKENS = 16_384  # between two steps of the progress bar
+
+
+def silent(_stage: str, _done: int, _total: int) -> None:
+    """Shows no progress."""
+
+
+class Model:
+    """A package, opened. Keeps the vectors it has made, so that sets and encodings over the same texts embed them once.
+
+    Attributes:
+        package: the package, checked.
+        name: how the model is called in tables: the folder's name.
+        cut_count: texts that were longer than the package reads, and were cut; the server does so with ``truncate``.
+    """
+
+    def __init__(self, directory: Path, *, threads: int | None = None, progress: Progress = silent) -> None:
+        """Opens a package.
+
+        Args:
+            directory: the package folder.
+            threads: how many micro-batches run side by side; None: one for each core.
+            progress: told how many texts of a call are done.
+
+        Raises:
+            PackageError: it is damaged, or made for another machine.
+        """
+        self.package = open_package(directory)
+        self.name = Path(os.path.abspath(directory)).name  # noqa: PTH100 - "." has no name, and links keep theirs
+        self.cut_count = 0
+        self._tokenizer, self._encoder = Tokenizer(self.package), Encoder(self.package)
+        self._threads = threads or os.cpu_count() or 1
+        self._progress = progress
+        self._known: dict[str, FloatMatrix] = {}
+
+    @property
+    def dimension_count(self) -> int:
+        """Columns of its vectors."""
+        return self.package.manifest.dimension_count
+
+    def embed(self, texts: Sequence[str], *, role: str | None = None) -> FloatMatrix:
+        """Vectors of length 1, float32 [len(texts), dimension_count], each computed once.
+
+        Args:
+            texts: any number, any length.
+            role: ``QUERY`` or ``DOCUMENT`` puts the package's prompt for it, if it has one, before each text.
+        """
+        prompt = self.package.manifest.prompts.get(role, "") if role else ""
+        wanted = [prompt + text for text in texts]
+        missing = [text for text in dict.fromkeys(wanted) if text not in self._known]
+        if missing:
+            self._known.update(zip(missing, self._compute(missing), strict=True))
+        if not wanted:
+            return np.empty((0, self.dimension_count), np.float32)
+        return np.stack([self._known[text] for text in wanted])
+
+    def _compute(self, texts: Sequence[str]) -> FloatMatrix:
+        limit = self.package.manifest.max_token_count
+        full = self._tokenizer.encode(texts)
+        sequences = [self._tokenizer.cut(ids, limit) for ids in full]
+        self.cut_count += sum(len(ids) > limit for ids in full)
+        # Longest first: what is left at the end is quick, and memory is at its peak at the start.
+        order = sorted(range(len(texts)), key=lambda i: -len(sequences[i]))
+        vectors = np.empty((len(texts), self.dimension_count), np.float32)
+        stage = f"embedding with {self.name}"
+        with ThreadPoolExecutor(self._threads) as threads:
+            start = 0
+            while start < len(order):
+                end = start + max(1, _CHUNK_TOKENS // len(sequences[order[start]]))
+                chunk = order[start:end]
+                vectors[chunk] = self._encoder.encode([sequences[i] for i in chunk], executor=threads)
+                start += len(chunk)
+                self._progress(stage, start, len(order))
+        return truncate(vectors, self.dimension_count, normalize=not self.package.manifest.normalized)
+
+    def cpu_and_wall_seconds(self, texts: Sequence[str]) -> tuple[float, float]:
+        """CPU and wall-clock seconds that one thread takes to tokenise and embed ``texts``, from nothing."""
+        limit = self.package.manifest.max_token_count
+        cpu, wall = time.process_time(), time.perf_counter()
+        self._encoder.encode([self._tokenizer.cut(ids, limit) for ids in self._tokenizer.encode(texts)])
+        return time.process_time() - cpu, time.perf_counter() - wall
