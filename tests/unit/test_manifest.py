@@ -18,8 +18,11 @@ from whit.contract.manifest import (
     FORMAT_VERSION,
     GOLDEN_FILE,
     GRAPH_FILE,
+    KINDS,
     REPORT_FILE,
     REQUIRED_FILES,
+    STATIC,
+    TABLE_FILE,
     TOKENIZER_FILE,
     LinearScheme,
     Manifest,
@@ -116,6 +119,68 @@ def test_defaults_stand_for_fields_left_out(directory: Path) -> None:
     found = read_manifest(directory)
 
     assert (found.normalized, found.attention_bucket, found.target, found.linears) == (True, 16, "cpu", ())
+
+
+def write_static(directory: Path, **changes: Any) -> Manifest:
+    """A static package as far as this module can tell."""
+    directory.mkdir()
+    for name in KINDS[STATIC].required_files:
+        (directory / name).write_bytes(f"bytes of {name}".encode() * 100)
+    files = {name: sha256_of(directory / name) for name in KINDS[STATIC].required_files}
+    manifest = Manifest("tiny", "static", 8, 64, 40, "mean", "int8", files, kind=STATIC, format_version=2)
+    manifest = dataclasses.replace(manifest, **changes)
+    (directory / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def test_a_static_package_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    written = write_static(tmp_path / "static")
+
+    found = read_manifest(tmp_path / "static")
+
+    assert (found, found.kind, found.model_file) == (written, STATIC, TABLE_FILE)
+    assert TABLE_FILE in KINDS[STATIC].required_files
+    assert GRAPH_FILE not in KINDS[STATIC].required_files
+    check_files(tmp_path / "static", found)
+
+
+def test_a_static_fingerprint_changes_with_the_table(tmp_path: Path) -> None:
+    one, other = write_static(tmp_path / "one"), write_static(tmp_path / "other")
+    changed = dataclasses.replace(other, files={**other.files, TABLE_FILE: "sha256:" + "0" * 64})
+
+    assert one.fingerprint == other.fingerprint != changed.fingerprint
+
+
+def test_the_kind_of_version_1_is_not_written(directory: Path) -> None:
+    content = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+
+    assert "kind" not in content
+    assert content["format_version"] == 1
+
+
+def test_a_kind_that_this_whit_does_not_know_is_refused_by_name(directory: Path) -> None:
+    change(directory, kind="lookup", format_version=2)
+
+    assert "this package is of kind 'lookup', this whit runs onnx, static; upgrade whit" in refusal(directory)
+
+
+def test_a_kind_in_a_version_that_had_none_is_refused(directory: Path) -> None:
+    change(directory, kind=STATIC)
+
+    assert "kind 'static' needs format_version 2, got 1" in refusal(directory)
+
+
+def test_a_dtype_of_another_kind_is_refused(tmp_path: Path) -> None:
+    write_static(tmp_path / "static", dtype="float32")
+
+    assert "dtype must be one of float16, int8, pq, got 'float32'" in refusal(tmp_path / "static")
+
+
+def test_a_static_package_without_its_table_is_refused(tmp_path: Path) -> None:
+    write_static(tmp_path / "static")
+    change(tmp_path / "static", files=dict.fromkeys(REQUIRED_FILES, "sha256:" + "0" * 64))
+
+    assert f"files does not name {TABLE_FILE}" in refusal(tmp_path / "static")
 
 
 def test_the_text_is_sorted_so_that_equal_manifests_have_equal_bytes() -> None:
@@ -307,6 +372,7 @@ WRONG: dict[str, list[object]] = {
     "instruction_set": [3, "", None],
     "linears": [3, None, {}, [3], [{}], [{"name": 3, "scheme": "row"}], [{"name": "x", "scheme": "row", "more": 1}]],
     "provenance": [3, None, []],
+    "kind": [3, "", None],
 }
 
 

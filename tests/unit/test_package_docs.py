@@ -66,7 +66,7 @@ def test_every_file_is_described() -> None:
 
 def test_the_version_and_tolerances_are_the_ones_in_use() -> None:
     assert f"**format version {FORMAT_VERSION}**" in DOC
-    assert "1e-5 (float32) or 2e-2 (int8" in DOC
+    assert "1e-5 (float32, and every static package) or 2e-2 (an int8 graph" in DOC
     assert TOLERANCE == {"float32": 1e-5, "int8": 2e-2}
 
 

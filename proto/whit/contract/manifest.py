@@ -18,19 +18,43 @@ from typing import Any
 
 from whit.contract.names import MODEL_ID_RULE, is_model_id
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest that this whit reads; a package has the version that its kind needs
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
+TABLE_FILE = "table.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.json"
 REPORT_FILE = "report.json"
 REQUIRED_FILES = (GRAPH_FILE, TOKENIZER_FILE, GOLDEN_FILE, REPORT_FILE)
+
+ONNX = "onnx"
+STATIC = "static"
 
 _SHA256 = re.compile("sha256:[0-9a-f]{64}")
 
 
 class PackageError(Exception):
     """A package cannot be used. The message names the file and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What computes the vectors of a package: the file that holds it, how it may be stored, what can read it."""
+
+    model_file: str
+    dtypes: Sequence[str]
+    format_version: int  # the first version with this kind; packages of the kind are written in it
+
+    @property
+    def required_files(self) -> tuple[str, ...]:
+        """Files that a package of this kind always has, beside the manifest."""
+        return (self.model_file, *REQUIRED_FILES[1:])
+
+
+KINDS: Mapping[str, Kind] = {
+    ONNX: Kind(GRAPH_FILE, ("float32", "int8"), format_version=1),
+    STATIC: Kind(TABLE_FILE, ("float16", "int8", "pq"), format_version=2),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +75,7 @@ class LinearScheme:
 class Manifest:
     """What ``manifest.json`` holds; docs/package-format.md describes every field.
 
-    ``fingerprint`` covers what changes a vector: the graph, the tokenizer and what the runtime reads from here.
+    ``fingerprint`` covers what changes a vector: the graph or table, the tokenizer and what the runtime reads from here.
     """
 
     name: str
@@ -60,7 +84,7 @@ class Manifest:
     max_token_count: int
     vocabulary_size: int
     pooling: str  # "mean", "cls" or "max"
-    dtype: str  # "float32" or "int8"
+    dtype: str  # one of ``KINDS[kind].dtypes``
     files: Mapping[str, str]  # file name -> "sha256:..." of its bytes
     normalized: bool = True  # the graph's output has length 1
     matryoshka_dimension_counts: Sequence[int] = ()
@@ -72,14 +96,20 @@ class Manifest:
     instruction_set: str = "any"  # what the machine must have for the numbers to hold; "any": no assumption
     linears: Sequence[LinearScheme] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    format_version: int = FORMAT_VERSION
+    kind: str = ONNX
+    format_version: int = 1
+
+    @property
+    def model_file(self) -> str:
+        """Name of the file that the vectors are computed from."""
+        return KINDS[self.kind].model_file
 
     @cached_property  # every response of a server carries it
     def fingerprint(self) -> str:
-        """``sha256:`` and 64 hexadecimal digits over the graph, the tokenizer and everything else that changes a vector."""
+        """``sha256:`` and 64 hexadecimal digits over graph or table, tokenizer and everything else that changes a vector."""
         content = {
             "format_version": self.format_version,
-            "files": {name: self.files[name] for name in (GRAPH_FILE, TOKENIZER_FILE)},
+            "files": {name: self.files[name] for name in (self.model_file, TOKENIZER_FILE)},
             "max_token_count": self.max_token_count,
             "attention_bucket": self.attention_bucket,
             "unmasked_length": self.unmasked_length,
@@ -92,6 +122,8 @@ class Manifest:
     def to_json(self) -> str:
         """Canonical text of ``manifest.json``: the same manifest always gives the same bytes."""
         content = dataclasses.asdict(self) | {"fingerprint": self.fingerprint}
+        if self.kind == ONNX:  # what version 1 takes for granted, so that its packages keep their bytes
+            del content["kind"]
         return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -181,7 +213,12 @@ def _from_dict(content: Mapping[str, Any], path: Path) -> Manifest:
         holds, rule = _RULES[name]
         if not holds(value):
             raise PackageError(f"{path}: {name} must be {rule}, got {str(value)[:80]!r}; export the package again")
-    for name in REQUIRED_FILES:
+    kind = _kind(content, path)
+    if content["dtype"] not in kind.dtypes:
+        raise PackageError(
+            f"{path}: dtype must be one of {', '.join(kind.dtypes)}, got {content['dtype']!r}; export the package again"
+        )
+    for name in kind.required_files:
         if name not in content["files"]:
             raise PackageError(f"{path}: files does not name {name}; export the package again")
     counts = tuple(content.get("matryoshka_dimension_counts", ()))
@@ -192,6 +229,21 @@ def _from_dict(content: Mapping[str, Any], path: Path) -> Manifest:
         )
     linears = tuple(LinearScheme(**entry) for entry in content.get("linears", ()))
     return Manifest(**{**content, "linears": linears, "matryoshka_dimension_counts": counts})
+
+
+def _kind(content: Mapping[str, Any], path: Path) -> Kind:
+    name = content.get("kind", ONNX)
+    if name not in KINDS:
+        raise PackageError(
+            f"{path}: this package is of kind {name!r}, this whit runs {', '.join(KINDS)}; "
+            "upgrade whit (pip install -U whit) or export the package with this version"
+        )
+    if content["format_version"] < KINDS[name].format_version:
+        raise PackageError(
+            f"{path}: kind {name!r} needs format_version {KINDS[name].format_version}, "
+            f"got {content['format_version']}; export the package again"
+        )
+    return KINDS[name]
 
 
 def _is_count(value: object) -> bool:
@@ -224,7 +276,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "max_token_count": _COUNT,
     "vocabulary_size": _COUNT,
     "pooling": (lambda value: value in ("mean", "cls", "max"), "one of mean, cls, max"),
-    "dtype": (lambda value: value in ("float32", "int8"), "one of float32, int8"),
+    "dtype": _TEXT,
     "files": (
         lambda value: _is_map_of_text(value) and all(_SHA256.fullmatch(digest) for digest in value.values()),
         "an object of file names and their sha256:... digests",
@@ -245,6 +297,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "a list of objects with name, scheme and error",
     ),
     "provenance": (lambda value: isinstance(value, dict), "an object"),
+    "kind": _TEXT,
     "format_version": _COUNT,
 }
 
