@@ -31,10 +31,18 @@ def make_scheduler(
     workers: int = 1,
     queue: int = 10_000,
     budget: int = 512,
+    mixes: Callable[[str, int], bool] = lambda _model_id, _attention_length: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Scheduler:
     """A scheduler with small limits."""
-    return Scheduler(models, worker_count=workers, queue_token_count=queue, micro_batch_token_count=budget, clock=clock)
+    return Scheduler(
+        models,
+        worker_count=workers,
+        queue_token_count=queue,
+        micro_batch_token_count=budget,
+        mixes=mixes,
+        clock=clock,
+    )
 
 
 def make_job(

@@ -17,6 +17,7 @@ from whit.contract.vectors import Encoding, encode
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
+from whit.runtime.verify import verify
 
 FloatArray = NDArray[np.float32]
 
@@ -148,11 +149,29 @@ def test_texts_that_fill_the_limit_run_apart_without_a_mask(dtype: str) -> None:
     assert 0.9 < float(full @ masked) < 0.99999
 
 
-def test_a_micro_batch_of_several_attention_lengths_is_refused() -> None:
-    _, encoder = build("bert", "float32")
+@pytest.mark.parametrize(("model", "dtype"), BUILDS)
+@given(seed=st.integers(0, 2**32), count=st.integers(2, 12))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_longer_mates_change_no_bit(model: str, dtype: str, seed: int, count: int) -> None:
+    package, encoder = build(model, dtype)
+    masked = [
+        i
+        for i, ids in enumerate(sequences(model))
+        if encoder.attention_length(len(ids)) != package.manifest.unmasked_length
+    ]
+    chosen = np.random.default_rng(seed).choice(masked, count)
 
-    with pytest.raises(ValueError, match=r"must have one attention length, got \[16, 32\]"):
-        encoder.run([np.array([2, 3]), np.full(17, 5)])
+    together = encoder.run([sequences(model)[i] for i in chosen])
+
+    assert together.tobytes() == alone(model, dtype)[chosen].tobytes()
+    assert verify(package, Tokenizer(package), encoder).mixes_lengths
+
+
+def test_texts_without_a_mask_are_not_run_beside_others() -> None:
+    _, encoder = build("long", "float32")
+
+    with pytest.raises(ValueError, match=r"sequences of 128 tokens.*attention lengths \[16, 128\]"):
+        encoder.run([np.array([2, 3]), np.full(128, 5)])
 
 
 @pytest.mark.parametrize("token_count", [1, 2, 15, 16, 17, 63, 64])

@@ -31,6 +31,54 @@ def test_a_sequence_longer_than_the_budget_runs_alone():
     assert [batch.token_count for batch in (take(scheduler), take(scheduler), take(scheduler))] == [30, 30, 5]
 
 
+def measured(scheduler, clock, *, run_s, cell_s):
+    """Lets the scheduler learn what runs cost: one of a few cells and one of many."""
+    for length in (16, 64, 16, 64):
+        scheduler.submit(make_job([length])[0])
+        batch = take(scheduler)
+        clock.now += run_s + cell_s * batch.cell_count
+        scheduler.finish(batch)
+
+
+def mixing(*, run_s, cell_s=1e-6, budget=512, unmasked=0):
+    clock = Clock()
+    scheduler = make_scheduler(budget=budget, clock=clock, mixes=lambda _, length: length != unmasked)
+    measured(scheduler, clock, run_s=run_s, cell_s=cell_s)
+    return scheduler
+
+
+def test_other_attention_lengths_come_along_where_padding_costs_less_than_a_run():
+    scheduler = mixing(run_s=1e-3)
+    jobs = [make_job([length])[0] for length in (10, 20, 12, 40)]
+    for job in jobs:
+        scheduler.submit(job)
+    batch = take(scheduler)
+    # 3 texts in a grid of 32: 2 * (1024 - 256) cells, 1.5 ms by cost; so the longer one waits for a run of its own.
+    assert rows(batch) == [(jobs[0], 0), (jobs[2], 0)]
+    assert batch.attention_length == 16
+
+    scheduler = mixing(run_s=1e-2)
+    for job in (jobs := [make_job([length])[0] for length in (10, 20, 12, 40)]):
+        scheduler.submit(job)
+    batch = take(scheduler)
+    assert rows(batch) == [(jobs[0], 0), (jobs[2], 0), (jobs[1], 0), (jobs[3], 0)]  # the nearest length first
+    assert (batch.attention_length, batch.cell_count) == (48, 4 * 48**2)
+    assert not has_work(scheduler)
+
+
+def test_lengths_are_not_mixed_where_more_waits_than_fits_nor_without_measurements_nor_without_a_mask():
+    for scheduler in (
+        mixing(run_s=1.0, budget=40),  # 45 tokens wait
+        make_scheduler(mixes=lambda *_: True),
+        mixing(run_s=1.0, unmasked=32),
+        mixing(run_s=1.0, unmasked=16),
+    ):
+        for job in (jobs := [make_job([length])[0] for length in (10, 20, 15)]):
+            scheduler.submit(job)
+        assert rows(take(scheduler)) == [(jobs[0], 0), (jobs[2], 0)]
+        assert rows(take(scheduler)) == [(jobs[1], 0)]
+
+
 def test_models_take_turns_and_never_share_a_micro_batch():
     scheduler = make_scheduler(models=("a", "b"), budget=20)
     jobs = [make_job([10, 10, 10], model=model)[0] for model in ("a", "b", "a")]

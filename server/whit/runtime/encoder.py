@@ -73,21 +73,25 @@ class Encoder:
         """Vectors of one micro-batch.
 
         Args:
-            sequences: int64 [token count] each, 1 to ``manifest.max_token_count`` tokens within the vocabulary, all of
-                the same attention length.
+            sequences: int64 [token count] each, 1 to ``manifest.max_token_count`` tokens within the vocabulary. Those
+                of the unmasked length must be among themselves; others share a grid of the longest one's length.
 
         Returns:
-            float32 [len(sequences), dimension_count]; a row depends on its own sequence only, to the last bit.
+            float32 [len(sequences), dimension_count]; a row depends on its own sequence only, to the last bit (with
+            several attention lengths: where ``Verification.mixes_lengths`` is true).
 
         Raises:
-            ValueError: the sequences have several attention lengths.
+            ValueError: sequences of the unmasked length beside others.
         """
         lengths = {self.attention_length(len(ids)) for ids in sequences}
-        if len(lengths) != 1:
-            raise ValueError(f"a micro-batch must have one attention length, got {sorted(lengths)}")
+        if len(lengths) > 1 and self.manifest.unmasked_length in lengths:
+            raise ValueError(
+                f"a micro-batch has sequences of {self.manifest.unmasked_length} tokens, which run without a mask, beside "
+                f"shorter ones (attention lengths {sorted(lengths)}); run them apart"
+            )
         # A single token would take onnxruntime's matrix-vector kernels, which round differently: run it twice over.
         padded = [*sequences, *sequences] if len(sequences) == 1 and len(sequences[0]) == 1 else sequences
-        feeds = pack(padded, length=lengths.pop(), position_offset=self.manifest.position_offset)
+        feeds = pack(padded, length=max(lengths), position_offset=self.manifest.position_offset)
         vectors: NDArray[np.float32] = self._session.run([OUTPUT], feeds)[0]
         return vectors[: len(sequences)]
 

@@ -20,13 +20,17 @@ TOLERANCE = {"float32": 1e-5, "int8": 2e-2}
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Outcome of ``verify``. Differences are of single values of unit-length vectors."""
+    """Outcome of ``verify``. Differences are of single values of unit-length vectors.
+
+    ``mixes_lengths``: on this machine a text has the same bits in a grid longer than its own attention length.
+    """
 
     verified: bool
     text_count: int
     max_abs_difference: float
     min_cosine: float
     tolerance: float
+    mixes_lengths: bool = False
 
 
 def read_golden(package: Package) -> tuple[list[str], NDArray[np.float32]]:
@@ -56,9 +60,13 @@ def verify(package: Package, tokenizer: Tokenizer, encoder: Encoder) -> Verifica
     texts, golden = read_golden(package)
     limit = package.manifest.max_token_count
     sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]
+    masked = [
+        i for i, ids in enumerate(sequences) if encoder.attention_length(len(ids)) != package.manifest.unmasked_length
+    ]
     try:
         alone = np.concatenate([encoder.run([ids]) for ids in sequences])
         together = encoder.encode(sequences)
+        mixed = encoder.run([sequences[i] for i in masked])
     except Exception as error:  # onnxruntime's exception types are private
         path = package.directory / GRAPH_FILE
         raise PackageError(f"{path} cannot embed the golden texts ({error}); export the package again") from error
@@ -68,4 +76,5 @@ def verify(package: Package, tokenizer: Tokenizer, encoder: Encoder) -> Verifica
     tolerance = TOLERANCE[package.manifest.dtype] * max(1.0, float(np.abs(golden).max()))
     # Written so that a NaN fails.
     verified = difference <= tolerance and bool(np.array_equal(alone, together))
-    return Verification(verified, len(texts), difference, float(cosines.min()), tolerance)
+    mixes_lengths = bool(np.array_equal(mixed, alone[masked]))
+    return Verification(verified, len(texts), difference, float(cosines.min()), tolerance, mixes_lengths)

@@ -1,7 +1,8 @@
 """The engine: from texts or token ids to vectors, for any number of calls at once, on a fixed set of threads.
 
 A call is read (checked and tokenised) in an owned thread pool, handed to the scheduler as one job, run by the workers,
-and shaped. The event loop only passes things on. Knows no protobuf and no onnxruntime.
+and shaped. The event loop only passes things on; what takes less time than the trip to a thread and back it does itself.
+Knows no protobuf and no onnxruntime.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,8 +33,10 @@ from whit.server.errors import ServiceError
 
 _logger = logging.getLogger(__name__)
 
-# Shaping up to so many values takes less time than the trip to a thread and back.
+# Less time than the trip to a thread and back takes shaping up to so many values, and reading so few characters or ids.
 _SHAPE_ON_LOOP_VALUES = 16_384
+_READ_ON_LOOP_ITEMS = 4
+_READ_ON_LOOP_LENGTH = 512
 
 
 class WorkerDiedError(Exception):
@@ -82,6 +86,7 @@ class Engine:
             worker_count=worker_count,
             queue_token_count=queue_token_count,
             micro_batch_token_count=micro_batch_token_count,
+            mixes=lambda model_id, attention_length: models[model_id].mixes(attention_length),
         )
         self._workers = Workers(models, self._scheduler, count=worker_count, on_death=self._report_death)
         self._readers = ThreadPoolExecutor(worker_count, thread_name_prefix="whit-reader")
@@ -93,6 +98,7 @@ class Engine:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._death: asyncio.Future[BaseException] = self._loop.create_future()
+        self._completions = _Completions(self._loop)
         self._workers.start()
         return self
 
@@ -155,7 +161,7 @@ class Engine:
         """
         call = _Call(self.model(model_id), spec, lane, deadline, wait, flow or Flow())
         read = partial(reading.read_texts, call.model, texts, spec, text_byte_count=self._text_byte_count, field=field)
-        return await self._embed(call, read)
+        return await self._embed(call, read, texts)
 
     async def embed_token_ids(
         self,
@@ -177,7 +183,7 @@ class Engine:
             )
             raise ServiceError(problems.bad_option("prompt", description))
         read = partial(reading.read_token_ids, call.model, sequences, spec, field=field)
-        return await self._embed(call, read)
+        return await self._embed(call, read, sequences)
 
     def statistics(self) -> Statistics:
         """What has been done, saved and refused so far, what waits in each lane, and what a micro-batch costs here."""
@@ -197,7 +203,9 @@ class Engine:
         error = await asyncio.shield(self._death)
         raise WorkerDiedError("a worker thread died; stop this process and see its log") from error
 
-    async def _embed(self, call: _Call, read: Callable[[], reading.Reading]) -> Embedded:
+    async def _embed(
+        self, call: _Call, read: Callable[[], reading.Reading], items: Sequence[Sequence[object]]
+    ) -> Embedded:
         with self._counted():
             refusal = reading.check_spec(call.model, call.spec)
             if refusal is None and not call.wait:
@@ -206,6 +214,8 @@ class Engine:
                 raise ServiceError(refusal)
             try:
                 async with asyncio.timeout(call.remaining_s()) as limit:
+                    if _is_short(items):
+                        return await self._run(call, read())
                     return await self._run(call, await self._loop.run_in_executor(self._readers, read))
             except TimeoutError:
                 if not limit.expired():
@@ -232,7 +242,7 @@ class Engine:
             lane=call.lane,
             deadline=call.deadline,
             patient=call.wait,
-            on_done=partial(self._loop.call_soon_threadsafe, _resolve, done),
+            on_done=partial(self._completions.add, done),
             flow=call.flow,
         )
         refusal = self._scheduler.submit(job)
@@ -281,9 +291,31 @@ class _Call:
         return None if self.deadline is None else self.deadline - time.monotonic()
 
 
-def _resolve(done: asyncio.Future[None]) -> None:
-    if not done.done():  # cancelled
-        done.set_result(None)
+class _Completions:
+    """Futures to resolve on the loop: a micro-batch completes many calls, and waking the loop is a system call."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_woken = False
+
+    def add(self, done: asyncio.Future[None]) -> None:
+        """From any thread, one at a time; those added before the loop comes round are resolved in one turn of it."""
+        self._waiting.append(done)
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._resolve)
+
+    def _resolve(self) -> None:
+        self._is_woken = False  # first: what is added from here on wakes the loop again
+        while self._waiting:
+            done = self._waiting.popleft()
+            if not done.done():  # cancelled
+                done.set_result(None)
+
+
+def _is_short(items: Sequence[Sequence[object]]) -> bool:
+    return len(items) <= _READ_ON_LOOP_ITEMS and sum(map(len, items)) <= _READ_ON_LOOP_LENGTH
 
 
 def _resolve_with(death: asyncio.Future[BaseException], error: BaseException) -> None:

@@ -13,7 +13,7 @@ stop the clock and starve a large one.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from whit.server.engine.jobs import Job
 from whit.server.engine.types import Flow, Lane
@@ -46,6 +46,13 @@ class Line:
         if len(self._entries) > 2 * self._count:
             self._entries = [entry for entry in self._entries if self._waits(entry[2])]
             heapq.heapify(self._entries)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def jobs(self) -> Iterator[Job]:
+        """All jobs that stand in the line, in no order."""
+        return (job for _, _, job in self._entries if self._waits(job))
 
     def first(self) -> Job | None:
         """The job whose turn it is, left in place."""

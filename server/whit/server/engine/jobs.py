@@ -68,7 +68,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What a worker runs at once: sequences of one model and one attention length, from any number of jobs."""
+    """What a worker runs at once: sequences of one model in a grid of one attention length, from any number of jobs."""
 
     number: int  # counts up; the log and the error of a failed micro-batch carry it
     model_id: str

@@ -67,5 +67,6 @@ def load_model(directory: Path, *, allow_unverified: bool = False) -> LoadedMode
         tokenizer=tokenizer,
         encoder=encoder,
         verified=found.verified,
+        mixes_lengths=found.mixes_lengths,
         verify=partial(verify, package, tokenizer, encoder),
     )

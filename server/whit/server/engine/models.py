@@ -54,7 +54,7 @@ class Encoder(Protocol):
         """The padded length at which a text of ``token_count`` tokens is computed: a function of the text alone."""
 
     def run(self, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
-        """One micro-batch of sequences of one attention length; float32 [len(sequences), dimension_count]."""
+        """One micro-batch; float32 [len(sequences), dimension_count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class LoadedModel:
     Attributes:
         id: the package's name.
         verified: its golden vectors were recomputed on this machine at load and agreed.
+        mixes_lengths: texts of several attention lengths may share a micro-batch without a bit of a vector changing.
         verify: recomputes them now. Synchronous, and as long as a few dozen texts take.
     """
 
@@ -73,6 +74,11 @@ class LoadedModel:
     encoder: Encoder
     verified: bool
     verify: Callable[[], Verification]
+    mixes_lengths: bool = False
+
+    def mixes(self, attention_length: int) -> bool:
+        """Whether texts of this attention length may be run beside longer or shorter ones."""
+        return self.mixes_lengths and attention_length != self.manifest.unmasked_length
 
     @property
     def manifest(self) -> Manifest:

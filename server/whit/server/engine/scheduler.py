@@ -2,9 +2,9 @@
 
 ``fairness`` says which job leads the next micro-batch. It takes that job's first waiting sequence and fills up, across
 jobs in the order of their turns and the leader's lane first, with sequences of the same model and the same attention
-length, until the token budget is reached. Equal attention length is what makes a vector independent of its batch mates;
-see ``docs/ARCHITECTURE.md``. Work never waits for company, and idle workers block: there is no polling, spinning or
-batching delay.
+length, until the token budget is reached. Where that leaves room for all that waits, other attention lengths come along
+if padding them costs less than a run of their own, and if the model's vectors do not depend on it (ADR 9). Work never
+waits for company, and idle workers block: there is no polling, spinning or batching delay.
 
 Thread-safe. Knows no asyncio: a job says through ``on_done`` that it is settled.
 """
@@ -53,10 +53,13 @@ class Scheduler:
         worker_count: int,
         queue_token_count: int,
         micro_batch_token_count: int,
+        mixes: Callable[[str, int], bool] = lambda _model_id, _attention_length: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Makes a scheduler; ``mixes`` tells of which attention lengths sequences of a model may be run beside others."""
         self._worker_count = worker_count
         self._micro_batch_token_count = micro_batch_token_count
+        self._mixes = mixes
         self._clock = clock
         self._admissions = {model_id: Admission(queue_token_count) for model_id in model_ids}
         self._costs = {model_id: CostModel() for model_id in self._admissions}
@@ -207,14 +210,55 @@ class Scheduler:
         budget = self._budget(leader, attention_length, now)
         for lane in (leader.lane,) if leader.lane is Lane.INTERACTIVE else (leader.lane, Lane.INTERACTIVE):
             line = self._buckets[leader.model_id, attention_length][lane]
-            while (job := line.first()) is not None:
-                if self._shed(job, now):
-                    continue
-                token_count = self._start(job, attention_length, entries, token_count, budget, now)
-                if attention_length in job.groups:
-                    break  # the budget is used up
+            token_count = self._start_line(line, attention_length, entries, token_count, budget, now)
+        grid_length = attention_length
+        if entries and self._mixes(leader.model_id, attention_length):
+            for other, line in self._company(leader, attention_length):
+                room = self._statistics.lanes[leader.lane].waiting_token_count <= budget - token_count
+                if room and self._pays(leader.model_id, len(entries), grid_length, line, other):
+                    token_count = self._start_line(line, other, entries, token_count, budget, now)
+                    grid_length = max(grid_length, other)
         number = next(self._batch_numbers)
-        return MicroBatch(number, leader.model_id, leader.lane, attention_length, entries, token_count, now)
+        return MicroBatch(number, leader.model_id, leader.lane, grid_length, entries, token_count, now)
+
+    def _company(self, leader: Job, attention_length: int) -> list[tuple[int, Line]]:
+        """The lines of the leader's lane and model with other attention lengths that mix, the nearest first."""
+        found = [
+            (length, bucket[leader.lane])
+            for (model_id, length), bucket in self._buckets.items()
+            if model_id == leader.model_id
+            and length != attention_length
+            and bucket[leader.lane]
+            and self._mixes(model_id, length)
+        ]
+        return sorted(found, key=lambda entry: abs(entry[0] - attention_length))
+
+    def _pays(self, model_id: str, count: int, grid_length: int, line: Line, other: int) -> bool:
+        """Whether a line's sequences of another length cost less beside ``count`` of ``grid_length`` than in a run of their own."""
+        costs = self._costs[model_id].costs
+        more = sum(len(job.groups[other]) for job in line.jobs())
+        if costs is None:
+            return False
+        shared = (count + more) * max(grid_length, other) ** 2
+        return costs.cell_s * (shared - count * grid_length**2 - more * other**2) < costs.run_s
+
+    def _start_line(
+        self,
+        line: Line,
+        attention_length: int,
+        entries: list[tuple[Job, Waiting]],
+        token_count: int,
+        budget: int,
+        now: float,
+    ) -> int:
+        """Moves what fits of a line into a micro-batch that has ``token_count`` tokens; returns how many it has then."""
+        while (job := line.first()) is not None:
+            if self._shed(job, now):
+                continue
+            token_count = self._start(job, attention_length, entries, token_count, budget, now)
+            if attention_length in job.groups:
+                break  # the budget is used up
+        return token_count
 
     def _start(
         self,
@@ -247,10 +291,11 @@ class Scheduler:
         waiting = sum(numbers.waiting_token_count for numbers in self._statistics.lanes.values())
         share = -(-waiting // (self._idle_workers + 1))
         budget = min(self._micro_batch_token_count, max(_MIN_SHARE_TOKENS, share))
-        costs = self._costs[leader.model_id].costs
-        if leader.lane is Lane.BULK and costs is not None and now - self._interactive_time < _INTERACTIVE_MEMORY_S:
-            seconds = max(_BULK_RUN_S, costs.run_s / _FIXED_PART)
-            budget = min(budget, max(_MIN_SHARE_TOKENS, costs.tokens_within(seconds, attention_length)))
+        if leader.lane is Lane.BULK and now - self._interactive_time < _INTERACTIVE_MEMORY_S:
+            costs = self._costs[leader.model_id].costs
+            if costs is not None:
+                seconds = max(_BULK_RUN_S, costs.run_s / _FIXED_PART)
+                budget = min(budget, max(_MIN_SHARE_TOKENS, costs.tokens_within(seconds, attention_length)))
         return budget
 
     def _shed(self, job: Job, now: float) -> bool:
