@@ -29,8 +29,10 @@ class Entry:
 
 COMMANDS: Mapping[str, Entry] = {
     "export": Entry("whit.cli.export", "Compile a checkpoint into a package.", "export"),
+    "distill": Entry("whit.cli.distill", "Train a checkpoint to give a larger model's vectors.", "train"),
     "verify": Entry("whit.cli.verify", "Recompute a package's golden vectors on this machine.", "server"),
     "inspect": Entry("whit.cli.inspect", "Show what is in a package."),
+    "eval": Entry("whit.cli.evaluate", "Score packages on evaluation sets.", "export"),
     "serve": Entry("whit.cli.serve", "Serve packages and collections over gRPC.", "server"),
     "embed": Entry("whit.cli.embed", "Turn texts into vectors."),
     "index": Entry("whit.cli.index", "Put files into a collection."),
@@ -47,6 +49,7 @@ EXPECTED_ERRORS = (
     ("whit.client", "WhitError"),
     ("whit.server.errors", "ServiceError"),
     ("whit.export.checkpoint", "CheckpointError"),
+    ("whit.export.evaluate.data", "EvaluationError"),
 )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from whit.contract.vectors import truncate
 from whit.export.evaluate.metrics import FloatMatrix
-from whit.runtime import Encoder, Tokenizer, open_package
+from whit.runtime import Tokenizer, open_encoder, open_package
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -32,15 +32,18 @@ class Model:
 
     Attributes:
         package: the package, checked.
-        name: how the model is called in tables: the folder's name.
+        name: how the model is called in tables.
         cut_count: texts that were longer than the package reads, and were cut; the server does so with ``truncate``.
     """
 
-    def __init__(self, directory: Path, *, threads: int | None = None, progress: Progress = silent) -> None:
+    def __init__(
+        self, directory: Path, *, name: str | None = None, threads: int | None = None, progress: Progress = silent
+    ) -> None:
         """Opens a package.
 
         Args:
             directory: the package folder.
+            name: in tables; None: the folder's name.
             threads: how many micro-batches run side by side; None: one for each core.
             progress: told how many texts of a call are done.
 
@@ -48,9 +51,9 @@ class Model:
             PackageError: it is damaged, or made for another machine.
         """
         self.package = open_package(directory)
-        self.name = Path(os.path.abspath(directory)).name  # noqa: PTH100 - "." has no name, and links keep theirs
+        self.name = name or folder_name(directory)
         self.cut_count = 0
-        self._tokenizer, self._encoder = Tokenizer(self.package), Encoder(self.package)
+        self._tokenizer, self._encoder = Tokenizer(self.package), open_encoder(self.package)
         self._threads = threads or os.cpu_count() or 1
         self._progress = progress
         self._known: dict[str, FloatMatrix] = {}
@@ -101,3 +104,23 @@ class Model:
         cpu, wall = time.process_time(), time.perf_counter()
         self._encoder.encode([self._tokenizer.cut(ids, limit) for ids in self._tokenizer.encode(texts)])
         return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def open_models(directories: Sequence[Path], *, threads: int | None = None, progress: Progress = silent) -> list[Model]:
+    """Opens packages, named after their folders; where two would be called the same, all have their whole paths.
+
+    Raises:
+        PackageError: one is damaged, or made for another machine.
+    """
+    names = [folder_name(directory) for directory in directories]
+    if len(set(names)) < len(names):
+        names = [str(directory) for directory in directories]
+    return [
+        Model(directory, name=name, threads=threads, progress=progress)
+        for directory, name in zip(directories, names, strict=True)
+    ]
+
+
+def folder_name(directory: Path) -> str:
+    """The name of a folder, of ``.`` too; a link's own name."""
+    return Path(os.path.abspath(directory)).name  # noqa: PTH100 - resolve() would follow links
