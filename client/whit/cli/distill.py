@@ -1,0 +1,186 @@
+"""``whit distill``: a checkpoint learns to give another model's vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from whit.cli.command import command, json_option
+from whit.cli.export import stages
+from whit.cli.output import console, counted, facts, print_json, table
+
+if TYPE_CHECKING:
+    from whit.export.distill.loop import DistillReport
+
+
+@command(
+    "distill",
+    examples=[
+        "whit distill ./4-layers --teacher ./all-MiniLM-L6-v2 --texts corpus.txt.gz --out ./student",
+        "whit distill ./4-layers --teacher packages/mini --texts a.txt --texts b.txt --out ./student --max-minutes 60",
+        "whit distill ./small --teacher ./large --texts corpus.txt --out ./student --projection learned --json",
+    ],
+    exit_codes={1: "an option, a folder or a text file cannot be used: one line on stderr says why"},
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--teacher",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Whose vectors are learned: a checkpoint folder, or a package of whit export.",
+)
+@click.option(
+    "--texts",
+    required=True,
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text of the kind you will embed, one text a line, plain or .gz. Repeat it for several files.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of the trained checkpoint. Beside it lies DIR.training until the run is done.",
+)
+@click.option("--epochs", type=int, default=1, show_default=True, help="Times that every text is seen.")
+@click.option(
+    "--max-minutes",
+    type=float,
+    metavar="M",
+    help="End after so many minutes of training, with the learning rate at 0. Default: when all epochs are done.",
+)
+@click.option("--learning-rate", type=float, default=2e-4, show_default=True, help="The highest; AdamW.")
+@click.option(
+    "--warmup", type=float, default=0.05, show_default=True, help="Share of the run in which the learning rate rises."
+)
+@click.option(
+    "--decay",
+    type=click.Choice(["cosine", "linear"]),
+    default="cosine",
+    show_default=True,
+    help="How the learning rate falls to 0 afterwards.",
+)
+@click.option(
+    "--batch-token-count", type=int, default=2048, show_default=True, help="Tokens in a batch of similar lengths."
+)
+@click.option(
+    "--max-token-count", type=int, default=128, show_default=True, help="Tokens of a text that are read, at most."
+)
+@click.option(
+    "--freeze",
+    type=click.Choice(["none", "words", "embeddings"]),
+    default="none",
+    show_default=True,
+    help="Leave the word embeddings, or all embeddings, as they are: quicker, and safer with little text.",
+)
+@click.option("--cosine-weight", type=float, default=1.0, show_default=True, help="Loss: 1 - cosine to the teacher.")
+@click.option("--l2-weight", type=float, default=0.0, show_default=True, help="Loss: squared distance to the teacher.")
+@click.option(
+    "--similarity-weight",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Loss: squared difference of the cosines between the texts of a batch.",
+)
+@click.option(
+    "--hidden-weight",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Loss: squared difference of hidden states. Needs a teacher of the same width and tokenizer; slower.",
+)
+@click.option(
+    "--hidden-layers",
+    metavar="I,J,…",
+    callback=lambda _context, _parameter, value: _numbers(value),
+    help="The teacher's layer, from 0, for each of the student's. Default: evenly spaced, the last on the last.",
+)
+@click.option(
+    "--dimension-counts",
+    metavar="N,M,…",
+    callback=lambda _context, _parameter, value: _numbers(value),
+    help="Matryoshka: prefixes of the vectors that are to be good vectors, too.",
+)
+@click.option(
+    "--projection",
+    type=click.Choice(["pca", "learned"]),
+    default="pca",
+    show_default=True,
+    help="Where the teacher is wider: shrink its vectors, or end the student in a Dense to its width.",
+)
+@click.option(
+    "--teacher-dtype",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="How a teacher's checkpoint is compiled; int8 is quicker and a little less exact.",
+)
+@click.option(
+    "--sts-dev",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="TSV with sentence pairs and scores, measured now and then. Never trained on.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Of the matrix products; auto takes bfloat16 where the machine has it.",
+)
+@click.option("--threads", type=int, metavar="N", help="Threads of the CPU. Default: one a core.")
+@click.option(
+    "--cache",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the teacher's vectors are kept for the next run. Default: whit/distill in your cache folder.",
+)
+@click.option("--save-every", type=int, default=200, show_default=True, help="Steps after which the state is saved.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order of the texts.")
+@json_option
+def distill(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Train CHECKPOINT, a Hugging Face or sentence-transformers folder, to give the teacher's vectors.
+
+    Takes any text, without labels. The student is usually the teacher with layers dropped. A run that was stopped goes
+    on when the same command is given again. Then: whit export DIR.
+    """
+    from whit.export.distill.loop import distill as train
+    from whit.export.distill.options import DistillOptions
+
+    chosen = DistillOptions(**{name: value for name, value in options.items() if value is not None})
+    with stages() as show:
+        report = train(checkpoint, out, chosen, show)
+    if as_json:
+        print_json(report)
+        return
+    _print_report(report)
+    console().print(f"next: whit export {out} --out PACKAGE", soft_wrap=True)
+
+
+def _numbers(value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"give whole numbers separated by commas, got {value!r}") from None
+
+
+def _print_report(report: DistillReport) -> None:
+    texts = f"{counted(report.texts_seen, 'text')} in {counted(report.steps, 'step')}, {report.minutes:.1f} min"
+    pairs: list[tuple[str, object]] = [
+        ("student", report.out),
+        ("trained on", texts + ("" if report.complete else "; --max-minutes ended it before all epochs were done")),
+        ("cosine to the teacher", f"{report.cosine_before:.4f} before, {report.cosine_after:.4f} after"),
+    ]
+    if report.sts_before is not None and report.sts_after is not None:
+        pairs.append(("STS score", f"{report.sts_before:.2f} before, {report.sts_after:.2f} after"))
+    console().print(facts(pairs))
+    names = ["texts", "minutes", "loss", "cosine", *(["sts"] if report.sts_before is not None else [])]
+    rows = [[str(line.get(name, "")) for name in names] for line in report.history]
+    console().print(table(names, rows, right=names))

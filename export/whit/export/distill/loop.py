@@ -1,0 +1,307 @@
+"""Distillation, top to bottom: a student learns to give a teacher's vectors for any text.
+
+Needs unlabelled text only. Teacher vectors are computed by whit's own runtime; torch computes the student.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
+from whit.export.compile import Progress
+from whit.export.derive import derive_checkpoint
+from whit.export.distill.batches import Indices, batches, chunks
+from whit.export.distill.head import with_dense
+from whit.export.distill.objective import Objective
+from whit.export.distill.options import DistillOptions, cache_folder
+from whit.export.distill.projection import fit_teacher, principal_directions, project
+from whit.export.distill.schedule import learning_rate_at
+from whit.export.distill.state import Position, StateFile
+from whit.export.distill.student import Student
+from whit.export.distill.teacher import TeacherVectors, open_teacher
+from whit.export.evaluate import Sts, read_sts, sts_score
+from whit.export.texts import read_texts
+from whit.runtime.packing import TokenIds
+
+_HELD_OUT = 512  # texts at most that are kept back to measure on
+_CHECKS = 5  # measurements in a run, besides the one before it
+_LEAST_TEXTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class DistillReport:
+    """Outcome of a distillation. Cosines are to the teacher's vectors, on texts that were kept back."""
+
+    out: str
+    teacher: str  # its fingerprint
+    texts: int  # in the files
+    texts_seen: int
+    steps: int
+    minutes: float
+    complete: bool  # False: max_minutes ended the run before all epochs were done
+    cosine_before: float
+    cosine_after: float
+    sts_before: float | None = None  # Spearman x 100 on sts_dev
+    sts_after: float | None = None
+    history: Sequence[Mapping[str, float]] = ()  # the measurements: texts, minutes, loss, cosine, sts
+
+
+def distill(source: Path, out: Path, options: DistillOptions, progress: Progress = lambda *_: None) -> DistillReport:
+    """Trains the checkpoint ``source`` towards a teacher and writes the result to ``out``.
+
+    A run that was stopped goes on when called again with the same arguments; its state lies beside ``out`` meanwhile.
+
+    Raises:
+        CheckpointError: an option, the source, the teacher or a text file cannot be used, or a state of another run is
+            in the way. The message says what to do.
+        EvaluationError: ``sts_dev`` cannot be used.
+    """
+    options.check()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    run = _Run(source, out, options, progress)
+    run.train()
+    return run.publish()
+
+
+class _Run:
+    """One distillation: everything it needs, and how far it is."""
+
+    def __init__(self, source: Path, out: Path, options: DistillOptions, progress: Progress) -> None:
+        self._source, self._out, self._options, self._progress = source, out, options, progress
+        checkpoint = read_checkpoint(source)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._student = Student(checkpoint, self._device)
+        self._tokenizer = checkpoint.tokenizer
+        limit = min(options.max_token_count, checkpoint.max_token_count or options.max_token_count)
+        self._tokenizer.enable_truncation(min(limit, self._student.max_token_count))
+        self._texts = [text for path in options.texts for text in read_texts(path)]
+        if len(self._texts) < _LEAST_TEXTS:
+            raise CheckpointError(
+                f"{options.texts[0]} has {len(self._texts)} texts; give at least {_LEAST_TEXTS}, better 100,000"
+            )
+        cache = cache_folder(options)
+        package = open_teacher(options.teacher, cache, options.teacher_dtype, progress)
+        threads = options.threads or torch.get_num_threads()
+        self._fingerprint = package.manifest.fingerprint
+        self._vectors = TeacherVectors(
+            package, self._texts, cache, max_token_count=options.max_token_count, threads=threads
+        )
+        # Files may be sorted, so the texts kept back are drawn from all of them.
+        order = np.random.default_rng(options.seed).permutation(len(self._texts))
+        held = min(_HELD_OUT, len(order) // 8)
+        self._held, self._trained = order[:held], order[held:]
+        self._pairs: Sts | None = None if options.sts_dev is None else read_sts(options.sts_dev)
+        self._projection = self._fit_projection()
+        self._objective = Objective(options, self._student, self._device)
+        self._parameters = self._student.trainable(options.freeze)
+        self._optimizer = _optimizer(self._parameters, options)
+        self._state = StateFile(
+            out,
+            {
+                **options.decisive(),
+                "source": checkpoint.sha256,
+                "teacher": self._fingerprint,
+                "texts": self._vectors.key,
+            },
+        )
+        self._position = self._resume()
+        self._loss = 0.0  # of the last steps, smoothed
+
+    def train(self) -> None:
+        """Goes through all epochs, or until the time is over."""
+        at = self._position
+        start = time.monotonic() - at.seconds
+        total = self._options.epochs * len(self._trained)
+        if not at.history:
+            self._measure()
+        for sequences, targets in self._lessons():
+            at.steps += 1
+            at.texts += len(sequences)
+            self._step(sequences, targets)
+            at.seconds = time.monotonic() - start
+            self._progress("distil (texts)", at.texts, total)
+            if self._share() >= len(at.history) / _CHECKS:
+                self._measure()
+            if self._share() >= 1:
+                return
+            if at.steps % self._options.save_every == 0:
+                self._save()
+
+    def publish(self) -> DistillReport:
+        """Writes the student and removes the state."""
+        at = self._position
+        if at.history[-1]["texts"] != at.texts:
+            self._measure()
+        before, after = at.history[0], at.history[-1]
+        step = {
+            "step": "distill",
+            "teacher": self._fingerprint,
+            "texts": len(self._texts),
+            "texts_seen": at.texts,
+            "options": dict(self._options.decisive()),
+        }
+        with with_dense(self._source, self._student.projection_arrays()) as source:
+            derive_checkpoint(source, self._out, tensors=self._student.arrays(), step=step)
+        self._state.remove()
+        return DistillReport(
+            out=str(self._out),
+            teacher=self._fingerprint,
+            texts=len(self._texts),
+            texts_seen=at.texts,
+            steps=at.steps,
+            minutes=round(at.seconds / 60, 2),
+            complete=at.texts >= self._options.epochs * len(self._trained),
+            cosine_before=before["cosine"],
+            cosine_after=after["cosine"],
+            sts_before=before.get("sts"),
+            sts_after=after.get("sts"),
+            history=tuple(at.history),
+        )
+
+    def _lessons(self) -> Iterator[tuple[list[TokenIds], FloatArray]]:
+        """Batches from the current position on: token ids and teacher vectors. Moves the position to the next one."""
+        at, seed = self._position, self._options.seed
+        while at.epoch < self._options.epochs:
+            parts = chunks(len(self._trained), seed, at.epoch)
+            while at.chunk < len(parts):
+                indices = self._trained[parts[at.chunk]]
+                sequences, targets = self._tokenize([self._texts[i] for i in indices]), self._targets(indices)
+                plan = batches(
+                    [len(ids) for ids in sequences], self._options.batch_token_count, (seed, at.epoch, at.chunk)
+                )
+                while at.batch < len(plan):
+                    batch = plan[at.batch]
+                    at.batch += 1
+                    yield [sequences[i] for i in batch], targets[batch]
+                at.batch, at.chunk = 0, at.chunk + 1
+            at.chunk, at.epoch = 0, at.epoch + 1
+
+    def _step(self, sequences: Sequence[TokenIds], targets: FloatArray) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._options.learning_rate * learning_rate_at(self._share(), self._options)
+        with self._autocast():
+            encoded = self._student.encode(sequences)
+            deep = self._objective.teacher_states(sequences)
+        loss = self._objective(encoded, torch.from_numpy(targets).to(self._device), deep)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._options.max_norm)
+        self._optimizer.step()
+        self._loss = loss.item() if not self._loss else 0.98 * self._loss + 0.02 * loss.item()
+
+    def _share(self) -> float:
+        """How much of the run is done, by texts or by time, whichever is more."""
+        at, minutes = self._position, self._options.max_minutes
+        by_texts = at.texts / (self._options.epochs * len(self._trained))
+        return max(by_texts, 0.0 if minutes is None else at.seconds / (60 * minutes))
+
+    def _targets(self, indices: Indices) -> FloatArray:
+        found = self._vectors.rows(indices)
+        return found if self._projection is None else project(found, self._projection)
+
+    def _fit_projection(self) -> FloatArray | None:
+        """What shrinks the teacher's vectors to the student's width, if anything must."""
+        ours, theirs = self._student.dimension_count, self._vectors.dimension_count
+        if ours == theirs:
+            return None
+        sample = self._trained[: max(4096, 4 * theirs)]
+        vectors = self._vectors.rows(sample)
+        if self._options.projection == "learned":
+            if ours > theirs:
+                raise CheckpointError(
+                    f"projection 'learned' widens the student, which has {ours} dimensions and the teacher {theirs}; "
+                    "use projection 'pca' or another teacher"
+                )
+            start = principal_directions(vectors, ours).T
+            self._student.add_projection(start)
+            return None
+        if ours > theirs:
+            raise CheckpointError(
+                f"the student has {ours} dimensions and the teacher {theirs}; give a teacher of at least {ours}"
+            )
+        return fit_teacher(vectors, self._embed([self._texts[i] for i in sample]))
+
+    def _measure(self) -> None:
+        """Adds a line to the history: nearness to the teacher on the texts kept back, and the STS score."""
+        at = self._position
+        ours, theirs = self._embed([self._texts[i] for i in self._held]), self._targets(self._held)
+        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        cosine = float(((ours * theirs).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
+        line = {"texts": at.texts, "minutes": round(at.seconds / 60, 2), "cosine": round(cosine, 5)}
+        if at.texts:
+            line["loss"] = round(self._loss, 6)
+        if self._pairs is not None:
+            first, second = (self._embed(side) for side in (self._pairs.first, self._pairs.second))
+            line["sts"] = round(sts_score(_unit(first), _unit(second), self._pairs.scores), 3)
+        at.history.append(line)
+
+    def _embed(self, texts: Sequence[str]) -> FloatArray:
+        """The student's vectors in float32, in the order of the texts."""
+        sequences = self._tokenize(texts)
+        found = np.empty((len(texts), self._student.dimension_count), np.float32)
+        with torch.no_grad():
+            for batch in batches([len(ids) for ids in sequences], 2 * self._options.batch_token_count, (0,)):
+                found[batch] = self._student.encode([sequences[i] for i in batch]).vectors.cpu().numpy()
+        return found
+
+    def _tokenize(self, texts: Sequence[str]) -> list[TokenIds]:
+        return [np.array(e.ids, np.int64) for e in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=_use_bfloat16(self._options, self._device))
+
+    def _save(self) -> None:
+        tensors = {name: tensor.detach() for name, tensor in self._parameters.items()}
+        self._state.save(
+            self._position, {"tensors": tensors, "optimizer": self._optimizer.state_dict(), "loss": self._loss}
+        )
+
+    def _resume(self) -> Position:
+        state = self._state.load()
+        if state is None:
+            return Position()
+        with torch.no_grad():
+            for name, tensor in self._parameters.items():
+                tensor.copy_(state["tensors"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        position = state["position"]
+        assert isinstance(position, Position)
+        return position
+
+
+def _optimizer(parameters: Mapping[str, Tensor], options: DistillOptions) -> torch.optim.Optimizer:
+    """AdamW; only matrices of linear layers are drawn towards zero."""
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, tensor in parameters.items():
+        groups[tensor.ndim == 2 and "embeddings." not in name].append(tensor)
+    return torch.optim.AdamW(
+        [
+            {"params": tensors, "weight_decay": options.weight_decay if decays else 0.0}
+            for decays, tensors in groups.items()
+            if tensors
+        ],
+        lr=options.learning_rate,
+        fused=True,
+    )
+
+
+def _use_bfloat16(options: DistillOptions, device: torch.device) -> bool:
+    if options.precision != "auto":
+        return options.precision == "bfloat16"
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # Without these instructions bfloat16 is emulated, which is slower than float32.
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _unit(vectors: FloatArray) -> FloatArray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)

@@ -1,0 +1,91 @@
+"""What may be chosen about a distillation, and the rules for it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from whit.export.checkpoint import CheckpointError
+
+FREEZE = ("none", "words", "embeddings")
+DECAYS = ("cosine", "linear")
+PRECISIONS = ("auto", "float32", "bfloat16")
+PROJECTIONS = ("pca", "learned")
+TEACHER_DTYPES = ("float32", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class DistillOptions:
+    """Options of ``distill``. The first group decides the result, the second only where and how it is computed."""
+
+    teacher: Path  # a checkpoint folder, or a package that whit export made
+    texts: tuple[Path, ...]  # UTF-8 files, one text a line, plain or .gz
+    epochs: int = 1
+    learning_rate: float = 2e-4
+    warmup: float = 0.05  # share of the run
+    decay: str = "cosine"
+    weight_decay: float = 0.01
+    max_norm: float = 1.0  # gradients are clipped to it
+    batch_token_count: int = 2048
+    max_token_count: int = 128  # student and teacher read no more of a text
+    freeze: str = "none"  # "words": the word embeddings stay; "embeddings": positions and their LayerNorm too
+    cosine_weight: float = 1.0
+    l2_weight: float = 0.0
+    similarity_weight: float = 10.0
+    hidden_weight: float = 0.0
+    hidden_layers: tuple[int, ...] | None = None  # the teacher's layer for each of the student's; None: evenly spaced
+    dimension_counts: tuple[int, ...] = ()  # Matryoshka: prefixes of the vector that must be good vectors, too
+    projection: str = "pca"  # where the widths differ: shrink the teacher, or give the student a Dense to its width
+    teacher_dtype: str = "float32"
+    seed: int = 0
+
+    max_minutes: float | None = None
+    cache: Path | None = None  # teacher vectors; None: whit in the user's cache folder
+    sts_dev: Path | None = None  # scored now and then; never trained on
+    precision: str = "auto"  # of the matrix products; weights are float32
+    threads: int | None = None
+    save_every: int = 200  # steps between states
+
+    def check(self) -> None:
+        """Raises CheckpointError for the first option that is out of range."""
+        counts = ("epochs", "batch_token_count", "max_token_count", "save_every")
+        for name in counts:
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(0 < self.learning_rate < 1, "learning_rate", "between 0 and 1", self.learning_rate)
+        _require(0 <= self.warmup < 1, "warmup", "at least 0 and below 1", self.warmup)
+        _require(0 <= self.weight_decay < 1, "weight_decay", "at least 0 and below 1", self.weight_decay)
+        _require(self.max_norm > 0, "max_norm", "above 0", self.max_norm)
+        _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", "above 0", self.max_minutes)
+        _require(self.threads is None or self.threads >= 1, "threads", "at least 1", self.threads)
+        _require(bool(self.texts), "texts", "at least one file", "none")
+        choices = {"freeze": FREEZE, "decay": DECAYS, "precision": PRECISIONS}
+        choices |= {"projection": PROJECTIONS, "teacher_dtype": TEACHER_DTYPES}
+        for name, allowed in choices.items():
+            _require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
+        weights = ("cosine_weight", "l2_weight", "similarity_weight", "hidden_weight")
+        for name in weights:
+            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        _require(any(getattr(self, name) for name in weights), "one of " + ", ".join(weights), "above 0", "0 for all")
+
+    def decisive(self) -> Mapping[str, Any]:
+        """The options that decide the result, as plain JSON: a run can only be continued with the same ones."""
+        incidental = {"max_minutes", "cache", "sts_dev", "precision", "threads", "save_every", "texts", "teacher"}
+        chosen = {name: value for name, value in asdict(self).items() if name not in incidental}
+        decisive: Mapping[str, Any] = json.loads(json.dumps(chosen))
+        return decisive
+
+
+def cache_folder(options: DistillOptions) -> Path:
+    """Where teacher vectors are kept: as asked, or ``whit/distill`` in the user's cache folder."""
+    if options.cache is not None:
+        return options.cache
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whit" / "distill"
+
+
+def _require(holds: bool, name: str, rule: str, value: object) -> None:
+    if not holds:
+        raise CheckpointError(f"{name} must be {rule}, got {value}")

@@ -1,0 +1,194 @@
+"""The student: any checkpoint that whit compiles, as a torch computation over its own tensors.
+
+Written out here rather than loaded with transformers: layers may have unequal widths after pruning, and plain attention
+trains twice as fast on a CPU as the fused kernels do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray
+from whit.export.encoder_graph import relative_buckets
+from whit.export.families import LAYER_NAMES, Source, encoder_weights
+from whit.runtime.packing import TokenIds
+
+_POOLINGS = ("mean", "cls", "max")
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Outcome of one batch of B texts, the longest of S tokens."""
+
+    vectors: Tensor  # float32 [B, d]
+    hidden: Sequence[Tensor]  # [B, S, h] after each layer
+    mask: Tensor  # float32 [B, S], 1 for tokens
+
+
+class Student:
+    """A checkpoint's encoder and head. ``tensors`` holds the encoder's weights under the checkpoint's names."""
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device | None = None) -> None:
+        if checkpoint.pooling not in _POOLINGS:
+            raise CheckpointError(
+                f"a model that pools by {checkpoint.pooling!r} cannot be trained; only {', '.join(_POOLINGS)} can"
+            )
+        self._weights = encoder_weights(checkpoint)
+        self._device = device or torch.device("cpu")
+        self._names = LAYER_NAMES[checkpoint.model_type]
+        source = Source(checkpoint.tensors)
+        self._prefix, self._has_projection = source.prefix, "embeddings_project.weight" in source
+        self._has_types = "embeddings.token_type_embeddings.weight" in source
+        self._pooling, self._normalize = checkpoint.pooling, checkpoint.normalize
+        self._dense = [
+            (self._tensor(d.weight.T), None if d.bias is None else self._tensor(d.bias), d.activation)
+            for d in checkpoint.dense
+        ]
+        self.tensors = {name: self._tensor(array) for name, array in checkpoint.tensors.items()}
+        self.extra: tuple[Tensor, Tensor] | None = None  # a Dense to the teacher's width: weight [out, in], bias
+        dense_count = len(checkpoint.dense[-1].weight.T) if checkpoint.dense else self._weights.hidden_count
+        self.dimension_count = dense_count
+        self.layer_count = len(self._weights.layers)
+        self.hidden_count = self._weights.hidden_count
+        self.max_token_count = self._weights.max_token_count
+        self.vocabulary = checkpoint.tokenizer.get_vocab(with_added_tokens=True)
+
+    def trainable(self, freeze: str) -> dict[str, Tensor]:
+        """The tensors that training changes, by name; gradients are switched on for them and off for all others."""
+        frozen = {
+            "none": (),
+            "words": (f"{self._prefix}embeddings.word_embeddings.",),
+            "embeddings": (f"{self._prefix}embeddings.",),
+        }[freeze]
+        used = (f"{self._prefix}embeddings", f"{self._prefix}encoder.", f"{self._prefix}{self._names.stack}.")
+        found = {n: t for n, t in self.tensors.items() if n.startswith(used) and not n.startswith(frozen or "\0")}
+        for tensor in self.tensors.values():
+            tensor.requires_grad_(False)
+        if self.extra is not None:
+            found |= {"projection.weight": self.extra[0], "projection.bias": self.extra[1]}
+        for tensor in found.values():
+            tensor.requires_grad_(True)
+        return found
+
+    def add_projection(self, weight: FloatArray) -> None:
+        """Ends the head in a Dense without activation, ``weight`` [in, out], before the normalisation."""
+        self.extra = self._tensor(weight.T), self._tensor(np.zeros(weight.shape[1], np.float32))
+        self.dimension_count = weight.shape[1]
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """The encoder's weights as numpy arrays, for a checkpoint."""
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.tensors.items()}
+
+    def projection_arrays(self) -> tuple[FloatArray, FloatArray] | None:
+        """Weight [in, out] and bias [out] of the added Dense, if there is one."""
+        if self.extra is None:
+            return None
+        weight, bias = (tensor.detach().cpu().numpy() for tensor in self.extra)
+        return weight.T, bias
+
+    def encode(self, sequences: Sequence[TokenIds]) -> Encoded:
+        """Vectors and hidden states of a batch; sequences are int64 [token count]."""
+        longest = max(len(ids) for ids in sequences)
+        ids = np.zeros((len(sequences), longest), np.int64)
+        filled = np.zeros((len(sequences), longest), np.float32)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = sequence
+            filled[row, : len(sequence)] = 1
+        mask = torch.from_numpy(filled).to(self._device)
+        x = self._embed(torch.from_numpy(ids).to(self._device))
+        bias = self._attention_bias(mask, padded=not filled.all())
+        hidden = []
+        for i in range(self.layer_count):
+            x = self._layer(x, i, bias)
+            hidden.append(x)
+        return Encoded(self._head(x, mask), hidden, mask)
+
+    def _tensor(self, array: FloatArray) -> Tensor:
+        return torch.tensor(np.ascontiguousarray(array, np.float32), device=self._device)
+
+    def _get(self, name: str) -> Tensor:
+        return self.tensors[self._prefix + name]
+
+    def _linear(self, x: Tensor, *names: str) -> Tensor:
+        """One linear layer, or several side by side in one product."""
+        if len(names) == 1:
+            return functional.linear(x, self._get(f"{names[0]}.weight"), self._get(f"{names[0]}.bias"))
+        weight = torch.cat([self._get(f"{name}.weight") for name in names])
+        return functional.linear(x, weight, torch.cat([self._get(f"{name}.bias") for name in names]))
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        gain, bias = self._get(f"{name}.weight"), self._get(f"{name}.bias")
+        return functional.layer_norm(x, gain.shape, gain, bias, self._weights.epsilon)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        offset = self._weights.position_offset
+        x = functional.embedding(ids, self._get("embeddings.word_embeddings.weight"))
+        x = x + self._get("embeddings.position_embeddings.weight")[offset : offset + ids.shape[1]]
+        if self._has_types:
+            x = x + self._get("embeddings.token_type_embeddings.weight")[0]
+        x = self._norm(x, "embeddings.LayerNorm")
+        return self._linear(x, "embeddings_project") if self._has_projection else x
+
+    def _attention_bias(self, mask: Tensor, *, padded: bool) -> Tensor | None:
+        """What is added to the scores [B, heads, S, S]: nothing where no text is padded, which is the usual case."""
+        bias = ((mask - 1) * 1e9)[:, None, None, :] if padded else None
+        if self._weights.relative_bias is None:
+            return bias
+        table = self._get("encoder.relative_attention_bias.weight")
+        place = np.arange(mask.shape[1])
+        buckets = relative_buckets(place[None, :] - place[:, None], len(table))
+        relative = table[torch.from_numpy(buckets).to(self._device)].permute(2, 0, 1)[None]
+        return relative if bias is None else relative + bias
+
+    def _layer(self, x: Tensor, i: int, bias: Tensor | None) -> Tensor:
+        names, at = self._names, f"{self._names.stack}.{i}"
+        count, width = self._weights.heads_of(self._weights.layers[i]), self._weights.head_width
+        batch, length = x.shape[:2]
+        qkv = self._linear(x, *(f"{at}.{part}" for part in (names.query, names.key, names.value)))
+        query, key, value = qkv.view(batch, length, 3, count, width).permute(2, 0, 3, 1, 4)
+        scores = query @ key.transpose(2, 3) / math.sqrt(width)
+        attention = torch.softmax(scores if bias is None else scores + bias, dim=-1)
+        context = (attention.to(value.dtype) @ value).transpose(1, 2).reshape(batch, length, count * width)
+        x = self._norm(x + self._linear(context, f"{at}.{names.out}"), f"{at}.{names.attention_norm}")
+        inner = _activate(self._linear(x, f"{at}.{names.up}"), self._weights.activation)
+        return self._norm(x + self._linear(inner, f"{at}.{names.down}"), f"{at}.{names.output_norm}")
+
+    def _head(self, x: Tensor, mask: Tensor) -> Tensor:
+        with torch.autocast(self._device.type, enabled=False):
+            vectors = _pool(x.float(), mask, self._pooling)
+            for weight, bias, activation in self._dense:
+                vectors = _activate(functional.linear(vectors, weight, bias), activation)
+            if self.extra is not None:
+                vectors = functional.linear(vectors, *self.extra)
+            return functional.normalize(vectors, dim=1) if self._normalize else vectors
+
+
+def _pool(x: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    match pooling:
+        case "cls":
+            return x[:, 0]
+        case "max":
+            return x.masked_fill(mask[:, :, None] == 0, -math.inf).amax(dim=1)
+        case _:
+            return (x * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+
+
+def _activate(x: Tensor, kind: str) -> Tensor:
+    match kind:
+        case "gelu":
+            return functional.gelu(x)
+        case "gelu_tanh":
+            return functional.gelu(x, approximate="tanh")
+        case "relu":
+            return functional.relu(x)
+        case "tanh":
+            return torch.tanh(x)
+        case _:
+            return x
