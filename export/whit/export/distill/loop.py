@@ -33,6 +33,7 @@ from whit.runtime.packing import TokenIds
 _HELD_OUT = 512  # texts at most that are kept back to measure on
 _CHECKS = 5  # measurements in a run, besides the one before it
 _LEAST_TEXTS = 16
+_LONGEST_STEP = 60.0  # seconds; what goes beyond was a pause: a stopped process, a closed laptop
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +119,21 @@ class _Run:
     def train(self) -> None:
         """Goes through all epochs, or until the time is over."""
         at = self._position
-        start = time.monotonic() - at.seconds
         total = self._options.epochs * len(self._trained)
         if not at.history:
             self._measure()
+        last = time.monotonic()
         for sequences, targets in self._lessons():
             at.steps += 1
             at.texts += len(sequences)
             self._step(sequences, targets)
-            at.seconds = time.monotonic() - start
+            now = time.monotonic()
+            at.seconds += min(now - last, _LONGEST_STEP)
+            last = now
             self._progress("distil (texts)", at.texts, total)
             if self._share() >= len(at.history) / _CHECKS:
                 self._measure()
+                last = time.monotonic()  # measuring is no training
             if self._share() >= 1:
                 return
             if at.steps % self._options.save_every == 0:
