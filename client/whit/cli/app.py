@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, Entry] = {
     "verify": Entry("whit.cli.verify", "Recompute a package's golden vectors on this machine.", "server"),
     "inspect": Entry("whit.cli.inspect", "Show what is in a package."),
     "eval": Entry("whit.cli.evaluate", "Score packages on evaluation sets.", "export"),
+    "compare": Entry("whit.cli.compare", "Put packages beside each other: size, speed, quality.", "export"),
     "serve": Entry("whit.cli.serve", "Serve packages and collections over gRPC.", "server"),
     "embed": Entry("whit.cli.embed", "Turn texts into vectors."),
     "index": Entry("whit.cli.index", "Put files into a collection."),
