@@ -24,8 +24,8 @@ from bench.data import collection, stsb
 from bench.machine import describe
 from whit.contract.manifest import GRAPH_FILE
 from whit.export.graph import FLOAT, MICROSOFT, UINT8, Graph
-from whit.runtime import Encoder, Tokenizer, open_package
-from whit.runtime.encoder import open_session, session_options
+from whit.runtime import Tokenizer, open_package
+from whit.runtime.encoder import Encoder, open_session, session_options
 
 PEAK_SHAPE = (512, 1024, 1024)
 ROUNDS = 30

@@ -21,7 +21,7 @@ from bench.data import collection, stsb
 from bench.machine import describe
 from bench.server import running
 from whit.client import Client
-from whit.runtime import Encoder, Tokenizer, open_package
+from whit.runtime import Tokenizer, open_encoder, open_package
 
 BATCH = 64
 POINTS = 10_000
@@ -42,7 +42,7 @@ class InProcess:
     def __init__(self, package: Path) -> None:
         opened = open_package(package)
         self._limit = opened.manifest.max_token_count
-        self._tokenizer, self._encoder = Tokenizer(opened), Encoder(opened)
+        self._tokenizer, self._encoder = Tokenizer(opened), open_encoder(opened)
 
     def embed(self, texts: Sequence[str], token_budget: int) -> None:
         """Tokenises and embeds; the vectors are dropped."""

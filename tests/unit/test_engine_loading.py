@@ -25,7 +25,7 @@ def outcome(monkeypatch):
 
     monkeypatch.setattr(loading, "open_package", open_package)
     monkeypatch.setattr(loading, "Tokenizer", lambda package: "tokenizer")
-    monkeypatch.setattr(loading, "Encoder", lambda package: "encoder")
+    monkeypatch.setattr(loading, "open_encoder", lambda package: "encoder")
     monkeypatch.setattr(loading, "verify", lambda package, tokenizer, encoder: outcomes[package.manifest.name])
     return outcomes
 

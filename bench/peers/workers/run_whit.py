@@ -11,7 +11,7 @@ import numpy as np
 from common import InProcess, serve
 from numpy.typing import NDArray
 
-from whit.runtime import Encoder, Tokenizer, open_package
+from whit.runtime import Tokenizer, open_encoder, open_package
 
 TOKENIZED_TOGETHER = 64
 
@@ -22,7 +22,7 @@ class Whit(InProcess):
     def __init__(self, options: dict[str, Any]) -> None:
         package = open_package(Path(options["package"]))
         self._max_tokens, self._token_budget = options["max_tokens"], options["token_budget"]
-        self._tokenizer, self._encoder = Tokenizer(package), Encoder(package)
+        self._tokenizer, self._encoder = Tokenizer(package), open_encoder(package)
         self._pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
 
     def embed(self, texts: list[str]) -> NDArray[np.float32]:

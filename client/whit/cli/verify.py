@@ -23,14 +23,14 @@ def verify(package: Path, as_json: bool) -> None:
 
     Uses the server's own runtime. First proves that every file of the package is there, unaltered.
     """
-    from whit.runtime.encoder import Encoder
+    from whit.runtime.opening import open_encoder
     from whit.runtime.package import open_package
     from whit.runtime.tokenizer import Tokenizer
     from whit.runtime.verify import verify as verify_package
 
     start = time.perf_counter()
     opened = open_package(package)
-    result = verify_package(opened, Tokenizer(opened), Encoder(opened))
+    result = verify_package(opened, Tokenizer(opened), open_encoder(opened))
     seconds = time.perf_counter() - start
     if as_json:
         identity = {"package": str(package), "name": opened.manifest.name, "fingerprint": opened.manifest.fingerprint}

@@ -53,9 +53,11 @@ class StaticEncoder:
         vectors = sums.astype(np.float32)
         if self.manifest.normalized:
             lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # of one row at a time
-            return np.divide(vectors, lengths[:, None], out=vectors, where=lengths[:, None] > 0)
-        counts = np.array([len(ids) for ids in sequences], np.float32)
-        return vectors * (self._step / counts)[:, None]
+            vectors /= np.where(lengths > 0, lengths, 1)[:, None]
+        else:
+            counts = np.array([len(ids) for ids in sequences], np.float32)
+            vectors *= (self._step / counts)[:, None]
+        return vectors
 
     def encode(
         self, sequences: Sequence[TokenIds], *, token_budget: int = 0, executor: Executor | None = None
@@ -77,17 +79,16 @@ def open_table(path: Path, manifest: Manifest) -> tuple[NDArray[Any], np.float32
     """
     tensors = _read_safetensors(path)
     shape = (manifest.vocabulary_size, manifest.dimension_count)
+    expected = "float16" if manifest.dtype == "float16" else "int8"
+    rows: NDArray[Any]
     try:
         match manifest.dtype:
             case "int8":
                 rows, step = tensors["rows"], np.float32(tensors["step"][()])
-                expected = np.dtype(np.int8)
             case "float16":
                 rows, step = tensors["rows"], np.float32(1)
-                expected = np.dtype(np.float16)
             case _:
                 rows, step = decode_products(tensors["codes"], tensors["centroids"], tensors["lengths"])
-                expected = np.dtype(np.int8)
     except (KeyError, ValueError, IndexError) as error:
         raise PackageError(f"{path} lacks a tensor of a {manifest.dtype} table ({error}); export it again") from None
     if rows.shape != shape or rows.dtype != expected:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.contract.manifest import GOLDEN_FILE, GRAPH_FILE, PackageError
-from whit.runtime.encoder import Encoder
+from whit.contract.manifest import GOLDEN_FILE, STATIC, Manifest, PackageError
 from whit.runtime.package import Package
 from whit.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from whit.runtime.opening import AnyEncoder
 
 # Floating point differs a little between CPUs (other vector widths, other rounding). In an int8 graph such a difference
 # now and then moves an activation to the next code, which moves a vector by about this much.
 TOLERANCE = {"float32": 1e-5, "int8": 2e-2}
+# A table's rows are added without a graph's rounding in between.
+STATIC_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +56,16 @@ def read_golden(package: Package) -> tuple[list[str], NDArray[np.float32]]:
     return texts, vectors
 
 
-def verify(package: Package, tokenizer: Tokenizer, encoder: Encoder) -> Verification:
+def tolerance_of(manifest: Manifest) -> float:
+    """By how much a single value of a unit-length vector may differ on another machine."""
+    return STATIC_TOLERANCE if manifest.kind == STATIC else TOLERANCE[manifest.dtype]
+
+
+def verify(package: Package, tokenizer: Tokenizer, encoder: AnyEncoder) -> Verification:
     """Embeds the golden texts, each alone and all in one batch, and compares both with the package's vectors.
 
     Raises:
-        PackageError: ``golden.json`` has another form, or the graph fails on its texts: it belongs to another tokenizer.
+        PackageError: ``golden.json`` has another form, or graph or table fails on its texts: it belongs to another tokenizer.
     """
     texts, golden = read_golden(package)
     limit = package.manifest.max_token_count
@@ -68,12 +78,12 @@ def verify(package: Package, tokenizer: Tokenizer, encoder: Encoder) -> Verifica
         together = encoder.encode(sequences)
         mixed = encoder.run([sequences[i] for i in masked])
     except Exception as error:  # onnxruntime's exception types are private
-        path = package.directory / GRAPH_FILE
+        path = package.directory / package.manifest.model_file
         raise PackageError(f"{path} cannot embed the golden texts ({error}); export the package again") from error
     difference = max(float(np.abs(found - golden).max()) for found in (alone, together))
     norms = np.linalg.norm(alone, axis=1) * np.linalg.norm(golden, axis=1)
     cosines = (alone * golden).sum(axis=1) / np.where(norms > 0, norms, 1)
-    tolerance = TOLERANCE[package.manifest.dtype] * max(1.0, float(np.abs(golden).max()))
+    tolerance = tolerance_of(package.manifest) * max(1.0, float(np.abs(golden).max()))
     # Written so that a NaN fails.
     verified = difference <= tolerance and bool(np.array_equal(alone, together))
     mixes_lengths = bool(np.array_equal(mixed, alone[masked]))

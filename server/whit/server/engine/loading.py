@@ -1,4 +1,4 @@
-"""Loads packages for the engine. Kept apart from it because this brings in onnxruntime."""
+"""Loads packages for the engine. Kept apart from it because this brings in the runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from whit.contract import names
 from whit.contract.manifest import PackageError
-from whit.runtime import Encoder, Tokenizer, open_package, verify
+from whit.runtime import Tokenizer, open_encoder, open_package, verify
 from whit.server.engine.models import LoadedModel
 
 _logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def load_model(directory: Path, *, allow_unverified: bool = False) -> LoadedMode
         raise PackageError(
             f"{directory}: the name {model_id!r} cannot be a model id ({names.MODEL_ID_RULE}); export it under another name"
         ) from None
-    tokenizer, encoder = Tokenizer(package), Encoder(package)
+    tokenizer, encoder = Tokenizer(package), open_encoder(package)
     found = verify(package, tokenizer, encoder)
     if not found.verified:
         difference = (
