@@ -72,14 +72,14 @@ def servers_markdown(content: Mapping[str, Any]) -> str:
 
 def write_table(body: str, page: Path, name: str) -> None:
     """Replaces what stands between the two marks called ``name`` on the page; says so if it has none."""
-    begin, end = f"<!-- {name}: begin (make bench-{name}) -->", f"<!-- {name}: end -->"
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
-    changed, count = re.subn(pattern, lambda _: f"{begin}\n{body}\n{end}", text, flags=re.DOTALL)
+    pattern = f"(<!-- {re.escape(name)}: begin [^>]*-->).*?(<!-- {re.escape(name)}: end -->)"
+    changed, count = re.subn(pattern, lambda marks: f"{marks[1]}\n{body}\n{marks[2]}", text, flags=re.DOTALL)
     if count == 1:
         page.write_text(changed, encoding="utf-8")
     else:
-        print(f"{page.name} has no place for the table; it needs the lines {begin} and {end}", file=sys.stderr)
+        wanted = f"<!-- {name}: begin (command) --> and <!-- {name}: end -->"
+        print(f"{page.name} has no place for the table; it needs the lines {wanted}", file=sys.stderr)
 
 
 def plot(content: Mapping[str, Any], out: Path) -> None:

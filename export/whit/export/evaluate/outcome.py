@@ -101,6 +101,12 @@ def compare(outcome: Outcome, base: Outcome, rounds: int = ROUNDS, seed: int = S
     return Comparison(difference, _percentiles(resampled), _randomisation(outcome, base, difference, rounds, seed))
 
 
+def retained(outcome: Outcome, base: Outcome, rounds: int = ROUNDS, seed: int = SEED) -> tuple[float, Interval]:
+    """Score as a percentage of the base's, and its interval by paired bootstrap."""
+    resampled = 100 * outcome._resampled(rounds, seed) / base._resampled(rounds, seed)
+    return 100 * outcome.score / base.score, _percentiles(resampled)
+
+
 def _randomisation(outcome: Outcome, base: Outcome, difference: float, rounds: int, seed: int) -> float:
     """How often swapping the two models item by item, at random, makes a difference as large as the one seen."""
     random = np.random.default_rng(seed + 1)
