@@ -11,6 +11,7 @@ import numpy as np
 
 from whit.export.checkpoint import CheckpointError, FloatArray
 from whit.export.compile import Progress
+from whit.export.prune.shapes import shapes_of
 from whit.export.prune.subject import (
     Subject,
     cosines,
@@ -153,6 +154,8 @@ SCORES: Mapping[str, Callable[[Subject], list[float]]] = {"cosine": block_influe
 
 def _changes(subject: Subject) -> list[tuple[FloatArray, FloatArray]]:
     """What enters and what leaves each layer, on a sample of tokens."""
+    if not all(shape.heads and shape.inner for shape in shapes_of(subject.weights)):
+        raise CheckpointError("the checkpoint has layers pruned to nothing; drop layers first, or name them with keep")
     states = hidden_states(subject.weights, subject.head, subject.token_ids(subject.texts))
     stride = max(1, len(states[0]) // _STATE_ROWS)
     sample = [rows[::stride] for rows in states]

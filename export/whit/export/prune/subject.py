@@ -56,7 +56,7 @@ def embed(weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds]) ->
     """Vectors float32 [len(sequences), dimension_count] of the float32 graph."""
     session = open_session(build_graph(weights, head, Plan()).SerializeToString())
     vectors = np.empty((len(sequences), head.dimension_count(weights.hidden_count)), np.float32)
-    for batch, feeds in _feeds(weights, sequences):
+    for batch, feeds in micro_batch_feeds(weights, sequences):
         vectors[batch] = session.run([OUTPUT], feeds)[0]
     return vectors
 
@@ -69,7 +69,7 @@ def linear_inputs(
     session = open_session(build_graph(weights, head, Plan(), taps=taps).SerializeToString())
     outputs = tap_outputs({name: taps[name] for name in names})
     found: dict[str, list[FloatArray]] = {output: [] for output in outputs}
-    for _, feeds in _feeds(weights, sequences):
+    for _, feeds in micro_batch_feeds(weights, sequences):
         for output, rows in zip(outputs, session.run(outputs, feeds), strict=True):
             found[output].append(rows)
     whole = {output: np.concatenate(parts) for output, parts in found.items()}
@@ -157,7 +157,7 @@ def _layer_tensors(layer: Layer, at: str, model_type: str) -> Tensors:
     return found
 
 
-def _feeds(
+def micro_batch_feeds(
     weights: EncoderWeights, sequences: Sequence[TokenIds]
 ) -> list[tuple[list[int], dict[str, NDArray[np.generic]]]]:
     """The micro-batches of ``sequences``: which of them, and the graph's inputs. The order depends on the lengths alone."""

@@ -17,6 +17,7 @@ from whit.export.checkpoint import CheckpointError, FloatArray
 from whit.export.compile import Progress
 from whit.export.families import EncoderWeights, Layer, Linear
 from whit.export.prune.columns import RANKINGS, Indices, Moments, refit
+from whit.export.prune.shapes import Shape, shapes_of
 from whit.export.prune.subject import (
     Subject,
     cosines,
@@ -28,14 +29,6 @@ from whit.export.prune.subject import (
     write_layers,
 )
 from whit.runtime.packing import TokenIds
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Size of one layer: attention heads and feed-forward columns; 0 leaves only the bias of the block."""
-
-    heads: int
-    inner: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +95,6 @@ def report_width(subject: Subject, pruned: EncoderWeights, method: str) -> Width
     )
 
 
-def shapes_of(weights: EncoderWeights) -> list[Shape]:
-    """Size of each layer."""
-    return [Shape(weights.heads_of(layer), int(layer.up.weight.shape[1])) for layer in weights.layers]
-
-
 def prune_to_shapes(
     subject: Subject, shapes: Sequence[Shape], method: str, progress: Progress = lambda *_: None
 ) -> EncoderWeights:
@@ -118,9 +106,8 @@ def prune_to_shapes(
     for i, shape in enumerate(shapes):
         sums = _Sums.of(whole, subject, sequences, i) if method != "magnitude" else None
         for block in BLOCKS:
-            changed = block.count(now, i) != block.asked(shape)
-            touched = touched or changed
-            if touched:
+            touched = touched or block.count(now, i) != block.asked(shape)
+            if touched and block.count(now, i):
                 now = _prune_block(now, subject, sequences, i, block, block.asked(shape), method, sums)
         progress("prune (layers)", i + 1, len(shapes))
     return now
@@ -194,6 +181,8 @@ class _Sums:
     def of(weights: EncoderWeights, subject: Subject, sequences: Sequence[TokenIds], i: int) -> _Sums:
         found = {}
         for block in BLOCKS:
+            if not block.count(weights, i):
+                continue
             rest, columns = block_inputs(weights, subject, sequences, i, block)
             leave: Linear = getattr(weights.layers[i], block.leave)
             found[block] = rest + columns @ leave.weight + leave.bias

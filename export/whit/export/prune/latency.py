@@ -1,0 +1,137 @@
+"""What a layer's shape costs on this machine: a table of measured times, added up for any mix of shapes.
+
+As in ZipLM (arXiv:2302.04089), the table is measured, not counted: time does not follow arithmetic, and what is spared on
+paper is not always spared on the clock. The graphs are the ones that whit serves, on one thread; times are CPU times,
+since other work on the machine would show in wall time, and the smallest of several interleaved rounds counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from whit.export.encoder_graph import OUTPUT, build_graph
+from whit.export.families import EncoderWeights, Layer, Linear
+from whit.export.linear import Plan, Static
+from whit.export.prune.shapes import Shape
+from whit.export.prune.subject import Subject, micro_batch_feeds
+from whit.runtime.encoder import open_session
+
+DTYPES = ("float32", "int8")
+
+ROUNDS = 7
+# Micro-batches of a round: enough that every length of text is among them, few enough that a round is short.
+BATCHES_A_ROUND = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTable:
+    """CPU seconds for the timed texts: what every model pays, and what one block of each size adds."""
+
+    fixed_s: float
+    attention_s: Mapping[int, float]  # by heads
+    feed_forward_s: Mapping[int, float]  # by columns
+
+    def total_s(self, shapes: Sequence[Shape]) -> float:
+        """The time of a model with layers of these shapes, all of them in the table."""
+        return self.fixed_s + sum(self.attention_s[shape.heads] + self.feed_forward_s[shape.inner] for shape in shapes)
+
+
+class Timer:
+    """Times models on the same texts, in turns."""
+
+    def __init__(self, subject: Subject, dtype: str) -> None:
+        self._subject, self._dtype = subject, dtype
+        batches = micro_batch_feeds(subject.weights, subject.token_ids(subject.texts))
+        self._picked = batches[:: max(1, len(batches) // BATCHES_A_ROUND)]
+        self._texts = [subject.texts[i] for batch, _ in self._picked for i in batch]
+
+    def tokenise_s(self) -> float:
+        """CPU seconds to tokenise the timed texts, which no pruning spares."""
+        return min(self._clocked(partial(self._subject.token_ids, self._texts)) for _ in range(ROUNDS))
+
+    def model_s(self, models: Sequence[EncoderWeights]) -> list[float]:
+        """CPU seconds of each model on the timed texts, without tokenising."""
+        sessions = [self._session(weights) for weights in models]
+        for session in sessions:
+            self._run(session)  # the first run allocates
+        rounds = [[self._clocked(partial(self._run, session)) for session in sessions] for _ in range(ROUNDS)]
+        return [min(times) for times in zip(*rounds, strict=True)]
+
+    def speedup(self, pruned: EncoderWeights) -> float:
+        """How many times as fast as the unpruned model ``pruned`` is, tokenising included."""
+        fixed = self.tokenise_s()
+        before, after = self.model_s([self._subject.weights, pruned])
+        return (fixed + before) / (fixed + after)
+
+    def _session(self, weights: EncoderWeights) -> onnxruntime.InferenceSession:
+        plan = int8_plan(weights) if self._dtype == "int8" else Plan()
+        return open_session(build_graph(weights, self._subject.head, plan).SerializeToString())
+
+    def _run(self, session: onnxruntime.InferenceSession) -> None:
+        for _, feeds in self._picked:
+            session.run([OUTPUT], feeds)
+
+    @staticmethod
+    def _clocked(work: Callable[[], object]) -> float:
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+
+def measure_latency(
+    subject: Subject, dtype: str, head_counts: Sequence[int], inner_counts: Sequence[int]
+) -> LatencyTable:
+    """Times every size of either block: a model with that block alone in all layers, less a model with empty layers."""
+    timer = Timer(subject, dtype)
+    shapes = [Shape(heads, 0) for heads in head_counts if heads] + [Shape(0, inner) for inner in inner_counts if inner]
+    models = [cut_to_shapes(subject.weights, shape) for shape in [Shape(0, 0), *shapes]]
+    empty, *times = timer.model_s(models)
+    layer_count = len(subject.weights.layers)
+    added = {shape: max(seconds - empty, 0.0) / layer_count for shape, seconds in zip(shapes, times, strict=True)}
+    return LatencyTable(
+        fixed_s=timer.tokenise_s() + empty,
+        attention_s={0: 0.0} | {shape.heads: seconds for shape, seconds in added.items() if shape.heads},
+        feed_forward_s={0: 0.0} | {shape.inner: seconds for shape, seconds in added.items() if shape.inner},
+    )
+
+
+def cut_to_shapes(weights: EncoderWeights, shape: Shape) -> EncoderWeights:
+    """A model of these sizes to be timed: its first heads and columns, which is nothing that one would use."""
+    width = weights.head_width
+
+    def cut(layer: Layer) -> Layer:
+        size, inner = shape.heads * width, shape.inner
+        parts = zip(np.split(layer.qkv.weight, 3, axis=1), np.split(layer.qkv.bias, 3), strict=True)
+        weight_parts, bias_parts = zip(*((weight[:, :size], bias[:size]) for weight, bias in parts), strict=True)
+        return replace(
+            layer,
+            qkv=Linear(np.hstack(weight_parts), np.hstack(bias_parts)),
+            out=Linear(layer.out.weight[:size], layer.out.bias),
+            up=Linear(np.ascontiguousarray(layer.up.weight[:, :inner]), layer.up.bias[:inner]),
+            down=Linear(layer.down.weight[:inner], layer.down.bias),
+        )
+
+    return replace(weights, layers=[cut(layer) for layer in weights.layers])
+
+
+def int8_plan(weights: EncoderWeights) -> Plan:
+    """int8 for every linear layer, with codes that are right for the clock and no more: no calibration is done."""
+    schemes = {
+        f"layers.{i}.{part}": _static(getattr(layer, part))
+        for i, layer in enumerate(weights.layers)
+        for part in ("qkv", "out", "up", "down")
+    }
+    return Plan(schemes, quantize_embeddings=True)
+
+
+def _static(linear: Linear) -> Static:
+    scales = np.abs(linear.weight).max(axis=0, initial=1e-6) / np.float32(127)
+    codes: NDArray[np.int8] = np.rint(linear.weight / scales).astype(np.int8)
+    return Static(codes, scales.astype(np.float32), linear.bias, scale=0.05, zero_point=128)
