@@ -16,8 +16,9 @@ import pytest
 from tests.support import packages, tiny
 from whit.contract.manifest import MANIFEST_FILE, REPORT_FILE, read_manifest, sha256_of
 from whit.export.checkpoint import CheckpointError
-from whit.export.compile import GOLDEN_TEXTS, ExportOptions, compile_checkpoint
+from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.report import Report
+from whit.export.sealing import GOLDEN_TEXTS
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import open_package
 from whit.runtime.tokenizer import Tokenizer

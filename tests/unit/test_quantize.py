@@ -13,7 +13,8 @@ from onnx import numpy_helper
 
 from tests.support import packages, tiny
 from whit.contract.manifest import GRAPH_FILE, Manifest, read_manifest
-from whit.export.compile import GOLDEN_TEXTS, ExportOptions, compile_checkpoint
+from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.sealing import GOLDEN_TEXTS
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import open_package
 from whit.runtime.tokenizer import Tokenizer

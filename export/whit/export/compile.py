@@ -5,30 +5,19 @@ The same input and options give the same bytes: nothing measured by the clock go
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from whit.contract.manifest import (
-    GOLDEN_FILE,
     GRAPH_FILE,
-    MANIFEST_FILE,
-    REPORT_FILE,
     TOKENIZER_FILE,
     LinearScheme,
     Manifest,
-    sha256_of,
 )
-from whit.contract.names import MODEL_ID_RULE, model_name, parse_model_name
 from whit.export.calibrate import calibrate
 from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from whit.export.encoder_graph import Head, build_graph
@@ -36,28 +25,14 @@ from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.linear import Plan, Scheme
 from whit.export.quantize import choose_scheme
 from whit.export.report import Report, measure
-from whit.runtime.encoder import Encoder
-from whit.runtime.package import Package, open_package
-from whit.runtime.tokenizer import Tokenizer
-from whit.runtime.verify import verify
+from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal, tokenize
+from whit.runtime.package import Package
 
 DTYPES = ("float32", "int8")
 
 # Multiples of the SIMD width; shorter texts have too little attention for a path of its own.
 ATTENTION_BUCKET = 16
 LEAST_UNMASKED_LENGTH = 128
-
-GOLDEN_TEXTS = (
-    "a",
-    "How do I undo the last commit?",
-    "The aircraft's lift-to-drag ratio falls as the angle of attack grows past the stall.",
-    "Ein kurzer Satz, une phrase courte, 短い文。",
-    "def add(a: int, b: int) -> int: return a + b  # 42, 3.14, 1e-9",
-    "WARNING!!! Battery at 7 %; shut down before 18:30 (UTC+2).",
-    "Small machines run close to the people who use them. " * 6,
-    "Every reading was written down twice, once by hand and once by the recorder, and the two were compared. "
-    * 30,  # beyond every limit: cut, it fills the attention grid
-)
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -85,7 +60,8 @@ def compile_checkpoint(
     """
     options = options or ExportOptions()
     source = read_checkpoint(checkpoint, pooling=options.pooling)
-    _check_options(options, out)
+    _check_options(options)
+    check_out(out)
     weights = encoder_weights(source)
     head = Head(source.pooling, source.dense, source.normalize)
     limit = _max_token_count(source, weights, options)
@@ -93,9 +69,8 @@ def compile_checkpoint(
     weights = replace(weights, positions=weights.positions[: limit + weights.position_offset])
     texts = calibration_texts(options.calibration)
 
-    _make_parent(out)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-        float_dir, new_dir = Path(scratch, "float32"), Path(scratch, "package")
+    with scratch_beside(out) as scratch:
+        float_dir, new_dir = scratch / "float32", scratch / "package"
         float_package = _write(float_dir, source, weights, head, Plan(), [], options, limit, texts)
         if options.dtype == "float32":
             new_dir = float_dir
@@ -104,35 +79,18 @@ def compile_checkpoint(
             plan, linears = _quantize(float_package, weights, head, options, texts, progress)
             package = _write(new_dir, source, weights, head, plan, linears, options, limit, texts)
         report = measure(float_package, package, texts, progress)
-        _seal(package, report)
-        _check(open_package(new_dir))
-        _publish(new_dir, out)
+        seal(package, report.lasting())
+        publish(new_dir, out)
     return report
 
 
-def _check_options(options: ExportOptions, out: Path) -> None:
+def _check_options(options: ExportOptions) -> None:
     if options.dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
     if options.name is not None:
-        try:
-            parse_model_name(model_name(options.name))
-        except ValueError:
-            raise CheckpointError(f"name must be {MODEL_ID_RULE}, got {options.name!r}") from None
+        check_name(options.name)
     if not 0 < options.max_layer_error < 1:
         raise CheckpointError(f"max_layer_error must be between 0 and 1, got {options.max_layer_error}")
-    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists and is not a package; choose another --out or remove it")
-
-
-def _make_parent(out: Path) -> None:
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent):
-            return
-    except OSError as error:
-        raise CheckpointError(
-            f"{out} cannot be written ({error.strerror} in {out.parent}); choose another --out"
-        ) from None
 
 
 def _max_token_count(source: Checkpoint, weights: EncoderWeights, options: ExportOptions) -> int:
@@ -198,12 +156,6 @@ def _quantize(
     return Plan(schemes, quantize_embeddings=True), linears
 
 
-def tokenize(package: Package, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-    """Token ids of each text, cut to what the package reads."""
-    tokenizer = Tokenizer(package)
-    return [tokenizer.cut(ids, package.manifest.max_token_count) for ids in tokenizer.encode(texts)]
-
-
 def _write(
     directory: Path,
     source: Checkpoint,
@@ -224,14 +176,14 @@ def _write(
     for path in source.license_files:
         shutil.copy(path, directory / path.name)
     manifest = Manifest(
-        name=options.name or re.sub(r"[^A-Za-z0-9._-]", "-", source.name).strip("-._")[:128] or "model",
+        name=options.name or name_from(source.name),
         architecture=weights.architecture,
         dimension_count=head.dimension_count(weights.hidden_count),
         max_token_count=limit,
         vocabulary_size=len(weights.words),
         pooling=head.pooling,
         dtype="int8" if plan.schemes else "float32",
-        files=_hashes(directory),
+        files=file_hashes(directory),
         normalized=head.normalize,
         matryoshka_dimension_counts=source.matryoshka_dimension_counts,
         prompts=source.prompts,
@@ -254,43 +206,3 @@ def _provenance(source: Checkpoint, options: ExportOptions, texts: Sequence[str]
         "options": chosen,
         "calibration_text_count": len(texts),
     }
-
-
-def _seal(package: Package, report: Report) -> None:
-    """Adds golden vectors, report and manifest: from here on the directory is a package."""
-    directory = package.directory
-    texts = tokenize(package, GOLDEN_TEXTS)
-    encoder = Encoder(package)
-    vectors = [encoder.run([ids])[0] for ids in texts]
-    # repr of a float32 as float64 is exact, so the golden vectors are the vectors.
-    golden = [{"text": text, "vector": v.astype(float).tolist()} for text, v in zip(GOLDEN_TEXTS, vectors, strict=True)]
-    (directory / GOLDEN_FILE).write_text(json.dumps({"texts": golden}, ensure_ascii=False), encoding="utf-8")
-    (directory / REPORT_FILE).write_text(
-        json.dumps(report.lasting(), indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    manifest = package.manifest
-    sealed = Manifest(
-        **{f: getattr(manifest, f) for f in manifest.__dataclass_fields__ if f != "files"}, files=_hashes(directory)
-    )
-    (directory / MANIFEST_FILE).write_text(sealed.to_json(), encoding="utf-8")
-
-
-def _check(package: Package) -> None:
-    outcome = verify(package, Tokenizer(package), Encoder(package))
-    if not outcome.verified:
-        raise CheckpointError(
-            f"the compiled package does not reproduce its own golden vectors (off by {outcome.max_abs_difference:.2g}); "
-            "please report this with the checkpoint's config.json"
-        )
-
-
-def _publish(new: Path, out: Path) -> None:
-    """Moves the finished package to ``out``, in place of an older package there."""
-    old = new.parent / "old"
-    if out.exists():
-        out.replace(old)
-    new.replace(out)
-
-
-def _hashes(directory: Path) -> dict[str, str]:
-    return {path.name: sha256_of(path) for path in sorted(directory.iterdir()) if path.name != MANIFEST_FILE}

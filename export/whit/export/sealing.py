@@ -1,0 +1,127 @@
+"""The end of every compile: golden vectors, report and manifest, the proof that they hold, and the move to where it belongs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whit.contract.manifest import GOLDEN_FILE, MANIFEST_FILE, REPORT_FILE, sha256_of
+from whit.contract.names import MODEL_ID_RULE, model_name, parse_model_name
+from whit.export.checkpoint import CheckpointError
+from whit.runtime.opening import open_encoder
+from whit.runtime.package import Package, open_package
+from whit.runtime.tokenizer import Tokenizer
+from whit.runtime.verify import verify
+
+GOLDEN_TEXTS = (
+    "a",
+    "How do I undo the last commit?",
+    "The aircraft's lift-to-drag ratio falls as the angle of attack grows past the stall.",
+    "Ein kurzer Satz, une phrase courte, 短い文。",
+    "def add(a: int, b: int) -> int: return a + b  # 42, 3.14, 1e-9",
+    "WARNING!!! Battery at 7 %; shut down before 18:30 (UTC+2).",
+    "Small machines run close to the people who use them. " * 6,
+    "Every reading was written down twice, once by hand and once by the recorder, and the two were compared. "
+    * 30,  # beyond every limit: cut, it fills the attention grid
+)
+
+
+def check_name(name: str) -> None:
+    """Refuses a name that a model cannot be served under.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        parse_model_name(model_name(name))
+    except ValueError:
+        raise CheckpointError(f"name must be {MODEL_ID_RULE}, got {name!r}") from None
+
+
+def name_from(folder: str) -> str:
+    """A name that a model can be served under, as near to a folder's name as that allows."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", folder).strip("-._")[:128] or "model"
+
+
+def check_out(out: Path) -> None:
+    """Refuses to replace what is not a package.
+
+    Raises:
+        CheckpointError: something else is there.
+    """
+    if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and is not a package; choose another --out or remove it")
+
+
+@contextmanager
+def scratch_beside(out: Path) -> Iterator[Path]:
+    """A directory on the same file system as ``out``, removed at the end.
+
+    Raises:
+        CheckpointError: nothing can be written there.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    except OSError as error:
+        raise CheckpointError(
+            f"{out} cannot be written ({error.strerror} in {out.parent}); choose another --out"
+        ) from None
+    with scratch:
+        yield Path(scratch.name)
+
+
+def tokenize(package: Package, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    """Token ids of each text, cut to what the package reads."""
+    tokenizer = Tokenizer(package)
+    return [tokenizer.cut(ids, package.manifest.max_token_count) for ids in tokenizer.encode(texts)]
+
+
+def seal(package: Package, report: Mapping[str, Any]) -> None:
+    """Adds golden vectors, report and manifest: from here on the directory is a package. Proves that it is.
+
+    Raises:
+        CheckpointError: it does not reproduce its own golden vectors.
+    """
+    directory = package.directory
+    texts = tokenize(package, GOLDEN_TEXTS)
+    encoder = open_encoder(package)
+    vectors = [encoder.run([ids])[0] for ids in texts]
+    # repr of a float32 as float64 is exact, so the golden vectors are the vectors.
+    golden = [{"text": text, "vector": v.astype(float).tolist()} for text, v in zip(GOLDEN_TEXTS, vectors, strict=True)]
+    (directory / GOLDEN_FILE).write_text(json.dumps({"texts": golden}, ensure_ascii=False), encoding="utf-8")
+    (directory / REPORT_FILE).write_text(json.dumps(report, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    sealed = dataclasses.replace(package.manifest, files=file_hashes(directory))
+    (directory / MANIFEST_FILE).write_text(sealed.to_json(), encoding="utf-8")
+    _check(open_package(directory))
+
+
+def _check(package: Package) -> None:
+    outcome = verify(package, Tokenizer(package), open_encoder(package))
+    if not outcome.verified:
+        raise CheckpointError(
+            f"the compiled package does not reproduce its own golden vectors (off by {outcome.max_abs_difference:.2g}); "
+            "please report this with the checkpoint's config.json"
+        )
+
+
+def publish(new: Path, out: Path) -> None:
+    """Moves the finished package to ``out``, in place of an older package there."""
+    old = new.parent / "old"
+    if out.exists():
+        out.replace(old)
+    new.replace(out)
+
+
+def file_hashes(directory: Path) -> dict[str, str]:
+    """What ``Manifest.files`` says of the files in a directory: all but the manifest itself."""
+    return {path.name: sha256_of(path) for path in sorted(directory.iterdir()) if path.name != MANIFEST_FILE}
