@@ -14,7 +14,7 @@ import pytest
 
 from whit.contract.errors import Reason
 from whit.contract.manifest import REQUIRED_FILES, Manifest
-from whit.server.engine import EmbedSpec, Engine, Flow, Lane, LoadedModel, WorkerDiedError, workers
+from whit.server.engine import EmbedSpec, Engine, Flow, Lane, LoadedModel, WorkerDiedError
 from whit.server.errors import ServiceError
 
 DIMENSIONS = 8
@@ -82,8 +82,8 @@ def expected_for(text):
     return vector_of(FakeTokenizer().encode([text])[0])
 
 
-def make_model(model_id="m", *, normalized=False):
-    package, encoder = FakePackage(normalized=normalized), FakeEncoder(normalized=normalized)
+def make_model(model_id="m", *, normalized=False, encoder=None):
+    package, encoder = FakePackage(normalized=normalized), encoder or FakeEncoder(normalized=normalized)
     return LoadedModel(model_id, package, FakeTokenizer(), encoder, True, lambda: None)
 
 
@@ -507,16 +507,20 @@ def test_an_interactive_call_is_answered_while_bulk_holds_every_worker():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a priority of one thread")
-def test_bulk_threads_give_way_to_the_event_loop():
-    found = []
+def test_workers_give_way_to_the_event_loop_and_bulk_to_interactive_work():
+    found = {}
 
-    def work():
-        workers._give_way()
-        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+    class Encoder(FakeEncoder):
+        def run(self, sequences):
+            found[len(sequences[0])] = os.getpriority(os.PRIO_PROCESS, 0)  # of the thread that calls
+            return super().run(sequences)
+
+    async def main():
+        model = make_model(encoder=Encoder())
+        async with make_engine(model) as engine:
+            await embed(engine, ["a"])
+            await engine.embed_texts("m", ["abc"], RAW, lane=Lane.BULK, deadline=None, wait=True)
 
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert found == [min(19, before + 2)]
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    asyncio.run(main())
+    assert found == {3: min(19, before + 3), 5: min(19, before + 5)}

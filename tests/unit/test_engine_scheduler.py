@@ -19,8 +19,8 @@ def test_fills_up_across_jobs_in_the_order_of_their_turns_with_one_attention_len
     assert scheduler.submit(first) is None
     assert scheduler.submit(second) is None
     assert rows(take(scheduler)) == [(first, 0), (first, 2), (second, 0)]  # 31 tokens; 14 more would not fit
-    assert rows(take(scheduler)) == [(second, 1)]  # the first has had 22 tokens, the second 9
-    assert rows(take(scheduler)) == [(first, 1)]
+    assert rows(take(scheduler)) == [(first, 1)]  # it has had less than a micro-batch, so it keeps its turn
+    assert rows(take(scheduler)) == [(second, 1)]
     assert not has_work(scheduler)
 
 
@@ -171,9 +171,9 @@ def test_work_past_its_deadline_is_not_started():
 def test_a_full_queue_refuses_and_says_when_to_come_back():
     scheduler = make_scheduler(queue=100, budget=100)
     scheduler.submit(make_job([50])[0])
-    assert scheduler.full("m") is None
+    assert scheduler.refusal("m", Lane.INTERACTIVE, None, 1) is None
     scheduler.submit(make_job([50])[0])
-    refusal = scheduler.full("m")
+    refusal = scheduler.refusal("m", Lane.INTERACTIVE, None, 1)
     assert refusal is not None
     assert refusal == scheduler.submit(make_job([1])[0])
     assert refusal.reason is Reason.QUEUE_FULL

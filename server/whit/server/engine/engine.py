@@ -209,7 +209,7 @@ class Engine:
         with self._counted():
             refusal = reading.check_spec(call.model, call.spec)
             if refusal is None and not call.wait:
-                refusal = self._scheduler.full(call.model.id)
+                refusal = self._scheduler.refusal(call.model.id, call.lane, call.deadline, least_tokens=len(items))
             if refusal is not None:
                 raise ServiceError(refusal)
             try:

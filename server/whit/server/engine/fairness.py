@@ -5,6 +5,10 @@ Both levels are start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996; ne
 tokens divided by weight. Who comes back after having had nothing to do starts at the present *virtual time*, so nobody
 saves up credit by being idle, and a tag that waits is passed by in the end: that is the ageing.
 
+What is served is charged to a call in whole quanta, or when the call has nothing more to wait for. So a call of up to a
+quantum keeps its turn once it has begun, and ends before those that came later begin. Were it charged at once, all calls
+that wait would take turns, and under overload all of them would end too late.
+
 Within a lane, virtual time also moves on with the service given, by tokens / number of flows (the rule of WF2Q+,
 Bennett and Zhang, SIGCOMM 1996). Else an endless arrival of new small calls, which all start at the virtual time, would
 stop the clock and starve a large one.
@@ -70,8 +74,9 @@ class Line:
 class _LaneQueue:
     """The waiting jobs of one lane, and its own place among the lanes."""
 
-    def __init__(self, weight: int) -> None:
+    def __init__(self, weight: int, quantum: int) -> None:
         self.weight = weight
+        self._quantum = quantum
         self.tag = 0.0
         self.flows: dict[Flow, int] = {}  # how many waiting jobs each has
         self._line = Line(lambda job: bool(job.groups))
@@ -85,6 +90,7 @@ class _LaneQueue:
         self._line.add(job)
 
     def remove(self, job: Job) -> None:
+        self._settle(job.flow)
         self.flows[job.flow] -= 1
         if not self.flows[job.flow]:
             del self.flows[job.flow]
@@ -98,16 +104,24 @@ class _LaneQueue:
         return job
 
     def charge(self, job: Job, token_count: int) -> None:
-        job.flow.tag += token_count
+        job.flow.owed += token_count
+        if job.flow.owed >= self._quantum:
+            self._settle(job.flow)
         self._in_service += token_count / len(self.flows)
         self.tag += token_count / self.weight
+
+    @staticmethod
+    def _settle(flow: Flow) -> None:
+        flow.tag += flow.owed
+        flow.owed = 0
 
 
 class Turns:
     """Whose turn it is among all waiting jobs of both lanes, of all models."""
 
-    def __init__(self) -> None:
-        self._lanes = {lane: _LaneQueue(weight) for lane, weight in WEIGHTS.items()}
+    def __init__(self, quantum: int) -> None:
+        """Nobody waits yet. ``quantum``: tokens of a call that are served before it is charged, about a micro-batch."""
+        self._lanes = {lane: _LaneQueue(weight, quantum) for lane, weight in WEIGHTS.items()}
         self._virtual_time = 0.0
 
     def add(self, job: Job) -> None:

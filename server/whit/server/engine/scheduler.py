@@ -63,7 +63,7 @@ class Scheduler:
         self._clock = clock
         self._admissions = {model_id: Admission(queue_token_count) for model_id in model_ids}
         self._costs = {model_id: CostModel() for model_id in self._admissions}
-        self._turns = Turns()
+        self._turns = Turns(quantum=micro_batch_token_count)
         self._buckets: dict[_BucketKey, dict[Lane, Line]] = {}
         self._queued: dict[Job, None] = {}  # with waiting work, parked ones not counted
         self._statistics = Statistics()
@@ -89,7 +89,8 @@ class Scheduler:
             if not job.patient and not admission.has_room(job.waiting_tokens):
                 self._statistics.refused_job_count += 1
                 return self._queue_full(job.model_id, job.waiting_tokens)
-            hopeless = self._hopeless(job, job.submit_time, self._tokens_ahead(job))
+            ahead = self._tokens_ahead(job.model_id, job.lane, job.waiting_tokens)
+            hopeless = self._hopeless_job(job, job.submit_time, ahead)
             if hopeless is not None:
                 self._statistics.deadline_token_count += job.waiting_tokens
                 return hopeless
@@ -99,13 +100,19 @@ class Scheduler:
                 admission.park(job)
             return None
 
-    def full(self, model_id: str) -> Problem | None:
-        """Why even the smallest job would be refused now, or None. Lets a call fail before any work is spent on it."""
+    def refusal(self, model_id: str, lane: Lane, deadline: float | None, least_tokens: int) -> Problem | None:
+        """Why even a job of so few tokens would be refused now, or None: so that no work is spent on reading it."""
         with self._work:
-            if self._admissions[model_id].has_room(1):
+            if not self._admissions[model_id].has_room(1):
+                self._statistics.refused_job_count += 1
+                return self._queue_full(model_id, 1)
+            if deadline is None or not self._queued:
                 return None
-            self._statistics.refused_job_count += 1
-            return self._queue_full(model_id, 1)
+            ahead = self._tokens_ahead(model_id, lane, least_tokens)
+            hopeless = self._hopeless(model_id, lane, deadline - self._clock(), ahead, least_tokens, 0)
+            if hopeless is not None:
+                self._statistics.deadline_token_count += least_tokens
+            return hopeless
 
     def discard(self, job: Job) -> None:
         """Forgets a job whose caller has gone: what no worker has started never runs. Does nothing to a settled job."""
@@ -302,44 +309,45 @@ class Scheduler:
         """Drops a job whose deadline has passed or cannot be met, even if it ran from now on."""
         if job.deadline is None:
             return False
-        problem = problems.deadline_exceeded() if job.deadline <= now else self._hopeless(job, now, 0)
+        problem = problems.deadline_exceeded() if job.deadline <= now else self._hopeless_job(job, now, 0)
         if problem is not None:
             self._statistics.deadline_token_count += job.waiting_tokens
             self._fail(job, problem)
         return problem is not None
 
-    def _hopeless(self, job: Job, now: float, tokens_ahead: int) -> Problem | None:
+    def _hopeless_job(self, job: Job, now: float, tokens_ahead: int) -> Problem | None:
         """Why starting a job is useless: it would be done after its deadline. None if it may be in time, or who knows.
 
         Where nothing else waits the job is run all the same: from time to time something must be measured.
         """
-        model = self._costs[job.model_id]
-        costs, token_s = model.costs, model.token_s()
-        if (
-            job.deadline is None
-            or costs is None
-            or token_s is None
-            or not any(other is not job for other in self._queued)
-        ):
+        if job.deadline is None or not any(other is not job for other in self._queued):
             return None
-        own_s = costs.seconds(job.waiting_tokens, job.waiting_cells)
+        left_s = job.deadline - now
+        return self._hopeless(job.model_id, job.lane, left_s, tokens_ahead, job.waiting_tokens, job.waiting_cells)
+
+    def _hopeless(
+        self, model_id: str, lane: Lane, left_s: float, tokens_ahead: int, token_count: int, cell_count: int
+    ) -> Problem | None:
+        """Why a job of so much work would be done after its deadline, in ``left_s``; None if it may be, or who knows."""
+        model = self._costs[model_id]
+        costs, token_s = model.costs, model.token_s()
+        if costs is None or token_s is None:
+            return None
+        own_s = costs.seconds(token_count, cell_count)
         # A job is done when the last micro-batch is that it is in, and that one fills up with others' work. Under overload
         # it is better to drop who comes too late for that than to run in small micro-batches, later and later.
-        waiting = self._statistics.lanes[job.lane].waiting_token_count
+        waiting = self._statistics.lanes[lane].waiting_token_count
         run_s = costs.run_s + token_s * min(waiting, self._micro_batch_token_count)
         needed_s = token_s * tokens_ahead / self._worker_count + max(own_s / self._worker_count, run_s)
-        left_s = job.deadline - now
         return problems.deadline_hopeless(needed_s, left_s) if needed_s > left_s else None
 
-    def _tokens_ahead(self, job: Job) -> int:
-        """Tokens that will run before the job is done: of each flow no more than of its own, since turns are fair.
+    def _tokens_ahead(self, model_id: str, lane: Lane, token_count: int) -> int:
+        """Tokens that will run before a job is done that comes now: of each flow a quantum, or as much as of its own.
 
         Errs on the low side: of the other lane and of other models nothing is counted.
         """
-        lane, model = self._statistics.lanes[job.lane], self._admissions[job.model_id]
-        return min(
-            lane.waiting_token_count, model.waiting_tokens, job.waiting_tokens * self._turns.flow_count(job.lane)
-        )
+        waiting = min(self._statistics.lanes[lane].waiting_token_count, self._admissions[model_id].waiting_tokens)
+        return min(waiting, max(token_count, self._micro_batch_token_count) * self._turns.flow_count(lane))
 
     # How jobs come and go.
 

@@ -25,13 +25,15 @@ class Flow:
     """What is served as one among equals: a unary call, or a stream with all its batches.
 
     Attributes:
-        tag: how much service it has had, in virtual time; belongs to the scheduler.
+        tag: how much service it has had, in virtual time; this and the next belong to the scheduler.
+        owed: tokens served that are not in the tag yet.
     """
 
-    __slots__ = ("tag",)
+    __slots__ = ("owed", "tag")
 
     def __init__(self) -> None:
         self.tag = 0.0
+        self.owed = 0
 
 
 @dataclass(frozen=True, slots=True)

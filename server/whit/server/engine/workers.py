@@ -19,9 +19,11 @@ from whit.server.engine.types import Lane
 
 _logger = logging.getLogger(__name__)
 
-# Enough for a thread that wakes up to interrupt one that computes bulk. With more, bulk threads that hold the interpreter's
-# lock are kept waiting by other programs for so long that they hold up everybody: ADR 8.
-_NICENESS = 2
+# All of them give way to the event loop, or under overload the answers and refusals that it sends wait for inference and come
+# too late. Bulk gives way to interactive work too. With more, threads that hold the interpreter's lock are kept waiting by
+# other programs for so long that they hold up everybody: ADR 8.
+_NICENESS = 3
+_BULK_NICENESS = 2  # on top of the other, which these threads inherit from the worker that starts them
 
 
 class Workers:
@@ -43,7 +45,9 @@ class Workers:
         self._on_death = on_death
         # Bulk work is computed in threads that give way to all others. Only that: one that is kept from running must not
         # hold the scheduler's lock, and the interpreter's for as short as can be.
-        self._bulk = ThreadPoolExecutor(count, thread_name_prefix="whit-bulk", initializer=_give_way)
+        self._bulk = ThreadPoolExecutor(
+            count, thread_name_prefix="whit-bulk", initializer=_give_way, initargs=(_BULK_NICENESS,)
+        )
         # Not daemons: a thread that outlives the engine is a defect that should show.
         takes = [scheduler.take] * count + [scheduler.take_express]
         self._threads = [
@@ -63,6 +67,7 @@ class Workers:
 
     def _work(self, take: Callable[[], MicroBatch | None]) -> None:
         batch: MicroBatch | None = None
+        _give_way(_NICENESS)
         try:
             while (batch := take()) is not None:
                 self._run(batch)
@@ -95,8 +100,8 @@ class Workers:
                 _logger.debug("micro-batch", extra={"fields": batch.fields(time.monotonic())})
 
 
-def _give_way() -> None:
-    """Has the calling thread give way to the event loop and to interactive work, where they want the same core."""
+def _give_way(niceness: int) -> None:
+    """Has the calling thread give way to less nice ones, where they want the same core."""
     if sys.platform == "linux":  # elsewhere a priority is that of the whole process
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + niceness)
