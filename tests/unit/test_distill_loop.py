@@ -143,11 +143,11 @@ def test_time_can_be_over_before_the_texts(place: Path, tmp_path: Path) -> None:
 def test_a_teacher_of_another_width(projection: str, count: int, place: Path, tmp_path: Path) -> None:
     from whit.export.distill.loop import distill
 
-    chosen = options(place, teacher=place / "wide", projection=projection, epochs=6)
+    chosen = options(place, teacher=place / "wide", projection=projection, epochs=6, similarity_weight=0.0)
     report = distill(place / "student", tmp_path / "out", chosen)
     if projection == "pca":  # turned towards the student, the teacher is near from the start
         assert report.cosine_before > 0.8
-        assert report.cosine_after > report.cosine_before + 0.005
+        assert report.cosine_after > report.cosine_before + 0.01
     else:
         assert report.cosine_after > report.cosine_before + 0.5
     compiled = compile_checkpoint(tmp_path / "out", tmp_path / "package", ExportOptions(dtype="float32"))
