@@ -1,0 +1,67 @@
+"""``whit prune``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support import tiny
+from whit.cli.app import run
+from whit.export.checkpoint import read_checkpoint
+
+
+def test_layers_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tiny.write_checkpoint(tmp_path / "source"), tmp_path / "out"
+
+    assert run(["prune", str(source), "--out", str(out), "--keep-layers", "1"]) == 0
+
+    assert "1 kept, 0 dropped" in capsys.readouterr().out
+    assert read_checkpoint(out).config["num_hidden_layers"] == 1
+
+
+def test_layers_by_number_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tiny.write_checkpoint(tmp_path / "source"), tmp_path / "out"
+
+    assert run(["prune", str(source), "--out", str(out), "--layers", "1", "--criterion", "entropy", "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["kept"]) == 1
+    assert len(found["scores"]) == 2
+
+
+def test_columns_and_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tiny.write_checkpoint(tmp_path / "source"), tmp_path / "out"
+
+    assert run(["prune", str(source), "--out", str(out), "--intermediate-size", "48", "--heads", "2"]) == 0
+
+    assert "cosine to before" in capsys.readouterr().out
+    assert read_checkpoint(out).tensors["encoder.layer.0.intermediate.dense.weight"].shape == (48, 32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "Give one of"),
+        (["--layers", "1", "--heads", "2"], 2, "Give one of"),
+        (["--layers", "few"], 2, "neither a number nor auto"),
+        (["--keep-layers", "a"], 2, "0,2,4"),
+        (["--speedup", "fast"], 2, "2x or 1.5"),
+        (["--speedup", "1x"], 2, "over 1x"),
+        (["--heads", "2", "--criterion", "loss"], 2, "goes with --layers"),
+        (["--heads", "2", "--dtype", "int8"], 2, "goes with --speedup"),
+        (["--layers", "1", "--method", "obs"], 2, "goes with"),
+        (["--layers", "7"], 1, "from 1 to 2"),
+        (["--speedup", "900x"], 1, "cannot be met"),
+    ],
+)
+def test_mistakes(
+    arguments: list[str], code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tiny.write_checkpoint(tmp_path / "source")
+
+    assert run(["prune", str(source), "--out", str(tmp_path / "out"), *arguments]) == code
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
