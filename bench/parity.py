@@ -1,6 +1,6 @@
 """Parity of float32 packages of every family and pooling with the checkpoint's own framework: ``python -m bench.parity``.
 
-Needs the ``[train]`` extra. Writes ``bench/results/parity.json``; tests/golden/test_parity.py asserts the same on fewer texts.
+Needs the ``[train]`` extra. Writes ``bench/results/parity.json`` and ``docs/parity.md``; tests/golden/test_parity.py asserts the same on fewer texts.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
@@ -17,7 +19,9 @@ from tests.support import parity
 from tests.support.reference import find_checkpoint
 
 RESULT = Path(__file__).parent / "results" / "parity.json"
+PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
 TEXT_COUNT = 1000
+FEWER = 200  # for the poolings that the reference computes one text at a time
 PACKAGES = ("torch", "transformers", "sentence-transformers", "onnxruntime", "tokenizers", "numpy")
 
 
@@ -28,6 +32,7 @@ def measure(folder: Path, model: str, pooling: str, texts: list[str]) -> dict[st
     return {
         "model": model,
         "pooling": pooling,
+        "text_count": len(texts),
         "min_cosine": found.min_cosine,
         "max_abs_difference": found.max_abs_difference,
         "holds": found.holds,
@@ -41,14 +46,22 @@ def main() -> None:
     rows = []
     for model in parity.MODELS:
         for pooling in parity.POOLINGS:
+            if pooling == "pooler" and model in parity.WITHOUT_POOLER:
+                continue
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(measure(parity.save_model(Path(folder), model, pooling=pooling), model, pooling, texts))
+                rows.append(
+                    measure(
+                        parity.save_model(Path(folder), model, pooling=pooling),
+                        model,
+                        pooling,
+                        texts[: _count(pooling)],
+                    )
+                )
     reference = find_checkpoint()
     if reference is not None:
         rows.append(measure(reference, "all-MiniLM-L6-v2", "mean", texts))
     content = {
         "command": "python -m bench.parity",
-        "text_count": TEXT_COUNT,
         "machine": platform.machine(),
         "packages": {name: version(name) for name in PACKAGES},
         "required": {"min_cosine": parity.MIN_COSINE, "max_abs_difference": parity.MAX_ABS_DIFFERENCE},
@@ -56,6 +69,36 @@ def main() -> None:
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    PAGE.write_text(page(content), encoding="utf-8")
+
+
+def _count(pooling: str) -> int:
+    return TEXT_COUNT if pooling in ("mean", "cls", "max") else FEWER
+
+
+def page(content: Mapping[str, Any]) -> str:
+    """``docs/parity.md``."""
+    versions = ", ".join(f"{name} {number}" for name, number in content["packages"].items())
+    required = content["required"]
+    lines = [
+        "# Parity",
+        "",
+        "Made by `python -m bench.parity`; do not edit. float32 packages beside the checkpoint's own framework, for every family and pooling: random weights in which nothing is",
+        "zero and no gain is one, texts from one word to beyond the model's limit, both tokenised by themselves. The reference is sentence-transformers; for `pooler`, `first_last` and",
+        "`ditto`, which it lacks, the papers' definitions on what transformers returns. DistilBERT and ELECTRA have no pooler.",
+        "",
+        f"Required: cosine ≥ {required['min_cosine']}, and no value off by more than {required['max_abs_difference']:.0e} of the vector's length.",
+        "",
+        "| model | pooling | texts | least cosine | largest difference | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["rows"]:
+        verdict = "holds" if row["holds"] else "**fails**"
+        lines.append(
+            f"| {row['model']} | `{row['pooling']}` | {row['text_count']} | {row['min_cosine']:.9f} | "
+            f"{row['max_abs_difference']:.1e} | {verdict} |"
+        )
+    return "\n".join([*lines, "", f"{versions}; {content['machine']}.", ""])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Needs torch, transformers and sentence-transformers (the ``[train]`` extra); the
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from tests.support.tiny import counts_from_padding, vocabulary, write_tokenizer
+from tests.support.tiny import counts_from_padding, vocabulary, write_json, write_tokenizer
 from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.encoder_graph import OUTPUT, Head, build_graph
@@ -34,7 +35,12 @@ FloatArray = NDArray[np.float32]
 MIN_COSINE = 0.99999
 MAX_ABS_DIFFERENCE = 5e-6
 
-POOLINGS = ("mean", "cls", "max")
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "pooler", "first_last", "ditto-1-2")
+
+# What sentence-transformers calls those of its own that whit calls otherwise. It has none of the last three.
+_THEIR_NAMES = {"mean_sqrt_len": "mean_sqrt_len_tokens", "weighted_mean": "weightedmean"}
+_NOT_THEIRS = POOLINGS[5:]
+WITHOUT_POOLER = ("distilbert", "electra")
 
 # Not a multiple of the attention bucket, and beyond the distance (128) from which MPNet's bias no longer changes.
 MAX_TOKEN_COUNT = 150
@@ -147,13 +153,16 @@ def save_model(
     torch.manual_seed(1)
     encoder = parts.Transformer(str(folder / "encoder"))
     size = encoder.get_embedding_dimension()
-    modules: list[torch.nn.Module] = [encoder, parts.Pooling(size, pooling)]
+    theirs = "mean" if pooling in _NOT_THEIRS else _THEIR_NAMES.get(pooling, pooling)
+    modules: list[torch.nn.Module] = [encoder, parts.Pooling(size, theirs)]
     for output in dense_sizes:
         modules.append(parts.Dense(size, output))
         size = output
     if normalize:
         modules.append(parts.Normalize())
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"), create_model_card=False)
+    if pooling in _NOT_THEIRS:
+        write_json(folder / "model" / "1_Pooling" / "config.json", {"pooling_mode": pooling})
     return folder / "model"
 
 
@@ -182,13 +191,42 @@ def _save_encoder(folder: Path, model: str) -> None:
 
 
 def reference_vectors(checkpoint: Path, texts: Sequence[str]) -> FloatArray:
-    """What sentence-transformers gives, float32 [len(texts), dimension]."""
+    """What sentence-transformers gives, float32 [len(texts), dimension]; transformers, where they have no such pooling."""
     import torch
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(1)  # of use to tiny models, and kind to whoever shares the machine
+    pooling = json.loads((checkpoint / "1_Pooling" / "config.json").read_text()).get("pooling_mode")
+    if pooling in _NOT_THEIRS:
+        return _pooled_by_hand(checkpoint, texts, pooling)
     model = SentenceTransformer(str(checkpoint), device="cpu", local_files_only=True)
     return np.asarray(model.encode(list(texts), batch_size=64, convert_to_numpy=True), np.float32)
+
+
+def _pooled_by_hand(checkpoint: Path, texts: Sequence[str], pooling: str) -> FloatArray:
+    """The definitions of the papers on what transformers returns, one text at a time, normalised."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModel.from_pretrained(checkpoint, attn_implementation="eager").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    vectors = []
+    for text in texts:
+        tokens = tokenizer(text, truncation=True, max_length=MAX_TOKEN_COUNT, return_tensors="pt")
+        with torch.no_grad():
+            found = model(**tokens, output_hidden_states=True, output_attentions=True)
+        if pooling == "pooler":
+            vector = found.pooler_output[0]
+        else:
+            # hidden_states[0] are the embeddings.
+            states = (found.hidden_states[1][0] + found.hidden_states[-1][0]) / 2
+            shares = torch.ones(len(states))
+            if pooling != "first_last":
+                _, layer, head = pooling.split("-")
+                shares = found.attentions[int(layer) - 1][0, int(head) - 1].diagonal()
+            vector = (shares[:, None] * states).sum(0) / shares.sum()
+        vectors.append((vector / vector.norm()).numpy())
+    return np.stack(vectors)
 
 
 def whit_vectors(folder: Path, texts: Sequence[str]) -> FloatArray:

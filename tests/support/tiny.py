@@ -96,7 +96,8 @@ def write_checkpoint(
     Args:
         folder: made if it is not there.
         family: one of ``FAMILIES``.
-        pooling: ``mean``, ``cls`` or ``max``; with None the folder is a bare Hugging Face one, without ``modules.json``.
+        pooling: one of ``whit.contract.pooling.POOLINGS``; with None the folder is a bare Hugging Face one, without
+            ``modules.json``.
         normalize: whether the model ends in a ``Normalize`` module.
         dense_sizes: output size of each ``Dense`` module (tanh) after the pooling.
         prompts: role -> prompt, for ``config_sentence_transformers.json``.
@@ -106,7 +107,12 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     config = config_of(family) | changes
     write_json(folder / "config.json", config)
-    save_file(encoder_tensors(family, config, seed), folder / "model.safetensors")
+    tensors = encoder_tensors(family, config, seed)
+    if pooling == "pooler":
+        pooler = _Tensors(seed + 1)
+        pooler.linear("pooler.dense", int(config["hidden_size"]), int(config["hidden_size"]))
+        tensors |= pooler.found
+    save_file(tensors, folder / "model.safetensors")
     write_tokenizer(folder, family)
     if pooling is not None:
         size = int(config.get("hidden_size") or config["dim"])
@@ -223,10 +229,10 @@ def _write_modules(
 ) -> None:
     modules = [("Transformer", ""), ("Pooling", "1_Pooling")]
     modes = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "max": "pooling_mode_max_tokens"}
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": size} | {mode: name == pooling for name, mode in modes.items()},
-    )
+    stated: dict[str, object] = {mode: name == pooling for name, mode in modes.items()}
+    if pooling not in modes:
+        stated = {"pooling_mode": pooling}
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": size} | stated)
     for output in dense_sizes:
         modules.append(("Dense", f"{len(modules)}_Dense"))
         write_dense(folder / modules[-1][1], size, output, seed=seed + len(modules))

@@ -264,11 +264,32 @@ def test_two_pooling_modules(folder: Path) -> None:
     refuses(folder, "2 Pooling modules")
 
 
-@pytest.mark.parametrize("mode", ["lasttoken", "weightedmean", "mean_sqrt_len_tokens"])
+@pytest.mark.parametrize("mode", ["lasttoken", "ditto", "ditto-0-1", "ditto-LAYER-HEAD"])
 def test_other_poolings(folder: Path, mode: str) -> None:
     tiny.write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": mode})
 
     refuses(folder, mode, "one of mean, cls, max")
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode": "weightedmean"}, "weighted_mean"),
+        ({"pooling_mode_weightedmean_tokens": True}, "weighted_mean"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True, "pooling_mode_mean_tokens": False}, "mean_sqrt_len"),
+        ({"pooling_mode": "ditto-1-10"}, "ditto-1-10"),
+    ],
+)
+def test_poolings_under_the_names_of_others(folder: Path, config: dict[str, object], pooling: str) -> None:
+    tiny.write_json(folder / "1_Pooling" / "config.json", config)
+
+    assert read_checkpoint(folder).pooling == pooling
+
+
+def test_pooler_of_a_model_without_one(folder: Path) -> None:
+    tiny.write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": "pooler"})
+
+    refuses(folder, "pooler.dense.weight")
 
 
 def test_no_pooling(folder: Path) -> None:

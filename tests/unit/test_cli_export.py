@@ -157,7 +157,7 @@ def test_unknown_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("options", "code", "part"),
     [
         (["--dtype", "int4"], 2, "'int4' is not one of 'int8', 'float32'"),
-        (["--pooling", "sum"], 2, "'sum' is not one of 'mean', 'cls', 'max'"),
+        (["--pooling", "sum"], 1, "pooling must be one of mean, cls, max,"),
         (["--max-token-count", "0"], 2, "0 is not in the range x>=1"),
         (["--max-token-count", "9999"], 1, "max_token_count must be 8 to 64"),
         (["--name", "a/b"], 1, "name must be 1 to 128 of letters, digits"),

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support import tiny
-from whit.export.checkpoint import Dense, read_checkpoint
+from whit.export.checkpoint import CheckpointError, Dense, read_checkpoint
 from whit.export.encoder_graph import OUTPUT, Head, build_graph, relative_buckets, tap_outputs
 from whit.export.families import EncoderWeights, Linear, Norm, encoder_weights
 from whit.export.linear import Plan
@@ -62,6 +62,8 @@ def reference(weights: EncoderWeights, head: Head, ids: NDArray[np.int64]) -> ND
     x = layer_norm(x, weights.embedding_norm, weights.epsilon)
     if weights.projection is not None:
         x = linear(x, weights.projection)
+    states: list[NDArray[np.float64]] = []
+    diagonals: dict[tuple[int, int], NDArray[np.float64]] = {}  # by layer and head
     for layer in weights.layers:
         query, key, value = np.split(linear(x, layer.qkv), 3, axis=1)
         context = np.zeros_like(x)
@@ -73,15 +75,41 @@ def reference(weights: EncoderWeights, head: Head, ids: NDArray[np.int64]) -> ND
                 distances = np.arange(len(ids))[None] - np.arange(len(ids))[:, None]
                 scores = scores + weights.relative_bias[relative_buckets(distances, 32), head_index]
             share = np.exp(scores - scores.max(axis=1, keepdims=True))
-            context[:, part] = share / share.sum(axis=1, keepdims=True) @ value[:, part]
+            share /= share.sum(axis=1, keepdims=True)
+            diagonals[len(states), head_index] = np.diagonal(share)
+            context[:, part] = share @ value[:, part]
         x = layer_norm(linear(context, layer.out) + x, layer.attention_norm, weights.epsilon)
         inner = activate(linear(x, layer.up), weights.activation)
         x = layer_norm(linear(inner, layer.down) + x, layer.output_norm, weights.epsilon)
-    v: NDArray[np.float64] = {"mean": x.mean(axis=0), "cls": x[0], "max": x.max(axis=0)}[head.pooling]
+        states.append(x)
+    v = pool(head.pooling, states, diagonals)
     for dense in head.dense:
         bias = 0 if dense.bias is None else dense.bias
         v = activate(v @ dense.weight + bias, dense.activation)
     return v / np.linalg.norm(v) if head.normalize else v
+
+
+def pool(
+    pooling: str, states: list[NDArray[np.float64]], diagonals: dict[tuple[int, int], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    first, last = states[0], states[-1]
+    match pooling.split("-"):
+        case ["cls" | "pooler"]:
+            v = last[0]
+        case ["max"]:
+            v = last.max(axis=0)
+        case ["mean_sqrt_len"]:
+            v = last.sum(axis=0) / math.sqrt(len(last))
+        case ["weighted_mean"]:
+            v = np.average(last, axis=0, weights=1 + np.arange(len(last)))
+        case ["first_last"]:
+            v = (first + last).mean(axis=0) / 2
+        case ["ditto", layer, head]:
+            v = np.average((first + last) / 2, axis=0, weights=diagonals[int(layer) - 1, int(head) - 1])
+        case _:
+            v = last.mean(axis=0)
+    found: NDArray[np.float64] = v
+    return found
 
 
 def linear(x: NDArray[np.float64], layer: Linear) -> NDArray[np.float64]:
@@ -115,10 +143,32 @@ def agree(weights: EncoderWeights, head: Head, counts: tuple[int, ...] = COUNTS)
     np.testing.assert_allclose(embed(weights, head, sequences), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "first_last", "ditto-1-1", "ditto-2-3")
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_family_and_pooling(family: str, pooling: str, tmp_path: Path) -> None:
-    agree(weights_of(tmp_path, family), Head(pooling))
+    agree(weights_of(tmp_path, family), Head(pooling, normalize=False))
+
+
+def test_pooler_is_a_dense_layer_and_tanh_on_the_first_token(tmp_path: Path) -> None:
+    folder = tiny.write_checkpoint(tmp_path, pooling="pooler", dense_sizes=(8,))
+    checkpoint = read_checkpoint(folder)
+    tensors = checkpoint.tensors
+    pooler = Dense(tensors["pooler.dense.weight"].T, tensors["pooler.dense.bias"], "tanh")
+
+    assert checkpoint.pooling == "pooler"
+    assert [dense.weight.shape for dense in checkpoint.dense] == [(32, 32), (32, 8)]
+    weights, sequences = encoder_weights(checkpoint), sequences_of(encoder_weights(checkpoint))
+    expected = [reference(weights, Head("cls", (pooler, checkpoint.dense[1])), ids) for ids in sequences]
+    np.testing.assert_allclose(embed(weights, Head("pooler", checkpoint.dense), sequences), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("pooling", ["ditto-3-1", "ditto-2-5"])
+def test_a_ditto_head_that_is_not_there_is_refused(pooling: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="but the model has 2 layers of 4 heads"):
+        build_graph(weights_of(tmp_path, "bert"), Head(pooling), Plan())
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "relu"])
@@ -184,7 +234,7 @@ def test_attention_without_a_mask_is_the_same_attention(tmp_path: Path) -> None:
     assert np.array_equal(shorter, embed(weights, Head("mean"), [ids[:30] for ids in sequences]))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("family", ["bert", "mpnet"])
 @pytest.mark.parametrize("quantize_embeddings", [False, True])
 def test_a_vector_is_the_same_to_the_last_bit_in_any_company(

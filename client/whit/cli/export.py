@@ -14,6 +14,7 @@ from rich.console import Console
 
 from whit.cli.command import command, json_option
 from whit.cli.output import console, facts, jsonable, notice, print_json, progress, size, table
+from whit.contract.pooling import POOLING_RULE
 
 if TYPE_CHECKING:
     from whit.export.compile import Progress
@@ -58,8 +59,8 @@ _NAMELESS = re.compile(
 )
 @click.option(
     "--pooling",
-    type=click.Choice(["mean", "cls", "max"]),
-    help="How token vectors become one, if the checkpoint does not say. Default: mean.",
+    metavar="NAME",
+    help=f"How token vectors become one, if the checkpoint does not say: {POOLING_RULE}. Default: mean.",
 )
 @click.option(
     "--max-token-count",

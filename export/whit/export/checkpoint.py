@@ -20,10 +20,20 @@ import tokenizers
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from whit.contract.pooling import POOLING_RULE, is_pooling
+
 FloatArray = NDArray[np.float32]
 Tensors = Mapping[str, FloatArray]
 
-POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_max_tokens": "max"}
+# sentence-transformers' names that are not whit's own.
+_POOLINGS = {
+    "mean_tokens": "mean",
+    "cls_token": "cls",
+    "max_tokens": "max",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean_tokens": "weighted_mean",
+    "weightedmean": "weighted_mean",
+}
 _ACTIVATIONS = {
     "torch.nn.modules.activation.Tanh": "tanh",
     "torch.nn.modules.linear.Identity": "identity",
@@ -75,7 +85,7 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     Args:
         folder: holds ``config.json``, ``*.safetensors``, ``tokenizer.json`` and, from sentence-transformers,
             ``modules.json`` and the module folders it names.
-        pooling: ``mean``, ``cls`` or ``max``, for a folder that does not say; ``mean`` if neither does.
+        pooling: one of ``whit.contract.pooling.POOLINGS``, for a folder that does not say; ``mean`` if neither does.
 
     Raises:
         CheckpointError: a file is missing or unreadable, or asks for something that cannot be compiled.
@@ -89,16 +99,19 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     extras = _read_json(folder / "config_sentence_transformers.json", missing_ok=True)
     weight_files = _weight_files(encoder)
     dense_files = [file for path in modules.dense for file in (path / "config.json", *_weight_files(path))]
+    tensors = _read_tensors(weight_files)
+    chosen = choose_pooling(modules.pooling, pooling)
+    dense = [_pooler(tensors)] if chosen == "pooler" else []
     license_name, license_files = _read_license(folder)
     return Checkpoint(
         name=folder.resolve().name,
         config=config,
-        tensors=_read_tensors(weight_files),
+        tensors=tensors,
         tokenizer=_read_tokenizer(encoder, bool(settings.get("do_lower_case"))),
-        pooling=_choose_pooling(modules.pooling, pooling),
+        pooling=chosen,
         normalize=modules.normalize,
         max_token_count=_max_token_count(encoder, settings),
-        dense=tuple(_read_dense(path) for path in modules.dense),
+        dense=(*dense, *(_read_dense(path) for path in modules.dense)),
         prompts={str(k): str(v) for k, v in (extras.get("prompts") or {}).items()},
         matryoshka_dimension_counts=tuple(extras.get("matryoshka_dims") or config.get("matryoshka_dims") or ()),
         license=license_name,
@@ -160,16 +173,19 @@ def _read_pooling(path: Path) -> str:
         )
     mode = config.get("pooling_mode")
     if mode is None:
-        chosen = [
-            POOLINGS.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True
-        ]
+        names = [key.removeprefix("pooling_mode_") for key, on in config.items() if _is_mode(key) and on is True]
     else:
-        chosen = [str(name) for name in mode] if isinstance(mode, list) else [str(mode)]
-    if len(chosen) != 1 or chosen[0] not in POOLINGS.values():
+        names = [str(name) for name in mode] if isinstance(mode, list) else [str(mode)]
+    chosen = [_POOLINGS.get(name, name) for name in names]
+    if len(chosen) != 1 or not is_pooling(chosen[0]):
         raise CheckpointError(
-            f"{path} asks for pooling {' + '.join(chosen) or 'none'}; whit compiles one of mean, cls, max"
+            f"{path} asks for pooling {' + '.join(chosen) or 'none'}; whit compiles one of {POOLING_RULE}"
         )
     return chosen[0]
+
+
+def _is_mode(key: str) -> bool:
+    return key.startswith("pooling_mode_")
 
 
 def _refuse_rewiring(path: Path) -> None:
@@ -182,12 +198,24 @@ def _refuse_rewiring(path: Path) -> None:
         raise CheckpointError(f"{path}: use_residual cannot be compiled; save the model without it")
 
 
-def _choose_pooling(stated: str | None, asked: str | None) -> str:
-    if asked and asked not in POOLINGS.values():
-        raise CheckpointError(f"pooling must be one of mean, cls, max, got {asked!r}")
+def choose_pooling(stated: str | None, asked: str | None) -> str:
+    """The pooling that the checkpoint states, or else the one asked for, or else ``mean``."""
+    if asked and not is_pooling(asked):
+        raise CheckpointError(f"pooling must be one of {POOLING_RULE}, got {asked!r}")
     if stated and asked and stated != asked:
         raise CheckpointError(f"the checkpoint pools by {stated!r}; leave out --pooling {asked}")
     return stated or asked or "mean"
+
+
+def _pooler(tensors: Tensors) -> Dense:
+    """BERT's pooler: a dense layer and tanh on the first token's state."""
+    name = next((name for name in tensors if name.endswith("pooler.dense.weight")), None)
+    if name is None:
+        raise CheckpointError(
+            "the weights have no tensor 'pooler.dense.weight', so pooling 'pooler' cannot be compiled; choose another"
+        )
+    bias = tensors.get(name.removesuffix("weight") + "bias")
+    return Dense(np.ascontiguousarray(tensors[name].T), bias, "tanh")
 
 
 def _read_dense(folder: Path) -> Dense:

@@ -18,6 +18,7 @@ from whit.contract.manifest import (
     LinearScheme,
     Manifest,
 )
+from whit.contract.pooling import ditto_head
 from whit.export.calibrate import calibrate
 from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from whit.export.encoder_graph import Head, build_graph
@@ -101,10 +102,11 @@ def _max_token_count(source: Checkpoint, weights: EncoderWeights, options: Expor
     return asked or min(source.max_token_count or positions, positions)
 
 
-def _unmasked_length(weights: EncoderWeights, limit: int) -> int:
+def _unmasked_length(weights: EncoderWeights, head: Head, limit: int) -> int:
     """The limit, where long texts are cut to it by the thousand and a path of their own pays."""
-    pays = limit >= LEAST_UNMASKED_LENGTH and limit % ATTENTION_BUCKET == 0 and weights.relative_bias is None
-    return limit if pays else 0
+    pays = limit >= LEAST_UNMASKED_LENGTH and limit % ATTENTION_BUCKET == 0
+    can = weights.relative_bias is None and ditto_head(head.pooling) is None
+    return limit if pays and can else 0
 
 
 def calibration_texts(path: Path | None) -> list[str]:
@@ -169,7 +171,7 @@ def _write(
 ) -> Package:
     """Writes graph, tokenizer and licence. Golden vectors and report follow in ``_seal``, since they need it to run."""
     directory.mkdir()
-    unmasked_length = _unmasked_length(weights, limit)
+    unmasked_length = _unmasked_length(weights, head, limit)
     graph = build_graph(weights, head, plan, unmasked_length=unmasked_length)
     (directory / GRAPH_FILE).write_bytes(graph.SerializeToString(deterministic=True))
     (directory / TOKENIZER_FILE).write_text(source.tokenizer.to_str(pretty=False), encoding="utf-8")

@@ -16,7 +16,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import Dense
+from whit.contract.pooling import ditto_head
+from whit.export.checkpoint import CheckpointError, Dense
 from whit.export.families import EncoderWeights, Layer, Norm
 from whit.export.graph import FLOAT, INT64, MICROSOFT, Graph
 from whit.export.linear import Plan, emit_linear
@@ -36,7 +37,7 @@ MASKED = -1e4
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What comes after the encoder: ``pooling`` is ``mean``, ``cls`` or ``max``."""
+    """What comes after the encoder; ``pooling`` is one of ``whit.contract.pooling.POOLINGS``."""
 
     pooling: str
     dense: Sequence[Dense] = ()
@@ -61,15 +62,21 @@ def build_graph(
         weights: the encoder.
         head: pooling, dense modules, normalisation.
         plan: how each linear layer is computed, by its name (``layers.0.up``); what it does not name stays float32.
-        unmasked_length: attention length that only texts of exactly so many tokens have; 0: none. No relative bias then.
+        unmasked_length: attention length that only texts of exactly so many tokens have; 0: none, which a relative bias and
+            Ditto need.
         taps: if given, filled with the name of the value that enters each linear layer, and these become outputs too.
     """
     g = Graph()
+    ditto = _ditto_head(weights, head.pooling)
     attention = _Attention(g, weights, unmasked_length)
     x = _embed(g, weights, quantized=plan.quantize_embeddings)
+    states, diagonal = [], ""
     for i, layer in enumerate(weights.layers):
         x = _layer(g, x, layer, f"layers.{i}", weights, attention, _linear_emitter(g, layer, plan, taps))
-    _pool(g, x, head)
+        states.append(x)
+        if ditto and ditto[0] == i:
+            diagonal = attention.diagonal(ditto[1])
+    _finish(g, _pool(g, states, head.pooling, diagonal), head)
     outputs: dict[str, list[int | str]] = {OUTPUT: ["B", head.dimension_count(weights.hidden_count)]}
     for value in taps.values() if taps else ():
         outputs[value] = ["T", "K"]
@@ -131,7 +138,7 @@ class _Attention:
         self._width = weights.head_width
         head_counts = [heads for heads in dict.fromkeys(map(weights.heads_of, weights.layers)) if heads]
         self._rows = {heads: self._rows_of(heads) for heads in head_counts}
-        length = g.op("Shape", "gather_idx", start=1, end=2)
+        self._length = length = g.op("Shape", "gather_idx", start=1, end=2)
         text, cell = g.op("Div", "scatter_idx", length), g.op("Mod", "scatter_idx", length)
         self._back = {heads: self._back_of(heads, text, cell, length) for heads in head_counts}
         empty = g.op("Sub", g.scalar(1), "key_mask")
@@ -178,9 +185,17 @@ class _Attention:
         rows = g.op("Reshape", qkv, g.ints(-1, self._width))
         query, key, value = (g.op("Gather", rows, index) for index in self._rows[heads])
         scores = g.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1, alpha=1 / math.sqrt(self._width))
-        attention = g.op("Softmax", g.op("Add", scores, self._bias), axis=-1)
-        context = g.op("Reshape", g.op("MatMul", attention, value), g.ints(-1, self._width))
+        self._attention = g.op("Softmax", g.op("Add", scores, self._bias), axis=-1)
+        context = g.op("Reshape", g.op("MatMul", self._attention, value), g.ints(-1, self._width))
         return g.op("Reshape", g.op("Gather", context, self._back[heads]), g.ints(-1, heads * self._width))
+
+    def diagonal(self, head: int) -> str:
+        """How much each token attends to itself in one head of the layer just made: [B, S], 0 in empty cells."""
+        g = self._g
+        one = g.op("Gather", self._attention, g.const(np.array(head, np.int64)), axis=1)
+        places = g.op("Mul", _cells(g, self._length), g.op("Add", self._length, g.ints(1)))
+        own = g.op("Gather", g.op("Flatten", one, axis=1), places, axis=1)
+        return g.op("Mul", own, "key_mask")
 
 
 # From this distance on, the bias no longer changes.
@@ -202,13 +217,18 @@ def _relative_bias(g: Graph, table: NDArray[np.float32], length: str) -> str:
     """Bias [1, heads, S, S] from the table [buckets, heads], for any S."""
     distances = np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1)
     by_distance = table[relative_buckets(distances, len(table))]  # [2 * MAX_DISTANCE + 1, heads]
-    size = g.op("Squeeze", length, g.ints(0))
-    cells = g.op("Range", g.const(np.array(0, np.int64)), size, g.const(np.array(1, np.int64)))
+    cells = _cells(g, length)
     distance = g.op("Sub", g.op("Unsqueeze", cells, g.ints(0)), g.op("Unsqueeze", cells, g.ints(1)))
     ends = [g.const(np.array(end, np.int64)) for end in (-MAX_DISTANCE, MAX_DISTANCE)]
     row = g.op("Add", g.op("Clip", distance, *ends), g.ints(MAX_DISTANCE))
     rows = g.op("Gather", g.const(by_distance), row)  # [S, S, heads]
     return g.op("Unsqueeze", g.op("Transpose", rows, perm=[2, 0, 1]), g.ints(0))
+
+
+def _cells(g: Graph, length: str) -> str:
+    """0, 1, ... up to a length [1]."""
+    zero, one = (g.const(np.array(n, np.int64)) for n in (0, 1))
+    return g.op("Range", zero, g.op("Squeeze", length, g.ints(0)), one)
 
 
 def _norm(g: Graph, x: str, norm: Norm, epsilon: float) -> str:
@@ -227,18 +247,47 @@ def _activate(g: Graph, x: str, kind: str) -> str:
             return x
 
 
-def _pool(g: Graph, x: str, head: Head) -> None:
-    match head.pooling:
-        case "cls":
-            first = g.op("Gather", "gather_idx", g.const(np.array(0, np.int64)), axis=1)
-            v = g.op("Gather", x, first)
-        case "max":
-            empty = g.op("Unsqueeze", g.op("Mul", g.op("Sub", g.scalar(1), "key_mask"), g.scalar(-3e38)), g.ints(2))
-            v = g.op("ReduceMax", g.op("Add", g.op("Gather", x, "gather_idx"), empty), axes=[1], keepdims=0)
-        case _:
-            # The sum as a matrix product over the text's own grid: S terms in a fixed order, whoever shares the batch.
-            total = g.op("MatMul", g.op("Unsqueeze", "key_mask", g.ints(1)), g.op("Gather", x, "gather_idx"))
-            v = g.op("Div", g.op("Squeeze", total, g.ints(1)), g.op("ReduceSum", "key_mask", g.ints(1), keepdims=1))
+def _pool(g: Graph, states: Sequence[str], pooling: str, diagonal: str) -> str:
+    """One row a text, [B, H], from what leaves each layer, [T, H] each; ``diagonal`` weighs the tokens for Ditto."""
+    x = states[-1]
+    if pooling in ("cls", "pooler"):
+        return g.op("Gather", x, g.op("Gather", "gather_idx", g.const(np.array(0, np.int64)), axis=1))
+    if pooling == "max":
+        empty = g.op("Unsqueeze", g.op("Mul", g.op("Sub", g.scalar(1), "key_mask"), g.scalar(-3e38)), g.ints(2))
+        return g.op("ReduceMax", g.op("Add", g.op("Gather", x, "gather_idx"), empty), axes=[1], keepdims=0)
+    if pooling == "first_last" or diagonal:
+        x = g.op("Mul", g.op("Add", states[0], x), g.scalar(0.5))
+    weights = diagonal or "key_mask"
+    if pooling == "weighted_mean":  # SGPT (arXiv:2202.08904): a token counts by its place
+        place = g.op("CumSum", "key_mask", g.const(np.array(1, np.int64)))
+        weights = g.op("Mul", place, "key_mask")
+    # The sum as a matrix product over the text's own grid: S terms in a fixed order, whoever shares the batch.
+    total = g.op("MatMul", g.op("Unsqueeze", weights, g.ints(1)), g.op("Gather", x, "gather_idx"))
+    share = g.op("ReduceSum", weights, g.ints(1), keepdims=1)
+    if pooling == "mean_sqrt_len":
+        share = g.op("Sqrt", share)
+    return g.op("Div", g.op("Squeeze", total, g.ints(1)), share)
+
+
+def _ditto_head(weights: EncoderWeights, pooling: str) -> tuple[int, int] | None:
+    """Layer and head whose diagonal weighs the tokens (Ditto, arXiv:2305.10786); None for any other pooling.
+
+    Raises:
+        CheckpointError: the encoder has no such layer or head.
+    """
+    found = ditto_head(pooling)
+    if found:
+        layer, head = found
+        counts = [weights.heads_of(each) for each in weights.layers]
+        if layer >= len(counts) or head >= counts[layer]:
+            raise CheckpointError(
+                f"pooling {pooling!r} names layer {layer + 1}, head {head + 1}, but the model has {len(counts)} layers of "
+                f"{counts[min(layer, len(counts) - 1)]} heads; choose others"
+            )
+    return found
+
+
+def _finish(g: Graph, v: str, head: Head) -> None:
     for dense in head.dense:
         v = g.op("MatMul", v, g.const(dense.weight))
         if dense.bias is not None:

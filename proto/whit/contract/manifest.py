@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from whit.contract.names import MODEL_ID_RULE, is_model_id
+from whit.contract.pooling import POOLING_RULE, is_pooling
 
 FORMAT_VERSION = 2  # the newest that this whit reads; a package has the version that its kind needs
 MANIFEST_FILE = "manifest.json"
@@ -83,7 +84,7 @@ class Manifest:
     dimension_count: int
     max_token_count: int
     vocabulary_size: int
-    pooling: str  # "mean", "cls" or "max"
+    pooling: str  # one of ``whit.contract.pooling.POOLINGS``
     dtype: str  # one of ``KINDS[kind].dtypes``
     files: Mapping[str, str]  # file name -> "sha256:..." of its bytes
     normalized: bool = True  # the graph's output has length 1
@@ -275,7 +276,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "dimension_count": _COUNT,
     "max_token_count": _COUNT,
     "vocabulary_size": _COUNT,
-    "pooling": (lambda value: value in ("mean", "cls", "max"), "one of mean, cls, max"),
+    "pooling": (is_pooling, f"one of {POOLING_RULE}"),
     "dtype": _TEXT,
     "files": (
         lambda value: _is_map_of_text(value) and all(_SHA256.fullmatch(digest) for digest in value.values()),
