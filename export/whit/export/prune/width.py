@@ -7,7 +7,7 @@ after the other, each on what the pruned ones before it pass on, so that errors 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -102,13 +102,11 @@ def prune_to_shapes(
     check_method(subject.weights, shapes, method)
     whole = now = subject.weights
     sequences = subject.token_ids(subject.texts)
-    touched = False  # whether anything before this block has changed
     for i, shape in enumerate(shapes):
-        sums = _Sums.of(whole, subject, sequences, i) if method != "magnitude" else None
-        for block in BLOCKS:
-            touched = touched or block.count(now, i) != block.asked(shape)
-            if touched and block.count(now, i):
-                now = _prune_block(now, subject, sequences, i, block, block.asked(shape), method, sums)
+        changed = [block for block in BLOCKS if block.count(now, i) != block.asked(shape)]
+        sums = _sums(whole, subject, sequences, i, changed) if method != "magnitude" else {}
+        for block in changed:
+            now = _prune_block(now, subject, sequences, i, block, block.asked(shape), method, sums.get(block))
         progress("prune (layers)", i + 1, len(shapes))
     return now
 
@@ -171,32 +169,26 @@ FEED_FORWARD = Block("up", "down")
 BLOCKS = (ATTENTION, FEED_FORWARD)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """What the unpruned model adds up before each norm of one layer: block plus residual, float32 [tokens, hidden]."""
-
-    by_block: Mapping[Block, FloatArray]
-
-    @staticmethod
-    def of(weights: EncoderWeights, subject: Subject, sequences: Sequence[TokenIds], i: int) -> _Sums:
-        found = {}
-        for block in BLOCKS:
-            if not block.count(weights, i):
-                continue
-            rest, columns = block_inputs(weights, subject, sequences, i, block)
-            leave: Linear = getattr(weights.layers[i], block.leave)
-            found[block] = rest + columns @ leave.weight + leave.bias
-        return _Sums(found)
-
-
 def block_inputs(
-    weights: EncoderWeights, subject: Subject, sequences: Sequence[TokenIds], i: int, block: Block
-) -> tuple[FloatArray, FloatArray]:
-    """The residual [tokens, hidden] that goes around a block of layer ``i``, and its columns [tokens, columns]."""
+    weights: EncoderWeights, subject: Subject, sequences: Sequence[TokenIds], i: int, blocks: Sequence[Block]
+) -> list[tuple[FloatArray, FloatArray]]:
+    """The residual [tokens, hidden] that goes around each block of layer ``i``, and the block's columns [tokens, columns]."""
     upto = replace(weights, layers=weights.layers[: i + 1])
-    names = [f"layers.{i}.{block.enter}", f"layers.{i}.{block.leave}"]
-    seen = linear_inputs(upto, subject.head, sequences, names)
-    return seen[names[0]], seen[names[1]]
+    names = [(f"layers.{i}.{block.enter}", f"layers.{i}.{block.leave}") for block in blocks]
+    seen = linear_inputs(upto, subject.head, sequences, [name for pair in names for name in pair])
+    return [(seen[enter], seen[leave]) for enter, leave in names]
+
+
+def _sums(
+    weights: EncoderWeights, subject: Subject, sequences: Sequence[TokenIds], i: int, blocks: Sequence[Block]
+) -> dict[Block, FloatArray]:
+    """What the unpruned model adds up before the norms of one layer: block plus residual, float32 [tokens, hidden]."""
+    found = {}
+    inputs = block_inputs(weights, subject, sequences, i, blocks) if blocks else []
+    for block, (rest, columns) in zip(blocks, inputs, strict=True):
+        leave: Linear = getattr(weights.layers[i], block.leave)
+        found[block] = rest + columns @ leave.weight + leave.bias
+    return found
 
 
 def group_columns(groups: Indices, width: int) -> Indices:
@@ -212,15 +204,15 @@ def _prune_block(
     block: Block,
     count: int,
     method: str,
-    sums: _Sums | None,
+    sum_before: FloatArray | None,
 ) -> EncoderWeights:
     layer, width = weights.layers[i], block.width(weights)
     leave: Linear = getattr(layer, block.leave)
-    rest, columns = block_inputs(weights, subject, sequences, i, block)
-    wanted = columns @ leave.weight if sums is None else sums.by_block[block] - rest
+    ((rest, columns),) = block_inputs(weights, subject, sequences, i, [block])
+    wanted = columns @ leave.weight if sum_before is None else sum_before - rest
     moments = Moments.of(columns, wanted)
     kept = group_columns(block.rank(layer, moments, width, method)[:count], width)
-    fitted = Linear(leave.weight[kept], leave.bias) if sums is None else refit(moments, leave.weight, kept)[0]
+    fitted = Linear(leave.weight[kept], leave.bias) if sum_before is None else refit(moments, leave.weight, kept)[0]
     return with_layer(weights, i, block.keep(layer, kept, fitted))
 
 
