@@ -91,9 +91,9 @@ def measure_latency(
     """Times every size of either block: a model with that block alone in all layers, less a model with empty layers."""
     timer = Timer(subject, dtype)
     shapes = [Shape(heads, 0) for heads in head_counts if heads] + [Shape(0, inner) for inner in inner_counts if inner]
-    models = [cut_to_shapes(subject.weights, shape) for shape in [Shape(0, 0), *shapes]]
-    empty, *times = timer.model_s(models)
     layer_count = len(subject.weights.layers)
+    models = [cut_to_shapes(subject.weights, [shape] * layer_count) for shape in [Shape(0, 0), *shapes]]
+    empty, *times = timer.model_s(models)
     added = {shape: max(seconds - empty, 0.0) / layer_count for shape, seconds in zip(shapes, times, strict=True)}
     return LatencyTable(
         fixed_s=timer.tokenise_s() + empty,
@@ -102,11 +102,11 @@ def measure_latency(
     )
 
 
-def cut_to_shapes(weights: EncoderWeights, shape: Shape) -> EncoderWeights:
-    """A model of these sizes to be timed: its first heads and columns, which is nothing that one would use."""
+def cut_to_shapes(weights: EncoderWeights, shapes: Sequence[Shape]) -> EncoderWeights:
+    """A model of these shapes to be timed: its first heads and columns, which is nothing that one would use."""
     width = weights.head_width
 
-    def cut(layer: Layer) -> Layer:
+    def cut(layer: Layer, shape: Shape) -> Layer:
         size, inner = shape.heads * width, shape.inner
         parts = zip(np.split(layer.qkv.weight, 3, axis=1), np.split(layer.qkv.bias, 3), strict=True)
         weight_parts, bias_parts = zip(*((weight[:, :size], bias[:size]) for weight, bias in parts), strict=True)
@@ -118,7 +118,7 @@ def cut_to_shapes(weights: EncoderWeights, shape: Shape) -> EncoderWeights:
             down=Linear(layer.down.weight[:inner], layer.down.bias),
         )
 
-    return replace(weights, layers=[cut(layer) for layer in weights.layers])
+    return replace(weights, layers=[cut(layer, shape) for layer, shape in zip(weights.layers, shapes, strict=True)])
 
 
 def int8_plan(weights: EncoderWeights) -> Plan:

@@ -73,7 +73,7 @@ def drop_layers(source: Path, out: Path, options: LayerOptions, progress: Progre
     _check(options, total)
     sequences = subject.token_ids(subject.texts)
     progress("rank layers", 0, 1)
-    kept, scores = (options.keep, ()) if options.keep is not None else _choose(subject, options)
+    kept, scores = (options.keep, ()) if options.keep is not None else choose_layers(subject, options)
     progress("rank layers", 1, 1)
     pruned = replace(subject.weights, layers=[subject.weights.layers[i] for i in kept])
     same = cosines(embed(subject.weights, subject.head, sequences), embed(pruned, subject.head, sequences))
@@ -107,7 +107,7 @@ def _check(options: LayerOptions, total: int) -> None:
         raise CheckpointError(f"count must be from 1 to {total} (the layers of the checkpoint), got {options.count}")
 
 
-def _choose(subject: Subject, options: LayerOptions) -> tuple[Sequence[int], Sequence[float]]:
+def choose_layers(subject: Subject, options: LayerOptions) -> tuple[Sequence[int], Sequence[float]]:
     """The layers to keep, and the criterion's score of each layer."""
     total = len(subject.weights.layers)
     if options.criterion == "even":

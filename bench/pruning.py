@@ -1,0 +1,150 @@
+"""Pruning methods beside magnitude and plain layer drop, at equal measured latency, without fine-tuning.
+
+python -m bench.pruning CHECKPOINT [--layers 5 3] [--split test] [--calibration FILE] [--out bench/results/pruning.json]
+
+For every number of layers kept, the speed-up of that model is measured, and heads and feed-forward columns are pruned to
+the same time by each method: alike in all layers, and with shapes found by search. Rows that are in ``--out`` already are
+not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.data import stsb
+from bench.machine import describe
+from whit.export.evaluate import Sts, sts_score
+from whit.export.families import EncoderWeights
+from whit.export.prune.latency import LatencyTable, Timer, measure_latency
+from whit.export.prune.layers import LayerOptions, choose_layers
+from whit.export.prune.shapes import Shape, shapes_of
+from whit.export.prune.speedup import SpeedupOptions, prune_subject_to_speedup
+from whit.export.prune.subject import Subject, embed, parameter_count, read_subject
+from whit.export.prune.width import prune_to_shapes
+
+METHODS = ("magnitude", "stat", "obs")
+CRITERIA = ("even", "loss", "cosine", "entropy")
+INNER_STEP = 64
+
+
+class Rows:
+    """The table under construction: a row is measured once and written at once."""
+
+    def __init__(self, out: Path | None, subject: Subject, sts: Sts, dtype: str) -> None:
+        self._out, self._subject, self._sts = out, subject, sts
+        self._timer = Timer(subject, dtype)
+        self.found: dict[str, dict[str, Any]] = {}
+        if out is not None and out.is_file():
+            self.found = {row["name"]: row for row in json.loads(out.read_text(encoding="utf-8"))["rows"]}
+        self._head: dict[str, Any] = {
+            "command": "python -m bench.pruning CHECKPOINT",
+            "machine": describe(),
+            "dtype": dtype,
+        }
+
+    def add(self, name: str, make: Callable[[], EncoderWeights], **about: Any) -> dict[str, Any]:
+        """Makes and measures a model, unless there is a row of that name."""
+        if name not in self.found:
+            weights = make()
+            self.found[name] = {
+                "name": name,
+                **about,
+                "speedup": round(self._timer.speedup(weights), 3),
+                "sts_b": round(self._score(weights), 3),
+                "parameters_in_layers": parameter_count(weights),
+                "shapes": [[shape.heads, shape.inner] for shape in shapes_of(weights)],
+            }
+            print(self.found[name], flush=True)
+            if self._out is not None:
+                content = self._head | {"rows": list(self.found.values())}
+                self._out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return self.found[name]
+
+    def _score(self, weights: EncoderWeights) -> float:
+        sts = self._sts
+        place = {text: i for i, text in enumerate(dict.fromkeys([*sts.first, *sts.second]))}
+        vectors = embed(weights, self._subject.head, self._subject.token_ids(list(place)))
+        first, second = ([place[text] for text in side] for side in (sts.first, sts.second))
+        return sts_score(vectors[first], vectors[second], sts.scores)
+
+
+def uniform_shape(table: LatencyTable, weights: EncoderWeights, seconds: float) -> Shape:
+    """Heads and columns in about the same share for all layers, as near to a time as whole heads and vector registers allow."""
+    whole = shapes_of(weights)[0]
+    candidates = [
+        Shape(heads, round(whole.inner * heads / whole.heads / INNER_STEP + shift) * INNER_STEP)
+        for heads in range(1, whole.heads + 1)
+        for shift in (-1, 0, 1)
+    ]
+    known = [shape for shape in candidates if shape.inner in table.feed_forward_s and shape.inner]
+    return min(known, key=lambda shape: abs(table.total_s([shape] * len(weights.layers)) - seconds))
+
+
+def measure(subject: Subject, counts: Sequence[int], rows: Rows, dtype: str, trials: int) -> None:
+    """All rows."""
+    weights = subject.weights
+    whole = shapes_of(weights)[0]
+    layer_total = len(weights.layers)
+    rows.add("unpruned", lambda: weights, method="none", group="whole")
+    quarter = Shape(whole.heads, whole.inner * 3 // 4)
+    for method in METHODS:
+        rows.add(
+            f"ffn-75%-{method}",
+            lambda m=method: prune_to_shapes(subject, [quarter] * layer_total, m),
+            method=method,
+            group="a quarter of the feed-forward columns removed",
+        )
+    table = measure_latency(subject, dtype, range(whole.heads + 1), range(0, whole.inner + 1, INNER_STEP))
+    for count in counts:
+        group = f"as fast as {count} layers"
+        speedups = []
+        for criterion in CRITERIA:
+            kept = choose_layers(subject, LayerOptions(count=count, criterion=criterion))[0]
+            model = replace(weights, layers=[weights.layers[i] for i in kept])
+            name = f"layers-{'-'.join(map(str, kept))}"
+            row = rows.add(name, lambda m=model: m, method="layers", group=group, criteria=[])
+            row["criteria"] = sorted({*row["criteria"], criterion})
+            speedups.append(row["speedup"])
+        target = sum(speedups) / len(speedups)
+        shape = uniform_shape(table, weights, table.total_s(shapes_of(weights)) / target)
+        for method in METHODS:
+            rows.add(
+                f"uniform-{count}-{method}",
+                lambda m=method, s=shape: prune_to_shapes(subject, [s] * layer_total, m),
+                method=method,
+                group=group,
+            )
+        options = SpeedupOptions(round(target, 2), dtype=dtype, trials=trials)
+        rows.add(
+            f"search-{count}-obs",
+            lambda o=options: prune_subject_to_speedup(subject, o)[0],
+            method="search",
+            group=group,
+        )
+    options = SpeedupOptions(2, dtype=dtype, trials=trials)
+    rows.add("speedup-2x", lambda: prune_subject_to_speedup(subject, options)[0], method="search", group="2x asked for")
+
+
+def main() -> None:
+    """Measures, prints, writes; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--layers", type=int, nargs="+", default=[5, 3])
+    parser.add_argument("--split", default="dev", choices=("dev", "test"))
+    parser.add_argument("--dtype", default="int8", choices=("float32", "int8"))
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    subject = read_subject(arguments.checkpoint, arguments.calibration)
+    rows = Rows(arguments.out, subject, stsb(arguments.split), arguments.dtype)
+    measure(subject, arguments.layers, rows, arguments.dtype, arguments.trials)
+
+
+if __name__ == "__main__":
+    main()
