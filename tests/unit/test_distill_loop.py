@@ -172,6 +172,23 @@ def test_what_cannot_be_used_is_named(changes: dict[str, Any], message: str, pla
         distill(place / "student", tmp_path / "out", options(place, **changes))
 
 
+def test_a_folder_of_somebody_else_is_refused_before_training(place: Path, tmp_path: Path) -> None:
+    from whit.export.distill.loop import distill
+
+    (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="was not made by whit"):
+        distill(place / "student", tmp_path, options(place), lambda *_: pytest.fail("it began"))
+
+
+def test_a_loss_that_is_no_number_ends_the_run(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from whit.export.distill import losses
+    from whit.export.distill.loop import distill
+
+    monkeypatch.setattr(losses, "cosine_loss", lambda student, _teacher: student.sum() * float("nan"))
+    with pytest.raises(CheckpointError, match=r"the loss is nan after 1 steps; .* lower --learning-rate"):
+        distill(place / "student", tmp_path / "out", options(place))
+
+
 def test_few_texts_are_refused(place: Path, tmp_path: Path) -> None:
     from whit.export.distill.loop import distill
 

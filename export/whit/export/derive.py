@@ -45,8 +45,7 @@ def derive_checkpoint(
     Raises:
         CheckpointError: ``out`` is something else, or cannot be written (no permission, disk full).
     """
-    if out.exists() and not (out / STEPS_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} exists and was not made by whit; choose another --out or remove it")
+    check_out(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
@@ -62,6 +61,12 @@ def derive_checkpoint(
         raise CheckpointError(
             f"{out} cannot be written ({error.strerror or error}); free space or choose another --out"
         ) from None
+
+
+def check_out(out: Path) -> None:
+    """Raises CheckpointError where ``derive_checkpoint`` would not write: a long step asks before it begins."""
+    if out.exists() and not (out / STEPS_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} exists and was not made by whit; choose another --out or remove it")
 
 
 def read_steps(folder: Path) -> list[dict[str, Any]]:

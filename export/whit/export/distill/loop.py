@@ -5,6 +5,7 @@ Needs unlabelled text only. Teacher vectors are computed by whit's own runtime; 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import Progress
-from whit.export.derive import derive_checkpoint
+from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.batches import Indices, batches, chunks
 from whit.export.distill.head import with_dense
 from whit.export.distill.objective import Objective
@@ -65,6 +66,7 @@ def distill(source: Path, out: Path, options: DistillOptions, progress: Progress
         EvaluationError: ``sts_dev`` cannot be used.
     """
     options.check()
+    check_out(out)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     run = _Run(source, out, options, progress)
@@ -113,8 +115,8 @@ class _Run:
                 "texts": self._vectors.key,
             },
         )
-        self._position = self._resume()
         self._loss = 0.0  # of the last steps, smoothed
+        self._position = self._resume()
 
     def train(self) -> None:
         """Goes through all epochs, or until the time is over."""
@@ -130,14 +132,15 @@ class _Run:
             now = time.monotonic()
             at.seconds += min(now - last, _LONGEST_STEP)
             last = now
-            self._progress("distil (texts)", at.texts, total)
+            self._progress("distill (texts)", at.texts, total)
             if self._share() >= len(at.history) / _CHECKS:
                 self._measure()
                 last = time.monotonic()  # measuring is no training
             if self._share() >= 1:
-                return
+                break
             if at.steps % self._options.save_every == 0:
                 self._save()
+        self._save()  # should the student not be written, the training is not lost
 
     def publish(self) -> DistillReport:
         """Writes the student and removes the state."""
@@ -195,11 +198,17 @@ class _Run:
             encoded = self._student.encode(sequences)
             deep = self._objective.teacher_states(sequences)
         loss = self._objective(encoded, torch.from_numpy(targets).to(self._device), deep)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise CheckpointError(
+                f"the loss is {value} after {self._position.steps} steps; remove {self._state.path} and run again with a "
+                "lower --learning-rate"
+            )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._options.max_norm)
         self._optimizer.step()
-        self._loss = loss.item() if not self._loss else 0.98 * self._loss + 0.02 * loss.item()
+        self._loss = 0.98 * self._loss + 0.02 * value if self._loss else value
 
     def _share(self) -> float:
         """How much of the run is done, by texts or by time, whichever is more."""
@@ -276,6 +285,7 @@ class _Run:
             for name, tensor in self._parameters.items():
                 tensor.copy_(state["tensors"][name])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._loss = state["loss"]
         position = state["position"]
         assert isinstance(position, Position)
         return position

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,6 +93,11 @@ def _key(package: Package, texts: Sequence[str], limit: int) -> str:
 
 
 def _open_rows(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[tuple[int, ...], np.dtype[np.generic]]:
+    """A file of rows, zeros where it is new. Its space is taken at once: a full disk is an error here, not a crash later."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    fits = path.is_file() and path.stat().st_size == size
-    return np.memmap(path, dtype, mode="r+" if fits else "w+", shape=shape)
+    if not path.is_file() or path.stat().st_size != size:
+        with path.open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+    return np.memmap(path, dtype, mode="r+", shape=shape)
