@@ -82,9 +82,9 @@ def expected_for(text):
     return vector_of(FakeTokenizer().encode([text])[0])
 
 
-def make_model(model_id="m", *, normalized=False, encoder=None):
+def make_model(model_id="m", *, normalized=False, encoder=None, is_instant=False):
     package, encoder = FakePackage(normalized=normalized), encoder or FakeEncoder(normalized=normalized)
-    return LoadedModel(model_id, package, FakeTokenizer(), encoder, True, lambda: None)
+    return LoadedModel(model_id, package, FakeTokenizer(), encoder, True, lambda: None, is_instant)
 
 
 def make_engine(*models, workers=1, queue=10_000, budget=64):
@@ -502,6 +502,39 @@ def test_an_interactive_call_is_answered_while_bulk_holds_every_worker():
         assert done.token_count == 7 + 3 * 32
         assert done.lanes[Lane.BULK].token_count == 3 * 32
         assert done.lanes[Lane.INTERACTIVE].job_count == 1
+
+    asyncio.run(main())
+
+
+def test_an_instant_model_runs_short_interactive_calls_on_the_loop_and_all_else_in_workers():
+    async def main():
+        threads = []
+
+        class Encoder(FakeEncoder):
+            def run(self, sequences):
+                threads.append(threading.current_thread() is threading.main_thread())
+                return super().run(sequences)
+
+        model = make_model(encoder=Encoder(), is_instant=True)
+        async with make_engine(model) as engine:
+            found = await embed(engine, ["a", "b" * 30])
+            assert np.array_equal(found.vectors, np.stack([expected_for("a"), expected_for("b" * 30)]))
+            assert threads == [True, True]  # one micro-batch an attention length
+            statistics = engine.statistics()
+            assert (statistics.micro_batch_count, statistics.token_count) == (2, 35)
+            assert statistics.lanes[Lane.INTERACTIVE].job_count == 1
+
+            await embed(engine, ["c"] * 5)
+            await engine.embed_texts("m", ["d"], RAW, lane=Lane.BULK, deadline=None, wait=True)
+            assert threads == [True, True, False, False]
+
+            model.encoder.error = RuntimeError("broken")
+            with pytest.raises(ServiceError) as caught:
+                await embed(engine, ["e"])
+            assert reason_of(caught) is Reason.INTERNAL
+        with pytest.raises(ServiceError) as caught:
+            await embed(engine, ["f"])
+        assert reason_of(caught) is Reason.SHUTTING_DOWN
 
     asyncio.run(main())
 

@@ -24,8 +24,8 @@ def outcome(monkeypatch):
         )
 
     monkeypatch.setattr(loading, "open_package", open_package)
-    monkeypatch.setattr(loading, "Tokenizer", lambda package: "tokenizer")
-    monkeypatch.setattr(loading, "open_encoder", lambda package: "encoder")
+    monkeypatch.setattr(loading, "Tokenizer", lambda package: SimpleNamespace(encode=lambda texts: texts))
+    monkeypatch.setattr(loading, "open_encoder", lambda package: SimpleNamespace(run=lambda sequences: sequences))
     monkeypatch.setattr(loading, "verify", lambda package, tokenizer, encoder: outcomes[package.manifest.name])
     return outcomes
 
@@ -60,3 +60,13 @@ def test_one_name_twice_is_refused(outcome):
 def test_a_name_that_cannot_be_a_resource_name_is_refused(outcome):
     with pytest.raises(PackageError, match="'no good' cannot be a model id"):
         loading.load_model(Path("no good"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [([0.9, 0.1, 0.1e-3, 0.3, 0.3], True), ([0.9, 0.3e-3, 0.1, 0.3, 0.3], False)]
+)
+def test_a_model_is_instant_by_its_best_run(outcome, monkeypatch, seconds, expected):
+    outcome["one"] = GOOD
+    ticks = iter([t for i, s in enumerate(seconds) for t in (float(i), i + s)])
+    monkeypatch.setattr(loading.time, "perf_counter", lambda: next(ticks))
+    assert loading.load_model(Path("one")).is_instant is expected

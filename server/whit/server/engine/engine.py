@@ -22,6 +22,7 @@ from typing import NoReturn, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from whit.contract.errors import Problem
 from whit.server.engine import problems, reading
 from whit.server.engine.jobs import Job
 from whit.server.engine.models import LoadedModel
@@ -214,37 +215,51 @@ class Engine:
                 raise ServiceError(refusal)
             try:
                 async with asyncio.timeout(call.remaining_s()) as limit:
-                    if _is_short(items):
-                        return await self._run(call, read())
-                    return await self._run(call, await self._loop.run_in_executor(self._readers, read))
+                    if not _is_short(items):
+                        return await self._run(call, await self._loop.run_in_executor(self._readers, read))
+                    here = call.model.is_instant and call.lane is Lane.INTERACTIVE
+                    return await self._run(call, read(), here=here)
             except TimeoutError:
                 if not limit.expired():
                     raise
                 raise ServiceError(problems.deadline_exceeded()) from None
 
-    async def _run(self, call: _Call, batch: reading.Reading) -> Embedded:
+    async def _run(self, call: _Call, batch: reading.Reading, *, here: bool = False) -> Embedded:
+        """``here``: in the calling thread, which is the loop's."""
         vectors = np.zeros((len(batch.items), call.model.manifest.dimension_count), np.float32)
         queue_s = infer_s = 0.0
         if batch.groups:
-            job = await self._finished(call, batch, vectors)
+            job = Job(
+                model_id=call.model.id,
+                groups=batch.groups,
+                vectors=vectors,
+                lane=call.lane,
+                deadline=call.deadline,
+                patient=call.wait,
+                flow=call.flow,
+            )
+            if here:
+                self._finish_here(job)
+            else:
+                await self._finish(job)
+            if job.problem is not None:
+                raise ServiceError(job.problem)
             queue_s, infer_s = job.last_start_time - job.submit_time, job.infer_s
         if reading.needs_shaping(call.model, call.spec):
             vectors = await self._shape(vectors, call.spec)
         return Embedded(vectors, batch.items, Timing(_us(queue_s), _us(batch.seconds), _us(infer_s)))
 
-    async def _finished(self, call: _Call, batch: reading.Reading, vectors: NDArray[np.float32]) -> Job:
-        """Has the workers fill in ``vectors``; returns the job that did it."""
+    def _finish_here(self, job: Job) -> None:
+        batches = self._scheduler.start(job)
+        if isinstance(batches, Problem):
+            raise ServiceError(batches)
+        for batch in batches:
+            self._workers.run(batch)
+
+    async def _finish(self, job: Job) -> None:
+        """Has the workers fill in the job's vectors."""
         done: asyncio.Future[None] = self._loop.create_future()
-        job = Job(
-            model_id=call.model.id,
-            groups=batch.groups,
-            vectors=vectors,
-            lane=call.lane,
-            deadline=call.deadline,
-            patient=call.wait,
-            on_done=partial(self._completions.add, done),
-            flow=call.flow,
-        )
+        job.on_done = partial(self._completions.add, done)
         refusal = self._scheduler.submit(job)
         if refusal is not None:
             raise ServiceError(refusal)
@@ -252,9 +267,6 @@ class Engine:
             await done
         finally:
             self._scheduler.discard(job)  # does nothing unless the wait was cut short
-        if job.problem is not None:
-            raise ServiceError(job.problem)
-        return job
 
     async def _shape(self, vectors: NDArray[np.float32], spec: EmbedSpec) -> NDArray[np.float32]:
         if vectors.size <= _SHAPE_ON_LOOP_VALUES:

@@ -47,7 +47,7 @@ class Job:
     lane: Lane
     deadline: float | None
     patient: bool
-    on_done: Callable[[], object]
+    on_done: Callable[[], object] = lambda: None
     flow: Flow = field(default_factory=Flow)
 
     waiting_tokens: int = field(init=False)

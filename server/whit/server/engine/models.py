@@ -64,6 +64,7 @@ class LoadedModel:
     Attributes:
         id: the package's name.
         verified: its golden vectors were recomputed on this machine at load and agreed.
+        is_instant: a short text takes it less time than the trip to a worker thread and back.
         mixes_lengths: texts of several attention lengths may share a micro-batch without a bit of a vector changing.
         verify: recomputes them now. Synchronous, and as long as a few dozen texts take.
     """
@@ -74,6 +75,7 @@ class LoadedModel:
     encoder: Encoder
     verified: bool
     verify: Callable[[], Verification]
+    is_instant: bool = False
     mixes_lengths: bool = False
 
     def mixes(self, attention_length: int) -> bool:

@@ -100,6 +100,25 @@ class Scheduler:
                 admission.park(job)
             return None
 
+    def start(self, job: Job) -> list[MicroBatch] | Problem:
+        """Has a job run at once, by the caller, whatever waits: its micro-batches, or why it is refused."""
+        with self._work:
+            if self._stopped:
+                return problems.shutting_down()
+            now = job.submit_time = job.last_start_time = self._clock()
+            lane = self._statistics.lanes[job.lane]
+            lane.token_count += job.waiting_tokens
+            lane.job_count += 1
+            batches = []
+            for length, group in job.groups.items():
+                entries, tokens = [(job, waiting) for waiting in group], sum(len(waiting.ids) for waiting in group)
+                batches.append(
+                    MicroBatch(next(self._batch_numbers), job.model_id, job.lane, length, entries, tokens, now)
+                )
+            job.groups.clear()
+            job.waiting_tokens = job.waiting_cells = 0
+            return batches
+
     def refusal(self, model_id: str, lane: Lane, deadline: float | None, least_tokens: int) -> Problem | None:
         """Why even a job of so few tokens would be refused now, or None: so that no work is spent on reading it."""
         with self._work:

@@ -59,26 +59,8 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def join(self) -> None:
-        """Waits for the threads to end. Blocks while a micro-batch is running; stop the scheduler first."""
-        for thread in self._threads:
-            thread.join()
-        self._bulk.shutdown()
-
-    def _work(self, take: Callable[[], MicroBatch | None]) -> None:
-        batch: MicroBatch | None = None
-        _give_way(_NICENESS)
-        try:
-            while (batch := take()) is not None:
-                self._run(batch)
-        except BaseException as error:
-            _logger.critical("worker %s died", threading.current_thread().name, exc_info=error)
-            if batch is not None:
-                self._scheduler.finish(batch, problems.micro_batch_failed(batch))
-            self._scheduler.stop()
-            self._on_death(error)
-
-    def _run(self, batch: MicroBatch) -> None:
+    def run(self, batch: MicroBatch) -> None:
+        """Runs a micro-batch in the calling thread and tells the scheduler. A model that breaks fails the jobs in it."""
         model = self._models[batch.model_id]
         try:
             sequences = [waiting.ids for _, waiting in batch.entries]
@@ -98,6 +80,25 @@ class Workers:
             self._scheduler.finish(batch)
             if _logger.isEnabledFor(logging.DEBUG):
                 _logger.debug("micro-batch", extra={"fields": batch.fields(time.monotonic())})
+
+    def join(self) -> None:
+        """Waits for the threads to end. Blocks while a micro-batch is running; stop the scheduler first."""
+        for thread in self._threads:
+            thread.join()
+        self._bulk.shutdown()
+
+    def _work(self, take: Callable[[], MicroBatch | None]) -> None:
+        batch: MicroBatch | None = None
+        _give_way(_NICENESS)
+        try:
+            while (batch := take()) is not None:
+                self.run(batch)
+        except BaseException as error:
+            _logger.critical("worker %s died", threading.current_thread().name, exc_info=error)
+            if batch is not None:
+                self._scheduler.finish(batch, problems.micro_batch_failed(batch))
+            self._scheduler.stop()
+            self._on_death(error)
 
 
 def _give_way(niceness: int) -> None:
