@@ -16,8 +16,8 @@ from whit.server.engine.types import TokenIds
 
 _logger = logging.getLogger(__name__)
 
-# A trip to a worker thread and back costs about 0.3 ms of processor time.
-_INSTANT_S = 0.2e-3
+# A trip to a worker thread and back takes about so long, with two changes of the thread that holds the interpreter.
+_INSTANT_S = 0.4e-3
 _SHORT_TEXT = "a text of a few words"
 
 
