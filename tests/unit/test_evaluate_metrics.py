@@ -9,7 +9,7 @@ import pytest
 
 from whit.export.evaluate.cutoffs import _cut, matches
 from whit.export.evaluate.data import EvaluationError, Sts
-from whit.export.evaluate.metrics import ndcg_by_query, ranking, recall_by_query, spearman
+from whit.export.evaluate.metrics import ndcg_by_query, ranking, ranks, ranks_of_ranks, recall_by_query, spearman
 from whit.export.evaluate.outcome import Outcome, compare, retained
 
 ROUNDS = 200  # enough for these
@@ -22,6 +22,13 @@ def test_spearman_shares_ranks_among_equals() -> None:
 
 def test_spearman_of_a_constant_is_nought() -> None:
     assert spearman(np.array([1.0, 1, 1]), np.array([1.0, 2, 3])) == 0
+
+
+def test_ranks_of_a_sample_of_ranks_are_its_ranks() -> None:
+    random = np.random.default_rng(0)
+    sample = ranks(random.integers(0, 20, 50).astype(np.float64))[random.integers(0, 50, 50)]
+
+    assert np.array_equal(ranks_of_ranks(sample), ranks(sample))
 
 
 def test_ndcg_by_hand() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.evaluate.metrics import ranks, spearman
+from whit.export.evaluate.metrics import correlation, ranks, ranks_of_ranks
 
 ROUNDS = 1000
 SEED = 20250101
@@ -36,7 +36,7 @@ class Outcome:
 
     Attributes:
         values: float64 [items]: what the item scored by itself, or the rank of the model's similarity.
-        truth: float64 [items], the human scores; None where the set's score is the mean of ``values``.
+        truth: float64 [items], the rank of the human score; None where the set's score is the mean of ``values``.
     """
 
     values: Values
@@ -45,7 +45,7 @@ class Outcome:
     @classmethod
     def correlation(cls, similarities: Values, truth: Values) -> Outcome:
         """Of a set scored by Spearman's correlation. Kept as ranks: two models' ranks are on one scale, cosines are not."""
-        return cls(ranks(similarities), truth)
+        return cls(ranks(similarities), ranks(truth))
 
     @property
     def score(self) -> float:
@@ -60,7 +60,8 @@ class Outcome:
         chosen = values if items is None else values[items]
         if self.truth is None:
             return 100 * float(chosen.mean())
-        return 100 * spearman(chosen, self.truth if items is None else self.truth[items])
+        truth = self.truth if items is None else self.truth[items]
+        return 100 * correlation(ranks_of_ranks(chosen), ranks_of_ranks(truth))
 
     def _resampled(self, rounds: int, seed: int) -> Values:
         random, count = np.random.default_rng(seed), len(self.values)
