@@ -90,7 +90,7 @@ class _Run:
             raise CheckpointError(
                 f"{options.texts[0]} has {len(self._texts)} texts; give at least {_LEAST_TEXTS}, better 100,000"
             )
-        cache = cache_folder(options)
+        cache = cache_folder(options.cache)
         package = open_teacher(options.teacher, cache, options.teacher_dtype, progress)
         threads = options.threads or torch.get_num_threads()
         self._fingerprint = package.manifest.fingerprint

@@ -79,10 +79,10 @@ class DistillOptions:
         return decisive
 
 
-def cache_folder(options: DistillOptions) -> Path:
+def cache_folder(asked: Path | None) -> Path:
     """Where teacher vectors are kept: as asked, or ``whit/distill`` in the user's cache folder."""
-    if options.cache is not None:
-        return options.cache
+    if asked is not None:
+        return asked
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "whit" / "distill"
 
 

@@ -1,0 +1,130 @@
+"""``whit static``: a table that gives a transformer's vectors, roughly, a hundred times as fast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from whit.cli.command import command, json_option
+from whit.cli.export import stages
+from whit.cli.output import console, counted, facts, print_json, size
+
+if TYPE_CHECKING:
+    from whit.export.static import StaticReport
+
+
+@command(
+    "static",
+    examples=[
+        "whit static packages/all-MiniLM-L6-v2 --texts corpus.txt.gz --out packages/static",
+        "whit static ./all-MiniLM-L6-v2 --texts a.txt --texts b.txt --out packages/static --vocabulary-size 29000",
+        "whit static packages/mini --texts corpus.txt --out packages/tiny --dtype pq --vocabulary-size 16000 --json",
+    ],
+    exit_codes={1: "the teacher, an option or a text file cannot be used: one line on stderr says why"},
+)
+@click.argument("teacher", type=click.Path(path_type=Path))
+@click.option(
+    "--texts",
+    required=True,
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text of the kind you will embed, one text a line, plain or .gz. Repeat it for several files.",
+)
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Directory of the new package. A package that is there already is replaced when the new one is done.",
+)
+@click.option(
+    "--text-count",
+    type=int,
+    default=200_000,
+    show_default=True,
+    help="Texts to learn from, at most: a random choice. The teacher embeds each once, which takes most of the time.",
+)
+@click.option("--dimension-count", type=int, default=256, show_default=True, help="Values in a vector.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["int8", "float16", "pq"]),
+    default="int8",
+    show_default=True,
+    help="How the table is stored: a byte a value, two, or product-quantised to --code-count bytes a token.",
+)
+@click.option(
+    "--code-count", type=int, default=32, show_default=True, help="pq: bytes a token; divides the dimensions."
+)
+@click.option(
+    "--vocabulary-size",
+    type=int,
+    metavar="N",
+    help="Tokens to keep, by how often they occur in the texts. Default: all that some text can produce.",
+)
+@click.option(
+    "--word-count",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Frequent words that the teacher reads in pieces and that become tokens of their own, at most. WordPiece only.",
+)
+@click.option(
+    "--max-token-count", type=int, default=512, show_default=True, help="Longest text the package reads, in tokens."
+)
+@click.option("--epochs", type=int, default=8, show_default=True, help="Times that every text is seen.")
+@click.option("--learning-rate", type=float, default=5e-3, show_default=True, help="The highest; Adam.")
+@click.option(
+    "--similarity-weight",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Loss: squared difference of the cosines between the texts of a batch, beside the cosine to the teacher.",
+)
+@click.option(
+    "--smoothing",
+    type=float,
+    default=1e-3,
+    show_default=True,
+    help="Start: a token of probability p has the weight a / (a + p); this is a.",
+)
+@click.option("--name", help="Name under which the package is served. Default: the teacher's, and -static.")
+@click.option(
+    "--cache",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where the teacher's vectors are kept for the next run. Default: whit/distill in your cache folder.",
+)
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads of the teacher.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice and the order of the texts.")
+@json_option
+def static(teacher: Path, out: Path, texts: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+    """Make a static package from TEACHER: a package, or a checkpoint folder.
+
+    A static package has a vector for each token, and a text's vector is their mean. It is small, needs no graph, and is
+    a hundred times as fast as the transformer that it learns from. Takes any text, without labels.
+    """
+    from whit.export.static import StaticOptions, make_static
+
+    with stages() as show:
+        report = make_static(out, StaticOptions(teacher=teacher, texts=texts, **options), show)
+    if as_json:
+        print_json(report)
+        return
+    _print_report(report, out)
+    console().print(f"next: whit verify {out}, or whit serve --models {out}", soft_wrap=True)
+
+
+def _print_report(report: StaticReport, out: Path) -> None:
+    pairs: list[tuple[str, object]] = [
+        ("package", f"{out}: {report.name}, {report.dtype}"),
+        ("fingerprint", report.fingerprint),
+        ("size", f"table {size(report.table_bytes)}, tokenizer {size(report.tokenizer_bytes)}"),
+        ("tokens", f"{report.token_count}, of which {report.seen_token_count} occur in the texts"),
+        ("learned from", f"{counted(report.text_count, 'text')}, {report.held_out_count} of them held out"),
+        ("cosine to the teacher", f"{report.start_cosine:.4f} at the start, {report.cosine:.4f} now (held-out texts)"),
+        ("similarities", f"correlation with the teacher's {report.similarity_correlation:.4f} (held-out texts)"),
+    ]
+    console().print(facts(pairs))

@@ -1,0 +1,175 @@
+"""Making a static student: what it learns, what goes into the package, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support import packages
+from whit.contract.manifest import STATIC, TABLE_FILE, read_manifest
+from whit.export.checkpoint import CheckpointError
+from whit.runtime import Tokenizer, Verification, open_encoder, open_package, verify
+
+pytest.importorskip("scipy")
+
+from whit.export.static import StaticOptions, StaticReport, make_static
+
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "it",
+    "for",
+    "was",
+    "on",
+    "are",
+    "as",
+    "with",
+    "at",
+    "be",
+    "this",
+    "have",
+    "from",
+    "one",
+    "had",
+    "by",
+    "but",
+    "not",
+    "what",
+    "all",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("corpus") / "texts.txt"
+    lines = [" ".join(rng.choice(WORDS, size=rng.integers(3, 9))) for _ in range(600)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def make(out: Path, corpus: Path, cache: Path, **changes: object) -> StaticReport:
+    options = {"teacher": packages.package(), "texts": (corpus,), "cache": cache, "epochs": 30, "dimension_count": 16}
+    return make_static(out, StaticOptions(**(options | changes)))  # type: ignore[arg-type]
+
+
+def check(directory: Path) -> Verification:
+    package = open_package(directory)
+    return verify(package, Tokenizer(package), open_encoder(package))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16", "pq"])
+def test_a_student_comes_near_its_teacher(dtype: str, corpus: Path, cache: Path, tmp_path: Path) -> None:
+    report = make(tmp_path / "static", corpus, cache, dtype=dtype, code_count=8)
+
+    assert report.cosine > report.start_cosine + 0.05
+    assert report.similarity_correlation > 0.5
+    manifest = read_manifest(tmp_path / "static")
+    assert (manifest.kind, manifest.dtype, manifest.dimension_count) == (STATIC, dtype, 16)
+    assert manifest.fingerprint == report.fingerprint
+    assert manifest.vocabulary_size == report.token_count
+    found = check(tmp_path / "static")
+    assert (found.verified, found.mixes_lengths, found.max_abs_difference) == (True, True, 0)
+
+
+def test_the_same_input_gives_the_same_bytes(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        make(tmp_path / name, corpus, cache, epochs=2)
+
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+
+
+def test_a_second_run_asks_the_teacher_nothing(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    make(tmp_path / "first", corpus, cache, epochs=1)
+    stages: set[str] = set()
+    options = StaticOptions(packages.package(), (corpus,), cache=cache, epochs=1, dimension_count=8)
+
+    make_static(tmp_path / "second", options, lambda stage, done, total: stages.add(stage))
+
+    assert "teacher (texts)" not in stages
+    assert "fit (steps)" in stages
+
+
+def test_a_vocabulary_of_a_given_size_still_reads_any_text(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    size = 140
+    report = make(tmp_path / "static", corpus, cache, vocabulary_size=size, epochs=1)
+
+    tokenizer = Tokenizer(open_package(tmp_path / "static"))
+    (ids,) = tokenizer.encode(["father before seven 42!"])
+    assert report.token_count == size
+    assert len(ids) > 5
+    assert ids.max() < size
+    names = json.loads((tmp_path / "static" / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    assert {"the", "of", "and"} <= set(names)  # frequent in the corpus
+    assert "father" not in names
+    assert names["[UNK]"] not in ids
+
+
+def test_frequent_words_in_pieces_become_tokens(cache: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "texts.txt"
+    rng = np.random.default_rng(1)
+    lines = [" ".join([*rng.choice(WORDS, size=4), "embedding"]) for _ in range(300)]
+    corpus.write_text("\n".join(dict.fromkeys(lines)) + "\n", encoding="utf-8")
+
+    make(tmp_path / "static", corpus, cache, word_count=5, epochs=1)
+
+    tokenizer = Tokenizer(open_package(tmp_path / "static"))
+    (ids,) = tokenizer.encode(["Embedding"])
+    assert len(ids) == 1
+
+
+def test_no_special_token_is_put_in_or_read(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    make(tmp_path / "static", corpus, cache, epochs=1)
+
+    tokenizer = Tokenizer(open_package(tmp_path / "static"))
+    the, named = tokenizer.encode(["the", "[CLS] the"])
+    assert len(the) == 1
+    assert len(named) > 3  # punctuation and pieces, like any other text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dimension_count": 4000}, "dimension_count must be at most"),
+        ({"dimension_count": 0}, "dimension_count must be at least 1"),
+        ({"dtype": "int4"}, "dtype must be one of float16, int8, pq, got 'int4'"),
+        ({"dtype": "pq", "code_count": 5}, "code_count must divide dimension_count (16), got 5"),
+        ({"vocabulary_size": 10}, "vocabulary_size must be at least"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"learning_rate": 2.0}, "learning_rate must be between 0 and 1"),
+        ({"name": "a/b"}, "name must be"),
+        ({"texts": (Path("nowhere.txt"),)}, "nowhere.txt cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(
+    changes: dict[str, object], message: str, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        make(tmp_path / "static", corpus, cache, **changes)
+
+    assert message in str(refused.value)
+    assert not (tmp_path / "static").exists()
+
+
+def test_what_is_no_package_is_not_replaced(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "mine.txt").write_text("mine")
+
+    with pytest.raises(CheckpointError, match="exists and is not a package"):
+        make(tmp_path / "static", corpus, cache)
+
+    assert not (tmp_path / "static" / TABLE_FILE).exists()
