@@ -66,6 +66,30 @@ class Job:
         self.unfinished = sum(len(group) for group in self.groups.values())
 
 
+@dataclass(slots=True)
+class Draft:
+    """A micro-batch in the making."""
+
+    budget_tokens: int
+    grid_length: int  # the longest attention length in it
+    entries: list[tuple[Job, Waiting]] = field(default_factory=list)
+    token_count: int = 0
+
+    @property
+    def room_tokens(self) -> int:
+        """Tokens that it has room for."""
+        return self.budget_tokens - self.token_count
+
+    def take(self, job: Job, attention_length: int) -> tuple[int, int]:
+        """Moves what fits of a job's group into it, at least one sequence if it is empty; how many, and their tokens."""
+        group, before, count = job.groups[attention_length], self.token_count, len(self.entries)
+        while group and (not self.entries or len(group[0].ids) <= self.room_tokens):
+            waiting = group.popleft()
+            self.entries.append((job, waiting))
+            self.token_count += len(waiting.ids)
+        return len(self.entries) - count, self.token_count - before
+
+
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """What a worker runs at once: sequences of one model in a grid of one attention length, from any number of jobs."""

@@ -16,14 +16,14 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from whit.contract.errors import Problem
 from whit.server.engine import problems
 from whit.server.engine.admission import Admission
+from whit.server.engine.buckets import Buckets
 from whit.server.engine.costs import CostModel
 from whit.server.engine.fairness import Line, Turns
-from whit.server.engine.jobs import Job, MicroBatch, Waiting
+from whit.server.engine.jobs import Draft, Job, MicroBatch
 from whit.server.engine.statistics import Statistics
 from whit.server.engine.types import Lane
 
@@ -37,14 +37,9 @@ _INTERACTIVE_MEMORY_S = 2.0
 _BULK_RUN_S = 0.02
 _FIXED_PART = 0.1
 
-_BucketKey = tuple[str, int]  # model id, attention length
-
 
 class Scheduler:
-    """The waiting work of all models, in buckets of one model and one attention length.
-
-    A bucket has a line of jobs for each lane; a job stands in the lines of all its attention lengths.
-    """
+    """The waiting work of all models, and which of it runs next."""
 
     def __init__(
         self,
@@ -59,12 +54,11 @@ class Scheduler:
         """Makes a scheduler; ``mixes`` tells of which attention lengths sequences of a model may be run beside others."""
         self._worker_count = worker_count
         self._micro_batch_token_count = micro_batch_token_count
-        self._mixes = mixes
         self._clock = clock
         self._admissions = {model_id: Admission(queue_token_count) for model_id in model_ids}
         self._costs = {model_id: CostModel() for model_id in self._admissions}
         self._turns = Turns(quantum=micro_batch_token_count)
-        self._buckets: dict[_BucketKey, dict[Lane, Line]] = {}
+        self._buckets = Buckets(mixes)
         self._queued: dict[Job, None] = {}  # with waiting work, parked ones not counted
         self._statistics = Statistics()
         self._interactive_time = float("-inf")  # when the last interactive job came
@@ -227,90 +221,50 @@ class Scheduler:
         return None
 
     def _fill(self, leader: Job) -> MicroBatch:
+        model_id, lane = leader.model_id, leader.lane
         attention_length = min(leader.groups, key=lambda length: leader.groups[length][0].row)
         now = self._clock()
-        entries: list[tuple[Job, Waiting]] = []
-        token_count = 0
+        draft = Draft(self._budget(leader, attention_length, now), attention_length)
         # Interactive work is taken along by bulk. The other way round it would be made to wait for more than itself, and
         # all that is saved is the fixed cost of a run.
-        budget = self._budget(leader, attention_length, now)
-        for lane in (leader.lane,) if leader.lane is Lane.INTERACTIVE else (leader.lane, Lane.INTERACTIVE):
-            line = self._buckets[leader.model_id, attention_length][lane]
-            token_count = self._start_line(line, attention_length, entries, token_count, budget, now)
-        grid_length = attention_length
-        if entries and self._mixes(leader.model_id, attention_length):
-            for other, line in self._company(leader, attention_length):
-                room = self._statistics.lanes[leader.lane].waiting_token_count <= budget - token_count
-                if room and self._pays(leader.model_id, len(entries), grid_length, line, other):
-                    token_count = self._start_line(line, other, entries, token_count, budget, now)
-                    grid_length = max(grid_length, other)
+        for each in (lane,) if lane is Lane.INTERACTIVE else (lane, Lane.INTERACTIVE):
+            self._start_line(self._buckets.line(model_id, attention_length, each), attention_length, draft, now)
+        for other, line in self._buckets.company(model_id, attention_length, lane) if draft.entries else ():
+            has_room_for_all = self._statistics.lanes[lane].waiting_token_count <= draft.room_tokens
+            if has_room_for_all and self._pays(draft, model_id, line, other):
+                self._start_line(line, other, draft, now)
+                draft.grid_length = max(draft.grid_length, other)
         number = next(self._batch_numbers)
-        return MicroBatch(number, leader.model_id, leader.lane, grid_length, entries, token_count, now)
+        return MicroBatch(number, model_id, lane, draft.grid_length, draft.entries, draft.token_count, now)
 
-    def _company(self, leader: Job, attention_length: int) -> list[tuple[int, Line]]:
-        """The lines of the leader's lane and model with other attention lengths that mix, the nearest first."""
-        found = [
-            (length, bucket[leader.lane])
-            for (model_id, length), bucket in self._buckets.items()
-            if model_id == leader.model_id
-            and length != attention_length
-            and bucket[leader.lane]
-            and self._mixes(model_id, length)
-        ]
-        return sorted(found, key=lambda entry: abs(entry[0] - attention_length))
-
-    def _pays(self, model_id: str, count: int, grid_length: int, line: Line, other: int) -> bool:
-        """Whether a line's sequences of another length cost less beside ``count`` of ``grid_length`` than in a run of their own."""
+    def _pays(self, draft: Draft, model_id: str, line: Line, other: int) -> bool:
+        """Whether a line's sequences of another length cost less in this micro-batch than in a run of their own."""
         costs = self._costs[model_id].costs
-        more = sum(len(job.groups[other]) for job in line.jobs())
         if costs is None:
             return False
-        shared = (count + more) * max(grid_length, other) ** 2
-        return costs.cell_s * (shared - count * grid_length**2 - more * other**2) < costs.run_s
+        count, more = len(draft.entries), sum(len(job.groups[other]) for job in line.jobs())
+        shared = (count + more) * max(draft.grid_length, other) ** 2
+        return costs.cell_s * (shared - count * draft.grid_length**2 - more * other**2) < costs.run_s
 
-    def _start_line(
-        self,
-        line: Line,
-        attention_length: int,
-        entries: list[tuple[Job, Waiting]],
-        token_count: int,
-        budget: int,
-        now: float,
-    ) -> int:
-        """Moves what fits of a line into a micro-batch that has ``token_count`` tokens; returns how many it has then."""
+    def _start_line(self, line: Line, attention_length: int, draft: Draft, now: float) -> None:
+        """Moves what fits of a line into a micro-batch."""
         while (job := line.first()) is not None:
             if self._shed(job, now):
                 continue
-            token_count = self._start(job, attention_length, entries, token_count, budget, now)
+            self._start(job, attention_length, draft, now)
             if attention_length in job.groups:
                 break  # the budget is used up
-        return token_count
 
-    def _start(
-        self,
-        job: Job,
-        attention_length: int,
-        entries: list[tuple[Job, Waiting]],
-        token_count: int,
-        budget: int,
-        now: float,
-    ) -> int:
-        """Moves what fits of a job into a micro-batch that has ``token_count`` tokens; returns how many it has then."""
-        group = job.groups[attention_length]
-        started, count = 0, len(entries)
-        while group and (not entries or token_count + started + len(group[0].ids) <= budget):
-            waiting = group.popleft()
-            entries.append((job, waiting))
-            started += len(waiting.ids)
-        if started:
+    def _start(self, job: Job, attention_length: int, draft: Draft, now: float) -> None:
+        count, tokens = draft.take(job, attention_length)
+        if count:
             job.last_start_time = now
-            job.waiting_cells -= attention_length**2 * (len(entries) - count)
-            self._statistics.lanes[job.lane].token_count += started
-            self._turns.charge(job, started)
-            if not group:
+            job.waiting_cells -= attention_length**2 * count
+            self._statistics.lanes[job.lane].token_count += tokens
+            self._turns.charge(job, tokens)
+            if not job.groups[attention_length]:
                 self._drop(job, attention_length)
-            self._leave(job, started)
-        return token_count + started
+            self._leave(job, tokens)
 
     def _budget(self, leader: Job, attention_length: int, now: float) -> int:
         """Tokens that a micro-batch may have; less if idle workers can take a useful part of what waits."""
@@ -379,8 +333,7 @@ class Scheduler:
         if job.lane is Lane.INTERACTIVE:
             self._interactive_time = self._clock()
         self._turns.add(job)
-        for attention_length in job.groups:
-            self._bucket(job.model_id, attention_length)[job.lane].add(job)
+        self._buckets.add(job)
         self._work.notify(min(self._idle_workers, job.unfinished))
         self._call_express()
 
@@ -391,12 +344,6 @@ class Scheduler:
     def _needs_express(self) -> bool:
         waiting = self._statistics.lanes[Lane.INTERACTIVE].waiting_job_count
         return waiting > 0 and self._bulk_runs > 0 and self._idle_workers == 0
-
-    def _bucket(self, model_id: str, attention_length: int) -> dict[Lane, Line]:
-        key = model_id, attention_length
-        if key not in self._buckets:
-            self._buckets[key] = {lane: Line(partial(_waits_at, attention_length)) for lane in Lane}
-        return self._buckets[key]
 
     def _fail(self, job: Job, problem: Problem) -> None:
         if not job.settled:
@@ -421,7 +368,7 @@ class Scheduler:
 
     def _drop(self, job: Job, attention_length: int) -> None:
         del job.groups[attention_length]
-        self._buckets[job.model_id, attention_length][job.lane].remove(job)
+        self._buckets.remove(job, attention_length)
 
     def _leave(self, job: Job, token_count: int) -> None:
         """So many tokens of a job no longer wait, and if they were the last, nor does the job."""
@@ -449,7 +396,3 @@ class Scheduler:
         tokens = max(admission.excess_tokens(token_count), admission.waiting_tokens // 2)
         retry_after_s = self._costs[model_id].wait_s(tokens, self._worker_count)
         return problems.queue_full(model_id, admission.waiting_tokens, admission.bound_tokens, retry_after_s)
-
-
-def _waits_at(attention_length: int, job: Job) -> bool:
-    return attention_length in job.groups
