@@ -84,7 +84,7 @@ def _ways(
         f"{code}, centred": way(code, mean)
         for code in (Code.BITS_4, Code.BITS_3, Code.BITS_2, Code.BINARY, Code.BINARY_RESCORED)
     }
-    ways |= {f"binary+rescore, {m} candidates a result": way(Code.BINARY_RESCORED, None, m) for m in (2, 8)}
+    ways |= {f"binary+rescore, {m} candidates a result": way(Code.BINARY_RESCORED, None, m) for m in (2, 4, 16)}
     return ways
 
 

@@ -14,7 +14,7 @@ from whit.contract.residual import residual_codes, residual_vectors
 from whit.contract.vectors import Encoding, decode, encode, truncate
 from whit.export.evaluate.metrics import DEPTH, FloatMatrix, cosines, ranking
 
-RESCORED = 4  # candidates by bits for each result that is wanted; more changes little (docs/compression.md)
+RESCORED = 8  # candidates by bits for each result that is wanted; chosen on dev splits, more changes little (docs/compression.md)
 
 
 class Code(enum.StrEnum):
