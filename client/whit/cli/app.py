@@ -29,6 +29,7 @@ class Entry:
 
 COMMANDS: Mapping[str, Entry] = {
     "export": Entry("whit.cli.export", "Compile a checkpoint into a package.", "export"),
+    "trim": Entry("whit.cli.trim", "Take words out of a checkpoint's vocabulary.", "export"),
     "prune": Entry("whit.cli.prune", "Leave layers, heads or columns out of a checkpoint.", "export"),
     "distill": Entry("whit.cli.distill", "Train a checkpoint to give a larger model's vectors.", "train"),
     "static": Entry("whit.cli.static", "Make a table of vectors that stands in for a transformer.", "train"),

@@ -1,0 +1,68 @@
+"""``whit trim``: a checkpoint with a smaller vocabulary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from whit.cli.command import command, json_option
+from whit.cli.output import console, facts, jsonable, print_json
+
+
+@command(
+    "trim",
+    examples=[
+        "whit trim ./all-MiniLM-L6-v2 --out build/trimmed",
+        "whit trim ./all-MiniLM-L6-v2 --corpus my-texts.txt --size 16000 --out build/trimmed",
+        "whit trim ./all-MiniLM-L6-v2 --corpus my-texts.txt.gz --out build/trimmed --json | jq .text_share",
+    ],
+    exit_codes={1: "the checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
+)
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Directory of the new checkpoint. One that whit made is replaced when the new one is done.",
+)
+@click.option(
+    "--corpus",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="UTF-8 text of the kind you will embed, one text a line, plain or .gz; tokens that do not occur in it go. "
+    "Default: only tokens that no text can produce go.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(min=1),
+    help="Tokens to keep, those that matter most to the corpus. Default: all that occur in it.",
+)
+@json_option
+def trim(checkpoint: Path, out: Path, corpus: Path | None, size: int | None, as_json: bool) -> None:
+    """Make the vocabulary of CHECKPOINT smaller: half of a small encoder is its table of word embeddings.
+
+    A text whose tokens are all kept has the same vector as before. Any text that could be read still can: a word whose
+    token went is read in smaller pieces.
+    """
+    from whit.cli.export import stages
+    from whit.export.vocabulary import TrimOptions, trim_vocabulary
+
+    with stages() as show:
+        report = trim_vocabulary(checkpoint, out, TrimOptions(corpus, size), show)
+    if as_json:
+        print_json({"checkpoint": str(out), **jsonable(report)})
+        return
+    pairs: list[tuple[str, object]] = [
+        ("checkpoint", str(out)),
+        ("vocabulary", f"{report.token_count} of {report.token_count_before} tokens"),
+    ]
+    if corpus is not None:
+        pairs += [
+            ("tokens of the corpus", f"{report.token_share:.2%} are read as before"),
+            ("texts of the corpus", f"{report.text_share:.2%} have the same vector"),
+            ("tokens a text", f"{report.length_ratio:.3f} times as many"),
+        ]
+    console().print(facts(pairs))
+    console().print(f"next: whit export {out} --out DIR", soft_wrap=True)
