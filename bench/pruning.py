@@ -99,6 +99,8 @@ def measure(subject: Subject, counts: Sequence[int], rows: Rows, dtype: str, tri
             method=method,
             group="a quarter of the feed-forward columns removed",
         )
+    options = SpeedupOptions(2, dtype=dtype, trials=trials)
+    rows.add("speedup-2x", lambda: prune_subject_to_speedup(subject, options)[0], method="search", group="2x asked for")
     table = measure_latency(subject, dtype, range(whole.heads + 1), range(0, whole.inner + 1, INNER_STEP))
     for count in counts:
         group = f"as fast as {count} layers"
@@ -126,8 +128,6 @@ def measure(subject: Subject, counts: Sequence[int], rows: Rows, dtype: str, tri
             method="search",
             group=group,
         )
-    options = SpeedupOptions(2, dtype=dtype, trials=trials)
-    rows.add("speedup-2x", lambda: prune_subject_to_speedup(subject, options)[0], method="search", group="2x asked for")
 
 
 def main() -> None:
