@@ -79,10 +79,15 @@ def test_without_click_one_line_says_what_to_install(
 @pytest.mark.parametrize(
     ("arguments", "missing", "line"),
     [
-        (["verify", "."], "onnxruntime", "whit verify needs the server extra: pip install 'whit[server]'"),
+        (["verify", "."], "tokenizers", "whit verify needs the server extra: pip install 'whit[server]'"),
         (["serve", "--models", "."], "usearch", "whit serve needs the server extra: pip install 'whit[server]'"),
         (["export", ".", "--out", "x"], "onnx", "whit export needs the export extra: pip install 'whit[export]'"),
         (["demo"], "onnx", "whit demo needs the server and export extras: pip install 'whit[server,export]'"),
+        (
+            ["static", ".", "--texts", "x", "--out", "y"],
+            "scipy",
+            "whit static needs the train extra: pip install 'whit[train]'",
+        ),
         (["models"], "rich", "whit models needs the cli extra: pip install 'whit[cli]'"),
     ],
 )
