@@ -93,6 +93,7 @@ def test_retrieval_joins_titles_and_drops_judgements_of_nought(tmp_path: Path) -
         ([*CORPUS, {"_id": "d1", "text": "x"}], QUERIES, [], "corpus.jsonl, line 3: _id 'd1' is there twice"),
         ([{"_id": 3, "text": "x"}], QUERIES, [], "corpus.jsonl, line 1: expected"),
         (CORPUS, [["q1", "x"]], [], "queries.jsonl, line 1: expected"),
+        (CORPUS, [{"_id": "q1", "text": "\ud800"}], [], "queries.jsonl, line 1: expected"),
     ],
 )
 def test_bad_retrieval_names_file_and_line(

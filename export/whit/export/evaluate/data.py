@@ -159,6 +159,7 @@ def _items(file: Path) -> dict[str, str]:
             key, text, title = item["_id"], item["text"], item.get("title") or ""
             if not all(isinstance(value, str) for value in (key, text, title)):
                 raise TypeError
+            f"{key}{title}{text}".encode()  # half a surrogate pair, which JSON can spell, is no text
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise EvaluationError(
                 f'{file}, line {number}: expected {{"_id": "…", "text": "…"}}, got {line[:60]!r}'
