@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
+from rich.progress import TaskID
 
 from whit.cli.command import command, json_option
 from whit.cli.output import console, counted, notice, print_json, progress, table
@@ -152,12 +153,12 @@ def eval(  # noqa: A001 - the command's name
 def steps() -> Iterator[Progress]:
     """A progress bar on stderr with one line for each stage; gives the function that stages report to."""
     with progress() as bar:
-        tasks: dict[str, object] = {}
+        tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
+            bar.update(tasks[stage], completed=done, total=total)
 
         yield show
 
