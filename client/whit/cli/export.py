@@ -32,10 +32,11 @@ _NAMELESS = re.compile(
         "whit export ./all-MiniLM-L6-v2 --out packages/all-MiniLM-L6-v2",
         "whit export ./model --out packages/mini --name all-MiniLM-L6-v2 --calibration my-texts.txt",
         "whit export ./model --out packages/float --name mini-float --dtype float32 --json | jq .graph_bytes",
+        "whit export ./model --out packages/small --recipe export/recipes/trimmed.toml",
     ],
     exit_codes={1: "the checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--out",
     required=True,
@@ -67,15 +68,46 @@ _NAMELESS = re.compile(
     type=click.IntRange(min=1),
     help="Longest text the package reads, in tokens. Default: what the checkpoint states.",
 )
+@click.option(
+    "--max-loss",
+    type=click.FloatRange(0, 100),
+    metavar="POINTS",
+    default=5.0,
+    show_default=True,
+    help="int8: points of rank agreement with float32 that may be lost on the calibration text (100 minus Spearman x 100 "
+    "over the cosines of all pairs). Beyond it the costliest layers stay float32; if that does not help, nothing is written.",
+)
+@click.option(
+    "--sensitivity", is_flag=True, help="int8: also measure what each linear layer loses alone, for report.json."
+)
+@click.option(
+    "--recipe",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="TOML file with steps to run before the export, and the export's options. CHECKPOINT takes the place of the one "
+    "it names. What was done already is not done again.",
+)
+@click.option(
+    "--work",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="With --recipe: where the steps' checkpoints, report.json and report.html go. Default: OUT-steps.",
+)
 @json_option
+@click.pass_context
 def export(
-    checkpoint: Path,
+    context: click.Context,
+    checkpoint: Path | None,
     out: Path,
     dtype: str,
     name: str | None,
     calibration: Path | None,
     pooling: str | None,
     max_token_count: int | None,
+    max_loss: float,
+    sensitivity: bool,
+    recipe: Path | None,
+    work: Path | None,
     as_json: bool,
 ) -> None:
     """Compile CHECKPOINT, a Hugging Face or sentence-transformers folder, into a package that whit serve can load.
@@ -83,10 +115,24 @@ def export(
     Needs no network and no torch. int8 takes about a minute: it measures what each layer's scheme costs, and ends with
     a comparison against the float32 graph.
     """
+    if recipe is not None:
+        from whit.cli.recipe import export_recipe
+
+        _refuse_beside_recipe(context)
+        export_recipe(recipe, checkpoint, out, work, name, as_json)
+        return
+    if checkpoint is None:
+        raise click.UsageError("Missing argument 'CHECKPOINT'.", context)
     from whit.export.compile import ExportOptions, compile_checkpoint
 
     options = ExportOptions(
-        dtype=dtype, name=name, calibration=calibration, pooling=pooling, max_token_count=max_token_count
+        dtype=dtype,
+        name=name,
+        calibration=calibration,
+        pooling=pooling,
+        max_token_count=max_token_count,
+        max_loss=max_loss,
+        sensitivity=sensitivity,
     )
     start = time.perf_counter()
     with stages() as show:
@@ -99,6 +145,13 @@ def export(
         return
     print_report(console(), report, out, seconds)
     console().print(f"next: whit verify {out}, or whit serve --models {out}", soft_wrap=True)
+
+
+def _refuse_beside_recipe(context: click.Context) -> None:
+    for name in ("dtype", "calibration", "pooling", "max_token_count", "max_loss", "sensitivity"):
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} is the recipe's to say: set {name} in its [export] table.", context)
 
 
 def is_nameless(name: str) -> bool:
@@ -136,6 +189,7 @@ def print_report(out: Console, report: Report, package: Path, seconds: float) ->
                 "cosine to float32",
                 f"mean {report.mean_cosine:.5f}, min {report.min_cosine:.5f} on {report.text_count} calibration texts",
             ),
+            ("loss", f"{report.loss:.2f} points of rank agreement on them"),
             ("speed", f"{report.speed_ratio:.2f} times float32's texts/s, one thread"),
             ("linear layers", ", ".join(f"{count} {scheme}" for scheme, count in sorted(report.schemes.items()))),
         ]

@@ -6,7 +6,7 @@ The same input and options give the same bytes: nothing measured by the clock go
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
@@ -23,6 +23,7 @@ from whit.export.calibrate import calibrate
 from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
+from whit.export.gate import Gate
 from whit.export.linear import Plan, Scheme
 from whit.export.quantize import choose_scheme
 from whit.export.report import Report, measure
@@ -48,6 +49,8 @@ class ExportOptions:
     pooling: str | None = None  # only for a checkpoint that does not say
     max_token_count: int | None = None  # default: what the checkpoint states
     max_layer_error: float = 0.045  # int8: error of a layer's output up to which a cheaper scheme is taken
+    max_loss: float = 5.0  # int8: points of rank agreement with float32 that may be lost; see ``gate``
+    sensitivity: bool = False  # int8: whether to measure what each linear layer loses alone
 
 
 def compile_checkpoint(
@@ -73,13 +76,16 @@ def compile_checkpoint(
     with scratch_beside(out) as scratch:
         float_dir, new_dir = scratch / "float32", scratch / "package"
         float_package = _write(float_dir, source, weights, head, Plan(), [], options, limit, texts)
+        sensitivities: Mapping[str, float] = {}
         if options.dtype == "float32":
             new_dir = float_dir
             package = float_package
         else:
-            plan, linears = _quantize(float_package, weights, head, options, texts, progress)
+            gate = Gate(weights, head, tokenize(float_package, texts), ATTENTION_BUCKET, progress)
+            plan, linears = _quantize(gate, options.max_layer_error)
+            plan, linears, sensitivities = _keep_within(gate, plan, linears, options)
             package = _write(new_dir, source, weights, head, plan, linears, options, limit, texts)
-        report = measure(float_package, package, texts, progress)
+        report = measure(float_package, package, texts, sensitivities, progress)
         seal(package, report.lasting())
         publish(new_dir, out)
     return report
@@ -92,6 +98,8 @@ def _check_options(options: ExportOptions) -> None:
         check_name(options.name)
     if not 0 < options.max_layer_error < 1:
         raise CheckpointError(f"max_layer_error must be between 0 and 1, got {options.max_layer_error}")
+    if not 0 <= options.max_loss <= 100:
+        raise CheckpointError(f"max_loss must be between 0 and 100 points, got {options.max_loss}")
 
 
 def _max_token_count(source: Checkpoint, weights: EncoderWeights, options: ExportOptions) -> int:
@@ -132,30 +140,33 @@ def calibration_texts(path: Path | None) -> list[str]:
     return texts
 
 
-def _quantize(
-    package: Package,
-    weights: EncoderWeights,
-    head: Head,
-    options: ExportOptions,
-    texts: Sequence[str],
-    progress: Progress,
-) -> tuple[Plan, list[LinearScheme]]:
-    """Calibrates on ``texts`` and chooses the scheme of every linear layer."""
-    sequences = tokenize(package, texts)
+def _quantize(gate: Gate, max_layer_error: float) -> tuple[Plan, list[LinearScheme]]:
+    """Calibrates and chooses the scheme of every linear layer."""
+    weights, sequences, progress = gate.weights, gate.sequences, gate.progress
     total = sum(len(ids) for ids in sequences)
-    bucket = package.manifest.attention_bucket
     seen = calibrate(
-        weights, head, sequences, bucket=bucket, progress=lambda n: progress("calibrate (tokens)", n, total)
+        weights, gate.head, sequences, bucket=gate.bucket, progress=lambda n: progress("calibrate (tokens)", n, total)
     )
     schemes: dict[str, Scheme] = {}
     linears = []
     for done, (name, activations) in enumerate(seen.items(), start=1):
         _, layer, part = name.split(".")
         linear = getattr(weights.layers[int(layer)], part)
-        kind, schemes[name], error = choose_scheme(linear, activations, options.max_layer_error)
+        kind, schemes[name], error = choose_scheme(linear, activations, max_layer_error)
         linears.append(LinearScheme(name, kind, round(error, 6)))
         progress("quantise (layers)", done, len(seen))
     return Plan(schemes, quantize_embeddings=True), linears
+
+
+def _keep_within(
+    gate: Gate, plan: Plan, linears: list[LinearScheme], options: ExportOptions
+) -> tuple[Plan, list[LinearScheme], Mapping[str, float]]:
+    """The plan, with layers back in float32 where it lost too much, and what each layer loses alone, if that was measured."""
+    costs = gate.sensitivities(plan) if options.sensitivity else {}
+    if gate.loss(plan) <= options.max_loss:
+        return plan, linears, costs
+    costs = costs or gate.sensitivities(plan)
+    return *gate.hold(plan, linears, costs, options.max_loss), costs
 
 
 def _write(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whit.contract.manifest import GRAPH_FILE, TOKENIZER_FILE, LinearScheme
 from whit.runtime.encoder import Encoder
@@ -32,8 +33,10 @@ class Report:
     text_count: int
     mean_cosine: float
     min_cosine: float
+    loss: float  # points of rank agreement with float32, see ``rank_agreement``
     speed_ratio: float  # texts/s over the float32 package's, one thread, interleaved; 1.0 for a float32 package
     linears: Sequence[LinearScheme]
+    sensitivities: Mapping[str, float]  # points that each layer loses alone; empty where that was not measured
 
     @property
     def schemes(self) -> dict[str, int]:
@@ -48,17 +51,22 @@ class Report:
 
 
 def measure(
-    reference: Package, package: Package, texts: Sequence[str], progress: Callable[[str, int, int], None]
+    reference: Package,
+    package: Package,
+    texts: Sequence[str],
+    sensitivities: Mapping[str, float],
+    progress: Callable[[str, int, int], None],
 ) -> Report:
     """Embeds ``texts`` with both packages, in turns, and compares vectors and time."""
     tokenizer, limit = Tokenizer(package), package.manifest.max_token_count
     sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]
-    cosines, ratio = np.ones(len(texts)), 1.0
+    cosines, ratio, loss = np.ones(len(texts)), 1.0, 0.0
     if package is not reference:
         encoders = [Encoder(reference), Encoder(package)]
         vectors = [encoder.encode(sequences) for encoder in encoders]
         norms = [np.maximum(np.linalg.norm(v, axis=1), 1e-12) for v in vectors]
         cosines = (vectors[0] * vectors[1]).sum(axis=1) / (norms[0] * norms[1])
+        loss = 100 - rank_agreement(vectors[0], vectors[1])
         ratios = []
         for done in range(_ROUNDS):
             seconds = [_time(encoder, sequences[::_TIMED_EVERY]) for encoder in encoders]
@@ -74,9 +82,33 @@ def measure(
         text_count=len(texts),
         mean_cosine=round(float(cosines.mean()), 7),
         min_cosine=round(float(cosines.min()), 7),
+        loss=round(loss, 6),
         speed_ratio=ratio,
         linears=package.manifest.linears,
+        sensitivities=sensitivities,
     )
+
+
+def rank_agreement(reference: NDArray[np.float32], vectors: NDArray[np.float32]) -> float:
+    """How far two models agree on which texts are alike: Spearman x 100 between their cosines over all pairs of texts.
+
+    What a search or a similarity threshold depends on is this order, not the vectors; so models of different widths can
+    be compared.
+
+    Args:
+        reference: float32 [n, d].
+        vectors: float32 [n, any width].
+    """
+    first, second = _ranks_of_pairs(reference), _ranks_of_pairs(vectors)
+    return float(100 * np.corrcoef(first, second)[0, 1])
+
+
+def _ranks_of_pairs(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
+    exact = vectors.astype(np.float64)
+    unit = exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)
+    cosines = (unit @ unit.T)[np.triu_indices(len(unit), k=1)]
+    ranks: NDArray[np.int64] = cosines.argsort(kind="stable").argsort()
+    return ranks
 
 
 def _time(encoder: Encoder, sequences: Sequence[Any]) -> float:

@@ -1,0 +1,93 @@
+"""The accuracy gate: an int8 package that loses more than allowed gets its costliest layers back in float32, or is refused.
+
+The loss is in points of rank agreement with the float32 graph on the calibration text (``report.rank_agreement``): how much
+of the order "which texts are more alike" is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whit.contract.manifest import LinearScheme
+from whit.export.checkpoint import CheckpointError
+from whit.export.encoder_graph import OUTPUT, Head, build_graph
+from whit.export.families import EncoderWeights
+from whit.export.linear import Plan
+from whit.export.report import rank_agreement
+from whit.runtime.encoder import open_session
+from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
+
+# One layer's share is told from another's on fewer texts than the loss itself needs.
+_SENSITIVITY_TEXTS = 64
+_NAMED = 3  # layers that a refusal names
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A checkpoint's float32 graph on its calibration text: what int8 plans are measured against."""
+
+    weights: EncoderWeights
+    head: Head
+    sequences: Sequence[TokenIds]
+    bucket: int
+    progress: Callable[[str, int, int], None]
+
+    def loss(self, plan: Plan, sequences: Sequence[TokenIds] | None = None) -> float:
+        """Points that ``plan`` loses."""
+        texts = self.sequences if sequences is None else sequences
+        return 100 - rank_agreement(self._embed(Plan(), texts), self._embed(plan, texts))
+
+    def sensitivities(self, plan: Plan) -> dict[str, float]:
+        """Points that each linear layer of ``plan`` loses where all others are float32, by name."""
+        texts = self.sequences[:: max(1, len(self.sequences) // _SENSITIVITY_TEXTS)]
+        reference = self._embed(Plan(), texts)
+        found = {}
+        for name, scheme in plan.schemes.items():
+            found[name] = round(100 - rank_agreement(reference, self._embed(Plan({name: scheme}), texts)), 6)
+            self.progress("sensitivity (layers)", len(found), len(plan.schemes))
+        return found
+
+    def hold(
+        self, plan: Plan, linears: Sequence[LinearScheme], costs: Mapping[str, float], max_loss: float
+    ) -> tuple[Plan, list[LinearScheme]]:
+        """The plan with as few of the costliest layers in float32 as keep the loss within ``max_loss``: 1, 2, 4 ... half.
+
+        Raises:
+            CheckpointError: not even half of them do. Names the costliest and says what to do.
+        """
+        loss = lost = self.loss(plan)
+        costliest = sorted(costs, key=lambda name: -costs[name])
+        count = 1
+        while lost > max_loss and count <= len(costliest) // 2:
+            spared = set(costliest[:count])
+            less = replace(plan, schemes={n: scheme for n, scheme in plan.schemes.items() if n not in spared})
+            lost = self.loss(less)
+            if lost <= max_loss:
+                changed = [LinearScheme(e.name, "float32", 0.0) if e.name in spared else e for e in linears]
+                return less, changed
+            count *= 2
+        if lost <= max_loss:
+            return plan, list(linears)
+        named = ", ".join(f"{name} ({costs[name]:.2f})" for name in costliest[:_NAMED])
+        raise CheckpointError(
+            f"int8 loses {loss:.2f} points of rank agreement on the calibration text, max_loss is {max_loss:g}; with the "
+            f"costliest layers in float32 it is still {lost:.2f}. Costliest: {named}. Calibrate on text of the kind you "
+            "will embed, allow more loss, or export as float32"
+        )
+
+    def _embed(self, plan: Plan, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
+        session = open_session(build_graph(self.weights, self.head, plan).SerializeToString())
+        vectors = np.empty((len(sequences), self.head.dimension_count(self.weights.hidden_count)), np.float32)
+        length_of = partial(attention_length, bucket=self.bucket)
+        for batch in micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512):
+            texts = [sequences[i] for i in batch]
+            length = length_of(max(map(len, texts)))
+            vectors[batch] = session.run(
+                [OUTPUT], pack(texts, length=length, position_offset=self.weights.position_offset)
+            )[0]
+        return vectors

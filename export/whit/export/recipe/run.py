@@ -1,0 +1,149 @@
+"""Runs a recipe: each step once, into a work folder; then the export, the measurements and the report.
+
+A step's outcome lies under a name with the hash of everything that it depends on (the checkpoint it starts from, its
+options, the content of the files they name, the version of whit), so a run that was interrupted, or whose later steps were
+edited, goes on where its outcomes are still good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from whit.contract.manifest import sha256_of
+from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.compile import compile_checkpoint
+from whit.export.recipe.measure import Point, measure_stages
+from whit.export.recipe.page import page
+from whit.export.recipe.parse import Recipe, Stage
+from whit.export.recipe.steps import STEPS, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """One step: what it was asked, what it said of itself, where its checkpoint lies; ``ran`` False: kept from before."""
+
+    step: str
+    options: Mapping[str, Any]
+    report: Mapping[str, Any]
+    folder: str
+    ran: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeReport:
+    """Outcome of a recipe. ``points`` are the checkpoint, each step and the package, in that order."""
+
+    recipe: str
+    package: str
+    work: str
+    steps: Sequence[StepOutcome]
+    points: Sequence[Point]
+    export: Mapping[str, Any]
+
+
+def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambda *_: None) -> RecipeReport:
+    """Runs ``recipe`` and writes the package ``out`` and, in ``work``, checkpoints, ``report.json`` and ``report.html``.
+
+    Raises:
+        CheckpointError: a step refuses its input; what was done before it is kept in ``work``.
+    """
+    read_checkpoint(recipe.checkpoint)  # refused now rather than after an hour
+    _make(work)
+    folder, key = recipe.checkpoint, _hash_of(recipe.checkpoint)
+    outcomes = []
+    for number, stage in enumerate(recipe.stages, start=1):
+        key = _key(key, stage)
+        outcome = _run_step(stage, folder, work / f"{number:02}-{stage.step}-{key[:12]}", progress)
+        outcomes.append(outcome)
+        folder = Path(outcome.folder)
+    export = compile_checkpoint(folder, out, recipe.export, progress)
+    names = [recipe.checkpoint.resolve().name, *(stage.step for stage in recipe.stages)]
+    folders = [recipe.checkpoint, *(Path(outcome.folder) for outcome in outcomes)]
+    points = measure_stages(dict(zip(_distinct(names), folders, strict=True)), out, recipe.sts, progress)
+    report = RecipeReport(
+        recipe=str(recipe.file),
+        package=str(out),
+        work=str(work),
+        steps=outcomes,
+        points=points,
+        export=export.lasting(),
+    )
+    content = asdict(report)
+    _write(work / "report.json", json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    _write(work / "report.html", page(content))
+    return report
+
+
+def _run_step(stage: Stage, source: Path, out: Path, progress: Progress) -> StepOutcome:
+    done = out.parent / f"{out.name}.json"  # written last: it says that the folder is whole
+    options = _plain(stage.options)
+    if done.is_file() and out.is_dir():
+        return StepOutcome(stage.step, options, json.loads(done.read_text(encoding="utf-8")), str(out), ran=False)
+    report = _plain(STEPS[stage.step].load()(source, out, stage.options, progress))
+    _write(done, json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    return StepOutcome(stage.step, options, report, str(out), ran=True)
+
+
+def _key(before: str, stage: Stage) -> str:
+    names = [field.name for field in fields(stage.options) if field.name not in STEPS[stage.step].incidental]
+    decisive = {name: _content(getattr(stage.options, name)) for name in names}
+    content = [metadata.version("whit"), before, stage.step, decisive]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _content(value: Any) -> Any:
+    """An option's value; of a path, what it leads to: another text is another outcome, the same one elsewhere is not."""
+    if isinstance(value, tuple):
+        return [_content(item) for item in value]
+    return _hash_of(value) if isinstance(value, Path) else _plain(value)
+
+
+def _hash_of(path: Path) -> str:
+    """Of a file, or of a folder's files and their names; a path that is not there has a hash too: the step refuses it."""
+    if not path.is_dir():
+        return sha256_of(path) if path.is_file() else ""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256("".join(f"{f.relative_to(path)} {sha256_of(f)}\n" for f in files).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A dataclass as JSON can hold it."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if hasattr(value, "item") else value
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number where one comes again."""
+    return [f"{name} {names[:i].count(name) + 1}" if name in names[:i] else name for i, name in enumerate(names)]
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written ({error.strerror}); choose another --work") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """Writes a file whole: a run may be stopped at any time."""
+    try:
+        scratch = path.with_name(f".{path.name}.new")
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror}); free space or choose another --work, then run it again"
+        ) from None
