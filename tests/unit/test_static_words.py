@@ -1,0 +1,98 @@
+"""The short cut past the tokenizer gives the tokenizer's own tokens, for every text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import packages, tables
+from whit.contract.manifest import TOKENIZER_FILE
+from whit.runtime import Tokenizer, open_package, words
+from whit.runtime.words import WordMemory, reads_words_apart
+
+TEXTS = [
+    "The House, and many of the long names!",
+    "  spaces   and\ttabs\nand lines ",
+    "snake_case e-mail@example.com 3.14 (x|y) `a`",
+    "Žluťoučký kůň 短い文 naïve",
+    "a\x00b\x7fc\u00a0d",
+    "x" * 200,
+    " ",
+    "[CLS] [UNK] ##ing",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    found = Tokenizer(open_package(tables.write(tmp_path_factory.mktemp("words") / "static")))
+    assert found._words is not None
+    return found
+
+
+def same(tokenizer: Tokenizer, texts: list[str]) -> bool:
+    return [ids.tolist() for ids in tokenizer.encode(texts)] == tokenizer._read(texts)
+
+
+def test_known_cases(tokenizer: Tokenizer) -> None:
+    assert same(tokenizer, TEXTS)
+    assert same(tokenizer, TEXTS[::-1])  # by now most words are known
+
+
+@given(st.lists(st.text(st.characters(min_codepoint=1, max_codepoint=127)), max_size=4))
+def test_any_ascii_text(tokenizer: Tokenizer, texts: list[str]) -> None:
+    assert same(tokenizer, texts)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=4))
+def test_any_text(tokenizer: Tokenizer, texts: list[str]) -> None:
+    assert same(tokenizer, texts)
+
+
+def test_a_lone_surrogate_is_refused_as_ever(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        tokenizer.encode(["fine", "\ud800"])
+
+
+def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "_WORD_COUNT", 3)
+    asked: list[str] = []
+
+    def read(texts):
+        asked.extend(texts)
+        return [[len(text), 7] for text in texts]
+
+    memory = WordMemory(read)
+
+    for _ in range(2):
+        found = memory.encode("one three fives " + "y" * 40 + " sevenss eightttt")
+        assert np.array_equal(found, [3, 7, 5, 7, 5, 7, 40, 7, 7, 7, 8, 7])
+    assert asked.count("one") == asked.count("three") == asked.count("fives") == 1
+    assert asked.count("eightttt") == asked.count("y" * 40) == 2
+    assert len(memory._known) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"added_tokens": [{"id": 1, "content": "the house", "special": False}]},
+        {"post_processor": {"type": "TemplateProcessing"}},
+        {"normalizer": None},
+        {"normalizer": {"type": "BertNormalizer", "lowercase": False}},
+        {"pre_tokenizer": {"type": "Metaspace"}},
+        {"model": {"type": "BPE"}},
+    ],
+)
+def test_other_tokenizers_are_left_alone(change: dict[str, object], tmp_path: Path) -> None:
+    content = json.loads((tables.write(tmp_path / "p") / TOKENIZER_FILE).read_text(encoding="utf-8"))
+
+    assert reads_words_apart(json.dumps(content))
+    assert not reads_words_apart(json.dumps(content | change))
+
+
+def test_a_graph_takes_no_short_cut() -> None:
+    assert Tokenizer(open_package(packages.package()))._words is None
