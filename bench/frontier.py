@@ -178,7 +178,7 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         results = plot = arguments.out
     (results / "frontier.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (plot / "frontier.svg").write_text(svg(panels(found)), encoding="utf-8")
+    (plot / "frontier.svg").write_text(svg(panels(found), columns=3), encoding="utf-8")
     print(markdown(found))
     if not arguments.out:
         write_table(markdown(found), ROOT / "docs" / "compression.md", "frontier")

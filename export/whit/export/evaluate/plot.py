@@ -32,16 +32,17 @@ class Panel:
     points: Sequence[Point]
 
 
-def svg(panels: Sequence[Panel]) -> str:
-    """All panels side by side in one self-contained SVG document."""
-    width = _WIDTH * len(panels)
-    size = f'width="{width}" height="{_HEIGHT}"'
+def svg(panels: Sequence[Panel], columns: int = 2) -> str:
+    """All panels, row by row, in one self-contained SVG document."""
+    width, height = _WIDTH * min(columns, len(panels)), _HEIGHT * -(-len(panels) // columns)
+    size = f'width="{width}" height="{height}"'
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {_HEIGHT}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {width} {height}">',
         f'<rect {size} fill="white"/><g font-family="sans-serif" fill="#334155">',
     ]
     for number, panel in enumerate(panels):
-        parts += [f'<g transform="translate({number * _WIDTH} 0)">', *_panel(panel), "</g>"]
+        row, column = divmod(number, columns)
+        parts += [f'<g transform="translate({column * _WIDTH} {row * _HEIGHT})">', *_panel(panel), "</g>"]
     return "\n".join([*parts, "</g></svg>", ""])
 
 

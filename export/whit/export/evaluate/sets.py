@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whit.contract.vectors import truncate
 from whit.export.evaluate.codes import Code, pair_similarity, recoded, search
@@ -21,7 +22,7 @@ from whit.export.evaluate.data import (
     read_sts,
 )
 from whit.export.evaluate.limit import SUBSET_SIZE, limit_set
-from whit.export.evaluate.metrics import FloatMatrix, ndcg_by_query, recall_by_query
+from whit.export.evaluate.metrics import DEPTH, FloatMatrix, ndcg_by_query, recall_by_query
 from whit.export.evaluate.model import DOCUMENT, QUERY, Model
 from whit.export.evaluate.outcome import Outcome
 from whit.export.evaluate.probe import out_of_fold_hits
@@ -91,9 +92,7 @@ class RetrievalSet:
 
     def outcome(self, model: Model, form: Form) -> Outcome:
         """One value a query."""
-        documents = form.cut(model.embed(self.data.documents, role=DOCUMENT))
-        queries = form.cut(model.embed(self.data.queries, role=QUERY))
-        best = search(documents, queries, form.code, form.centre(documents))
+        best = _best(model, self.data, form, DEPTH)
         return Outcome(ndcg_by_query(best, self.data.judgements))
 
 
@@ -123,9 +122,7 @@ class LimitSet:
 
     def outcome(self, model: Model, form: Form) -> Outcome:
         """One value a query."""
-        documents = form.cut(model.embed(self.data.documents, role=DOCUMENT))
-        queries = form.cut(model.embed(self.data.queries, role=QUERY))
-        best = search(documents, queries, form.code, form.centre(documents), depth=SUBSET_SIZE)
+        best = _best(model, self.data, form, SUBSET_SIZE)
         return Outcome(recall_by_query(best, self.data.judgements))
 
 
@@ -160,6 +157,12 @@ def open_sets(
             "no evaluation set was given; name a file of pairs, a retrieval folder or a file of labels"
         )
     return found
+
+
+def _best(model: Model, data: Retrieval, form: Form, depth: int) -> NDArray[np.intp]:
+    documents = form.cut(model.embed(data.documents, role=DOCUMENT))
+    queries = form.cut(model.embed(data.queries, role=QUERY))
+    return search(documents, queries, form.code, form.centre(documents), depth)
 
 
 def _folder_and_split(place: str) -> tuple[Path, str]:
