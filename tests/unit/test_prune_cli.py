@@ -50,6 +50,7 @@ def test_columns_and_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--speedup", "fast"], 2, "2x or 1.5"),
         (["--speedup", "1x"], 2, "over 1x"),
         (["--heads", "2", "--criterion", "loss"], 2, "goes with --layers"),
+        (["--heads", "2", "--reuse"], 2, "goes with --layers"),
         (["--heads", "2", "--dtype", "int8"], 2, "goes with --speedup"),
         (["--layers", "1", "--method", "obs"], 2, "goes with"),
         (["--layers", "7"], 1, "from 1 to 2"),

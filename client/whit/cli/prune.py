@@ -59,13 +59,21 @@ class _Speedup(click.ParamType[float]):
 @click.option(
     "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the new checkpoint."
 )
-@click.option("--keep-layers", type=_Layers(), help="Keep these layers, counted from 0.")
+@click.option(
+    "--keep-layers", type=_Layers(), help="Keep these layers, counted from 0; one that is named twice is run twice."
+)
 @click.option("--layers", metavar="N|auto", help="Keep so many layers; auto: up to the minimum of the loss curve.")
 @click.option(
     "--criterion",
     type=click.Choice(["cosine", "entropy", "loss", "even"]),
     help="How --layers chooses: the least change of the hidden states, the least increase of their entropy, the last "
     "layers (loss), or evenly spaced. Default: cosine, for auto loss.",
+)
+@click.option(
+    "--reuse",
+    is_flag=True,
+    help="With --layers: run a kept layer again in the place of a dropped one, where that brings the vectors nearer. The "
+    "package stores it once.",
 )
 @click.option(
     "--intermediate-size", type=click.IntRange(min=1), help="Keep so many feed-forward columns in each layer."
@@ -99,6 +107,7 @@ def prune(
     keep_layers: tuple[int, ...] | None,
     layers: str | None,
     criterion: str | None,
+    reuse: bool,
     intermediate_size: int | None,
     heads: int | None,
     speedup: float | None,
@@ -119,8 +128,8 @@ def prune(
     }
     if sum(asked.values()) != 1:
         raise click.UsageError(f"Give one of {', '.join(asked)}; further steps are commands of their own.")
-    if criterion is not None and layers is None:
-        raise click.UsageError("--criterion goes with --layers.")
+    if (criterion is not None or reuse) and layers is None:
+        raise click.UsageError(f"{'--criterion' if criterion else '--reuse'} goes with --layers.")
     if dtype is not None and speedup is None:
         raise click.UsageError("--dtype goes with --speedup.")
     if method is not None and asked["--keep-layers or --layers"]:
@@ -144,7 +153,10 @@ def prune(
             count = _layer_count(layers)
             chosen = criterion or ("cosine" if count else "loss")
             report = drop_layers(
-                checkpoint, out, LayerOptions(keep_layers, count, criterion=chosen, calibration=calibration), show
+                checkpoint,
+                out,
+                LayerOptions(keep_layers, count, criterion=chosen, reuse=reuse, calibration=calibration),
+                show,
             )
         else:
             from whit.export.prune.width import WidthOptions, prune_width

@@ -32,7 +32,10 @@ class Graph:
     def __init__(self, outer: Graph | None = None) -> None:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = outer._constants if outer else []
-        self._small: dict[tuple[str, tuple[int, ...], bytes], str] = outer._small if outer else {}
+        # By type, shape and first bytes, which nearly always tell tensors apart.
+        self._known: dict[tuple[str, tuple[int, ...], bytes], list[tuple[str, NDArray[Any]]]] = (
+            outer._known if outer else {}
+        )
         self._numbers: Iterator[int] = outer._numbers if outer else itertools.count()
 
     def op(self, kind: str, *inputs: str, domain: str = "", output: str | None = None, **attributes: Any) -> str:
@@ -52,15 +55,15 @@ class Graph:
         return self.op("If", condition, then_branch=branches[0], else_branch=branches[1])
 
     def const(self, value: NDArray[Any]) -> str:
-        """A constant tensor. Small ones of the same content are shared."""
+        """A constant tensor. Those of the same content are one: a layer that is run twice is stored once."""
         array = np.asarray(value, order="C")  # ascontiguousarray would turn a scalar into a vector
-        key = (array.dtype.str, array.shape, array.tobytes() if array.nbytes <= 4096 else b"")
-        if key[2] and key in self._small:
-            return self._small[key]
+        alike = self._known.setdefault((array.dtype.str, array.shape, array.ravel()[:64].tobytes()), [])
+        for name, other in alike:
+            if array.tobytes() == other.tobytes():  # bytes, for 0.0 == -0.0
+                return name
         name = f"constant_{len(self._constants)}"
         self._constants.append(numpy_helper.from_array(array, name))
-        if key[2]:
-            self._small[key] = name
+        alike.append((name, array))
         return name
 
     def ints(self, *values: int) -> str:

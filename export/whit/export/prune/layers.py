@@ -28,24 +28,30 @@ _TEMPERATURE = 0.05
 _PAIRS_A_BATCH = 64
 _BUCKET_COUNT = 64
 _STATE_ROWS = 2048
+_SCORED_TEXTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class LayerOptions:
     """Which layers stay.
 
-    Either ``keep`` names them (from 0), or ``count`` says how many and ``criterion`` chooses:
+    Either ``keep`` names them (from 0; a layer that is named twice is run twice), or ``count`` says how many and
+    ``criterion`` chooses:
 
     - ``even``: evenly spaced, the first and the last among them; looks at nothing.
     - ``cosine``: drops the layers that change the hidden states least (block influence; ShortGPT, arXiv:2403.03853).
     - ``entropy``: drops the layers that raise the entropy of the hidden states least (Entropy-Based Block Pruning).
     - ``loss``: drops everything after a layer (L3Prune): after ``count`` layers, or without ``count`` after the layer of
       the second half at which a contrastive loss is lowest.
+
+    With ``reuse``, a layer that is kept is run again in the place of a dropped one wherever that brings the vectors nearer
+    to what they were (Skrr, arXiv:2502.08690): it costs time again, but no weights.
     """
 
     keep: tuple[int, ...] | None = None
     count: int | None = None
     criterion: str = "cosine"
+    reuse: bool = False
     calibration: Path | None = None
 
 
@@ -53,7 +59,7 @@ class LayerOptions:
 class LayerReport:
     """What dropping layers did. Cosines compare vectors before and after on the calibration texts."""
 
-    kept: tuple[int, ...]
+    kept: tuple[int, ...]  # in the order in which they run; with re-use some more than once
     dropped: tuple[int, ...]
     scores: tuple[float, ...]  # of each layer, by the criterion; empty where nothing was measured
     mean_cosine: float
@@ -75,6 +81,8 @@ def drop_layers(source: Path, out: Path, options: LayerOptions, progress: Progre
     progress("rank layers", 0, 1)
     kept, scores = (options.keep, ()) if options.keep is not None else choose_layers(subject, options)
     progress("rank layers", 1, 1)
+    if options.reuse:
+        kept = reuse_layers(subject, kept, progress)
     pruned = replace(subject.weights, layers=[subject.weights.layers[i] for i in kept])
     same = cosines(embed(subject.weights, subject.head, sequences), embed(pruned, subject.head, sequences))
     report = LayerReport(
@@ -84,7 +92,7 @@ def drop_layers(source: Path, out: Path, options: LayerOptions, progress: Progre
         mean_cosine=float(same.mean()),
         min_cosine=float(same.min()),
         parameter_count_before=parameter_count(subject.weights),
-        parameter_count=parameter_count(pruned),
+        parameter_count=parameter_count(replace(pruned, layers=[subject.weights.layers[i] for i in sorted(set(kept))])),
     )
     criterion = "given" if options.keep is not None else options.criterion
     write_layers(subject, out, pruned.layers, {"step": "drop_layers", "criterion": criterion, **asdict(report)})
@@ -97,9 +105,9 @@ def _check(options: LayerOptions, total: int) -> None:
     if options.keep is not None:
         if options.count is not None:
             raise CheckpointError("keep names the layers and count their number; give one of them")
-        if not options.keep or list(options.keep) != sorted(set(options.keep) & set(range(total))):
+        if not options.keep or not set(options.keep) <= set(range(total)):
             raise CheckpointError(
-                f"keep must name layers from 0 to {total - 1} in rising order, got {','.join(map(str, options.keep))!r}"
+                f"keep must name layers from 0 to {total - 1}, got {','.join(map(str, options.keep))!r}"
             )
     elif options.count is None and options.criterion != "loss":
         raise CheckpointError(f"say which layers to keep, or how many: count from 1 to {total}")
@@ -120,6 +128,32 @@ def choose_layers(subject: Subject, options: LayerOptions) -> tuple[Sequence[int
     scores = SCORES[options.criterion](subject)
     most_missed = np.argsort(-np.array(scores), kind="stable")[: options.count]
     return sorted(most_missed.tolist()), scores
+
+
+def reuse_layers(subject: Subject, kept: Sequence[int], progress: Progress = lambda *_: None) -> list[int]:
+    """The layers to run, in order: in each dropped layer's place nothing, or the kept layer that does its work best.
+
+    One place after the other, from the last (what comes after a place decides what it must deliver), by the mean cosine to
+    the unpruned model's vectors on a sample of the calibration text.
+    """
+    layers = subject.weights.layers
+    sequences = subject.token_ids(subject.texts[:: max(1, len(subject.texts) // _SCORED_TEXTS)])
+    wanted = embed(subject.weights, subject.head, sequences)
+
+    def likeness(places: Sequence[int | None]) -> float:
+        model = replace(subject.weights, layers=[layers[i] for i in places if i is not None])
+        return float(cosines(embed(model, subject.head, sequences), wanted).mean())
+
+    places: list[int | None] = [i if i in kept else None for i in range(len(layers))]
+    empty = [i for i in reversed(range(len(layers))) if i not in kept]
+    best = likeness(places)
+    for done, i in enumerate(empty, start=1):
+        found = {j: likeness([*places[:i], j, *places[i + 1 :]]) for j in sorted(set(kept))}
+        winner = max(found, key=lambda j: found[j])
+        if found[winner] > best:
+            places[i], best = winner, found[winner]
+        progress("re-use layers", done, len(empty))
+    return [i for i in places if i is not None]
 
 
 def even_layers(total: int, count: int) -> list[int]:
