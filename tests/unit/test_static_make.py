@@ -62,8 +62,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make(out: Path, corpus: Path, cache: Path, **changes: object) -> StaticReport:
-    options = {"teacher": packages.package(), "texts": (corpus,), "cache": cache, "epochs": 30, "dimension_count": 16}
-    return make_static(out, StaticOptions(**(options | changes)))  # type: ignore[arg-type]
+    options = {"texts": (corpus,), "cache": cache, "epochs": 30, "dimension_count": 16}
+    return make_static(packages.package(), out, StaticOptions(**(options | changes)))  # type: ignore[arg-type]
 
 
 def check(directory: Path) -> Verification:
@@ -96,9 +96,9 @@ def test_the_same_input_gives_the_same_bytes(corpus: Path, cache: Path, tmp_path
 def test_a_second_run_asks_the_teacher_nothing(corpus: Path, cache: Path, tmp_path: Path) -> None:
     make(tmp_path / "first", corpus, cache, epochs=1)
     stages: set[str] = set()
-    options = StaticOptions(packages.package(), (corpus,), cache=cache, epochs=1, dimension_count=8)
+    options = StaticOptions((corpus,), cache=cache, epochs=1, dimension_count=8)
 
-    make_static(tmp_path / "second", options, lambda stage, done, total: stages.add(stage))
+    make_static(packages.package(), tmp_path / "second", options, lambda stage, done, total: stages.add(stage))
 
     assert "teacher (texts)" not in stages
     assert "fit (steps)" in stages

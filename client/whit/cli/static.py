@@ -109,7 +109,7 @@ def static(teacher: Path, out: Path, texts: tuple[Path, ...], as_json: bool, **o
     from whit.export.static import StaticOptions, make_static
 
     with stages() as show:
-        report = make_static(out, StaticOptions(teacher=teacher, texts=texts, **options), show)
+        report = make_static(teacher, out, StaticOptions(texts=texts, **options), show)
     if as_json:
         print_json(report)
         return

@@ -36,7 +36,6 @@ _LICENSES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 class StaticOptions:
     """What may be chosen about a static student. The first group is recorded in its manifest."""
 
-    teacher: Path  # a package, or a checkpoint folder
     texts: tuple[Path, ...]  # UTF-8 files, one text a line, plain or .gz
     text_count: int = 200_000  # at most so many, a random choice
     dimension_count: int = 256
@@ -81,8 +80,14 @@ class StaticReport:
         return content
 
 
-def make_static(out: Path, options: StaticOptions, progress: Progress = lambda *_: None) -> StaticReport:
+def make_static(source: Path, out: Path, options: StaticOptions, progress: Progress = lambda *_: None) -> StaticReport:
     """Makes a static package at ``out``, which appears whole or not at all.
+
+    Args:
+        source: the teacher: a package, or a checkpoint folder, which is compiled first.
+        out: the package to be.
+        options: what may be chosen.
+        progress: is told a stage, how much of it is done, and how much it has.
 
     Raises:
         CheckpointError: teacher, texts or an option cannot be used, or ``out`` exists and is no package. Says what to do.
@@ -92,7 +97,7 @@ def make_static(out: Path, options: StaticOptions, progress: Progress = lambda *
     check_out(out)
     with scratch_beside(out) as scratch:
         cache = cache_folder(options.cache)
-        teacher = open_teacher(options.teacher, cache, "float32", progress)
+        teacher = open_teacher(source, cache, "float32", progress)
         texts = _read(options)
         tokens = choose_tokens(teacher, texts, options.vocabulary_size, options.word_count)
         said = token_vectors(teacher, tokens, lambda done: progress("teacher (tokens)", done, len(tokens)))
@@ -195,7 +200,7 @@ def _write(
         for path in sorted(teacher.directory.glob(pattern)):
             shutil.copy(path, folder / path.name)
     chosen = asdict(options)
-    for name in ("teacher", "texts", "name", "cache", "threads"):
+    for name in ("texts", "name", "cache", "threads"):
         del chosen[name]
     manifest = Manifest(
         name=options.name or name_from(f"{teacher.manifest.name}-static"),
