@@ -55,8 +55,9 @@ def measure(package: Path, name: str, split: str) -> dict[str, Any]:
             * float(np.mean([len(np.intersect1d(a, b)) / DEPTH for a, b in zip(found, whole, strict=True)])),
             "p": compare(outcome, base).p,
         }
-        if title in TARGETS:
-            row |= {"target": TARGETS[title], "reached": share >= TARGETS[title]}
+        target = TARGETS.get(title.removesuffix(", centred"))
+        if target is not None:
+            row |= {"target": target, "reached": share >= target}
         rows.append(row)
     return {
         "collection": name,
