@@ -4,21 +4,22 @@ python -m bench.pruning CHECKPOINT [--layers 5 3] [--split test] [--calibration 
 
 For every number of layers kept, the speed-up of that model is measured, and heads and feed-forward columns are pruned to
 the same time by each method: alike in all layers, and with shapes found by search. Rows that are in ``--out`` already are
-not measured again.
+not measured again; ``bench/results/pruning.json`` as ``--out`` also renews the table in docs/compression.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench.data import stsb
 from bench.machine import describe
-from whit.export.evaluate import Sts, sts_score
+from bench.peers.report import write_table
+from whit.export.evaluate import sts_score
 from whit.export.families import EncoderWeights
 from whit.export.prune.latency import LatencyTable, Timer, measure_latency
 from whit.export.prune.layers import LayerOptions, choose_layers
@@ -31,12 +32,15 @@ METHODS = ("magnitude", "stat", "obs")
 CRITERIA = ("even", "loss", "cosine", "entropy")
 INNER_STEP = 64
 
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results" / "pruning.json"
+
 
 class Rows:
     """The table under construction: a row is measured once and written at once."""
 
-    def __init__(self, out: Path | None, subject: Subject, sts: Sts, dtype: str) -> None:
-        self._out, self._subject, self._sts = out, subject, sts
+    def __init__(self, out: Path | None, subject: Subject, split: str, dtype: str) -> None:
+        self._out, self._subject, self._sts = out, subject, stsb(split)
         self._timer = Timer(subject, dtype)
         self.found: dict[str, dict[str, Any]] = {}
         if out is not None and out.is_file():
@@ -61,9 +65,12 @@ class Rows:
             }
             print(self.found[name], flush=True)
             if self._out is not None:
-                content = self._head | {"rows": list(self.found.values())}
-                self._out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                self._out.write_text(json.dumps(self.content(), indent=2) + "\n", encoding="utf-8")
         return self.found[name]
+
+    def content(self) -> dict[str, Any]:
+        """All rows, and where they were measured."""
+        return self._head | {"rows": list(self.found.values())}
 
     def _score(self, weights: EncoderWeights) -> float:
         sts = self._sts
@@ -130,6 +137,40 @@ def measure(subject: Subject, counts: Sequence[int], rows: Rows, dtype: str, tri
         )
 
 
+def markdown(found: Mapping[str, Any]) -> str:
+    """The table, one row a model, in groups of equal speed."""
+    whole = found["rows"][0]
+    lines = ["| | speed | parameters in layers | STS-B | lost |", "|---|---:|---:|---:|---:|"]
+    for group in dict.fromkeys(row["group"] for row in found["rows"]):
+        if group != "whole":
+            lines.append(f"| **{group}** | | | | |")
+        lines += [
+            f"| {_describe(row)} | {row['speedup']:.2f}× | {row['parameters_in_layers'] / 1e6:.1f} M "
+            f"| {row['sts_b']:.2f} | {whole['sts_b'] - row['sts_b']:.2f} |"
+            for row in found["rows"]
+            if row["group"] == group
+        ]
+    return "\n".join(lines)
+
+
+def _describe(row: Mapping[str, Any]) -> str:
+    shapes = row["shapes"]
+    match row["method"]:
+        case "none":
+            return "unpruned"
+        case "layers":
+            return f"layers {', '.join(row['name'].split('-')[1:])} ({', '.join(row['criteria'])})"
+        case "search":
+            return (
+                "shapes by search (obs): heads "
+                + ", ".join(str(heads) for heads, _ in shapes)
+                + "; columns "
+                + ", ".join(str(inner) for _, inner in shapes)
+            )
+        case method:
+            return f"{method}, {shapes[0][0]} heads and {shapes[0][1]} columns in each layer"
+
+
 def main() -> None:
     """Measures, prints, writes; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,8 +183,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     subject = read_subject(arguments.checkpoint, arguments.calibration)
-    rows = Rows(arguments.out, subject, stsb(arguments.split), arguments.dtype)
+    rows = Rows(arguments.out, subject, arguments.split, arguments.dtype)
     measure(subject, arguments.layers, rows, arguments.dtype, arguments.trials)
+    print(markdown(rows.content()))
+    if arguments.out and arguments.out.resolve() == RESULTS:
+        write_table(markdown(rows.content()), ROOT / "docs" / "compression.md", "pruning")
 
 
 if __name__ == "__main__":
