@@ -64,9 +64,13 @@ class Rows:
                 "shapes": [[shape.heads, shape.inner] for shape in shapes_of(weights)],
             }
             print(self.found[name], flush=True)
-            if self._out is not None:
-                self._out.write_text(json.dumps(self.content(), indent=2) + "\n", encoding="utf-8")
+            self.write()
         return self.found[name]
+
+    def write(self) -> None:
+        """Writes what there is, if a file was asked for."""
+        if self._out is not None:
+            self._out.write_text(json.dumps(self.content(), indent=2) + "\n", encoding="utf-8")
 
     def content(self) -> dict[str, Any]:
         """All rows, and where they were measured."""
@@ -145,7 +149,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         if group != "whole":
             lines.append(f"| **{group}** | | | | |")
         lines += [
-            f"| {_describe(row)} | {row['speedup']:.2f}× | {row['parameters_in_layers'] / 1e6:.1f} M "
+            f"| {_describe(row)} | {row['speedup']:.2f} x | {row['parameters_in_layers'] / 1e6:.1f} M "
             f"| {row['sts_b']:.2f} | {whole['sts_b'] - row['sts_b']:.2f} |"
             for row in found["rows"]
             if row["group"] == group
@@ -185,6 +189,7 @@ def main() -> None:
     subject = read_subject(arguments.checkpoint, arguments.calibration)
     rows = Rows(arguments.out, subject, arguments.split, arguments.dtype)
     measure(subject, arguments.layers, rows, arguments.dtype, arguments.trials)
+    rows.write()
     print(markdown(rows.content()))
     if arguments.out and arguments.out.resolve() == RESULTS:
         write_table(markdown(rows.content()), ROOT / "docs" / "compression.md", "pruning")
