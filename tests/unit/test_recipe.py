@@ -195,3 +195,20 @@ def test_options_that_a_recipe_holds_are_refused_beside_it(folder: Path, capsys:
 
     assert run([*arguments, "--dtype", "int8"]) == 2
     assert "set dtype in its [export] table" in capsys.readouterr().err
+
+
+def test_a_recipe_ends_in_one_package(folder: Path) -> None:
+    refuses(folder, RECIPE + "[static]\n", "leave out one of them")
+    refuses(folder, 'checkpoint = "model"\n[static]\ndtype = "pq"\n', "[static] lacks the key 'texts'")
+
+
+def test_a_static_student_comes_of_a_recipe(folder: Path) -> None:
+    (folder / "corpus.txt").write_text("\n".join(f"{a}, and {b}" for a in SENTENCES for b in SENTENCES))
+    text = 'checkpoint = "model"\n[static]\ntexts = ["corpus.txt"]\ndimension_count = 8\nepochs = 1\ncache = "cache"\n'
+    (folder / "recipe.toml").write_text(text)
+
+    report = run_recipe(read_recipe(folder / "recipe.toml"), folder / "out", folder / "work")
+
+    assert [point.name for point in report.points] == ["model", "package (int8)"]
+    assert read_manifest(folder / "out").kind == "static"
+    assert "svg" in (folder / "work" / "report.html").read_text()

@@ -16,10 +16,13 @@ from whit.export.checkpoint import CheckpointError, FloatArray
 
 
 @contextmanager
-def with_dense(source: Path, dense: tuple[FloatArray, FloatArray] | None) -> Iterator[Path]:
+def with_dense(
+    source: Path, dense: tuple[FloatArray, FloatArray] | None, *, pooling: str | None = None
+) -> Iterator[Path]:
     """Gives a copy of ``source`` whose head ends in a Dense (weight [in, out], bias [out]); ``source`` itself for None.
 
-    The Dense comes before the normalisation, where there is one. The copy is gone afterwards.
+    The Dense comes before the normalisation, where there is one. The copy is gone afterwards. A folder that does not say
+    how it pools (a bare Hugging Face one) pools by ``pooling`` and normalises from then on; without it, it is refused.
     """
     if dense is None:
         yield source
@@ -27,8 +30,18 @@ def with_dense(source: Path, dense: tuple[FloatArray, FloatArray] | None) -> Ite
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch, source.name)
         shutil.copytree(source, copy)
+        if pooling is not None and not (copy / "modules.json").is_file():
+            _write_modules(copy, pooling)
         _append(copy, *dense)
         yield copy
+
+
+def _write_modules(folder: Path, pooling: str) -> None:
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}) + "\n", encoding="utf-8")
+    places = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+    modules = [{"path": place, "type": f"sentence_transformers.models.{kind}"} for kind, place in places]
+    (folder / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
 
 
 def _append(folder: Path, weight: FloatArray, bias: FloatArray) -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from whit.export.compile import ExportOptions, calibration_texts, compile_checkpoint
-from whit.export.evaluate import read_sts
-from whit.export.evaluate.metrics import sts_score
+from whit.export.evaluate import read_sts, sts_score
+from whit.export.evaluate.model import Model
 from whit.export.report import rank_agreement
-from whit.runtime.encoder import Encoder
-from whit.runtime.package import Package, open_package
-from whit.runtime.tokenizer import Tokenizer
+from whit.runtime.package import open_package
 
 _ROUNDS = 5
 _TIMED_TEXTS = 120
@@ -46,53 +42,35 @@ def measure_stages(
     texts = calibration_texts(None)
     pairs = read_sts(sts) if sts else None
     with tempfile.TemporaryDirectory() as scratch:
-        contenders: dict[str, _Contender] = {}
+        models: list[Model] = []
         for name, checkpoint in checkpoints.items():
-            directory = Path(scratch, str(len(contenders)))
+            directory = Path(scratch, str(len(models)))
             compile_checkpoint(checkpoint, directory, ExportOptions(dtype="float32", name="stage"))
-            contenders[name] = _Contender(open_package(directory))
-        contenders[f"package ({open_package(package).manifest.dtype})"] = _Contender(open_package(package))
-        speeds = _speeds(list(contenders.values()), texts[:_TIMED_TEXTS], progress)
-        points = []
-        first = None
-        for (name, contender), speed in zip(contenders.items(), speeds, strict=True):
-            vectors = contender.embed(texts)
-            first = vectors if first is None else first
-            score = None
-            if pairs is not None:
-                score = round(sts_score(contender.embed(pairs.first), contender.embed(pairs.second), pairs.scores), 3)
+            models.append(Model(directory, name=name, threads=1))
+        models.append(Model(package, name=f"package ({open_package(package).manifest.dtype})", threads=1))
+        speeds = _speed_ratios(models, texts[:_TIMED_TEXTS], progress)
+        points: list[Point] = []
+        for model, speed in zip(models, speeds, strict=True):
+            score = sts_score(model.embed(pairs.first), model.embed(pairs.second), pairs.scores) if pairs else None
             points.append(
-                Point(name, contender.size_bytes, round(speed, 3), round(rank_agreement(first, vectors), 3), score)
+                Point(
+                    name=model.name,
+                    size_bytes=model.package.size_bytes,
+                    speed_ratio=round(speed, 3),
+                    agreement=round(rank_agreement(models[0].embed(texts), model.embed(texts)), 3),
+                    sts=None if score is None else round(score, 3),
+                )
             )
-            progress("measure (stages)", len(points), len(contenders))
+            progress("measure (stages)", len(points), len(models))
     return points
 
 
-class _Contender:
-    """A package in process, one thread."""
-
-    def __init__(self, package: Package) -> None:
-        self._tokenizer, self._encoder = Tokenizer(package), Encoder(package)
-        self.size_bytes = package.size_bytes
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Vectors of length 1."""
-        limit = self._encoder.manifest.max_token_count
-        vectors = self._encoder.encode([self._tokenizer.cut(ids, limit) for ids in self._tokenizer.encode(texts)])
-        lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
-        unit: NDArray[np.float32] = vectors / lengths
-        return unit
-
-
-def _speeds(
-    contenders: Sequence[_Contender], texts: Sequence[str], progress: Callable[[str, int, int], None]
+def _speed_ratios(
+    models: Sequence[Model], texts: Sequence[str], progress: Callable[[str, int, int], None]
 ) -> list[float]:
-    seconds = np.zeros((_ROUNDS, len(contenders)))
+    seconds = np.zeros((_ROUNDS, len(models)))
     for done in range(_ROUNDS):
-        for i, contender in enumerate(contenders):
-            start = time.process_time()
-            contender.embed(texts)
-            seconds[done, i] = time.process_time() - start
+        seconds[done] = [model.cpu_and_wall_seconds(texts)[0] for model in models]
         progress("measure (rounds)", done + 1, _ROUNDS)
     ratios: list[float] = np.median(seconds[:, :1] / seconds, axis=0).tolist()
     return ratios

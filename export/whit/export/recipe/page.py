@@ -93,7 +93,7 @@ def _bars(rows: Sequence[tuple[str, float, str]], kinds: Sequence[str] = ()) -> 
 
 def _linears(export: Mapping[str, Any]) -> list[str]:
     """What each linear layer costs: its own error, and what it alone takes from the rank agreement where that was measured."""
-    linears = export["linears"]
+    linears = export.get("linears", [])  # a static package has none
     if not linears:
         return []
     kinds = [linear["scheme"] for linear in linears]

@@ -16,8 +16,9 @@ from typing import Any
 from whit.export.checkpoint import CheckpointError
 from whit.export.compile import ExportOptions
 from whit.export.recipe.steps import STEPS
+from whit.export.static import StaticOptions
 
-_TOP = ("checkpoint", "sts", "step", "export")
+_TOP = ("checkpoint", "sts", "step", "export", "static")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -35,12 +36,12 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A chain of steps over ``checkpoint`` that ends in an export."""
+    """A chain of steps over ``checkpoint`` that ends in an export, or in a static student."""
 
     file: Path
     checkpoint: Path
     stages: Sequence[Stage]
-    export: ExportOptions
+    export: ExportOptions | StaticOptions
     sts: Path | None = None  # sentence pairs with scores (TSV), on which every step is judged
 
 
@@ -68,11 +69,13 @@ def read_recipe(file: Path, checkpoint: Path | None = None) -> Recipe:
     tables = content.get("step", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise RecipeError(f"{file}: step must be a list of tables; begin each step with [[step]]")
+    if "static" in content and "export" in content:
+        raise RecipeError(f"{file}: a recipe ends in [export] or in [static]; leave out one of them")
     return Recipe(
         file=file,
         checkpoint=checkpoint,
         stages=tuple(_stage(reader, table, number) for number, table in enumerate(tables, start=1)),
-        export=reader.options(content.get("export", {}), ExportOptions, "[export]"),
+        export=_package(reader, content),
         sts=reader.value(content["sts"], Path, "sts") if "sts" in content else None,
     )
 
@@ -84,6 +87,14 @@ def _load(file: Path) -> dict[str, Any]:
         raise RecipeError(f"{file} cannot be read ({error.strerror}); give a recipe, a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file} is not valid TOML: {error}; correct it there") from None
+
+
+def _package(reader: _Reader, content: Mapping[str, Any]) -> ExportOptions | StaticOptions:
+    if "static" in content:
+        student: StaticOptions = reader.options(content["static"], StaticOptions, "[static]")
+        return student
+    options: ExportOptions = reader.options(content.get("export", {}), ExportOptions, "[export]")
+    return options
 
 
 def _stage(reader: _Reader, table: Mapping[str, Any], number: int) -> Stage:

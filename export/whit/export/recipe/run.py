@@ -17,11 +17,12 @@ from typing import Any
 
 from whit.contract.manifest import sha256_of
 from whit.export.checkpoint import CheckpointError, read_checkpoint
-from whit.export.compile import compile_checkpoint
+from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.recipe.measure import Point, measure_stages
 from whit.export.recipe.page import page
 from whit.export.recipe.parse import Recipe, Stage
 from whit.export.recipe.steps import STEPS, Progress
+from whit.export.static import make_static
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,11 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
         outcome = _run_step(stage, folder, work / f"{number:02}-{stage.step}-{key[:12]}", progress)
         outcomes.append(outcome)
         folder = Path(outcome.folder)
-    export = compile_checkpoint(folder, out, recipe.export, progress)
+    made = (
+        compile_checkpoint(folder, out, recipe.export, progress)
+        if isinstance(recipe.export, ExportOptions)
+        else make_static(folder, out, recipe.export, progress)
+    )
     names = [recipe.checkpoint.resolve().name, *(stage.step for stage in recipe.stages)]
     folders = [recipe.checkpoint, *(Path(outcome.folder) for outcome in outcomes)]
     points = measure_stages(dict(zip(_distinct(names), folders, strict=True)), out, recipe.sts, progress)
@@ -72,7 +77,7 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
         work=str(work),
         steps=outcomes,
         points=points,
-        export=export.lasting(),
+        export=made.lasting(),
     )
     content = asdict(report)
     _write(work / "report.json", json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
