@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, Entry] = {
     "prune": Entry("whit.cli.prune", "Leave layers, heads or columns out of a checkpoint.", "export"),
     "distill": Entry("whit.cli.distill", "Train a checkpoint to give a larger model's vectors.", "train"),
     "static": Entry("whit.cli.static", "Make a table of vectors that stands in for a transformer.", "train"),
+    "words": Entry("whit.cli.words", "Make a package of word vectors from a file of them.", "export"),
     "verify": Entry("whit.cli.verify", "Recompute a package's golden vectors on this machine.", "server"),
     "inspect": Entry("whit.cli.inspect", "Show what is in a package."),
     "eval": Entry("whit.cli.evaluate", "Score packages on evaluation sets.", "export"),
