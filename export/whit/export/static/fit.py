@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from whit.export.checkpoint import FloatArray
 from whit.runtime.packing import TokenIds
+
+if TYPE_CHECKING:
+    from scipy import sparse  # of the [train] extra: loaded by what computes with it
 
 _DECAY, _SQUARE_DECAY = 0.9, 0.99
 _WARMUP_STEPS = 50
@@ -34,6 +37,8 @@ class FitOptions:
 
 def bags(sequences: Sequence[TokenIds], token_count: int) -> sparse.csr_matrix:
     """A row a text, float32 [len(sequences), token_count]: each token's share of it."""
+    from scipy import sparse
+
     counts = np.array([len(ids) for ids in sequences])
     shares = np.repeat(1 / np.maximum(counts, 1), counts).astype(np.float32)
     starts = np.concatenate([[0], np.cumsum(counts)])
@@ -84,6 +89,8 @@ def _gradient(
     texts: sparse.csr_matrix, targets: FloatArray, table: FloatArray, similarity_weight: float
 ) -> tuple[TokenIds, FloatArray, float]:
     """Ids of the rows that occur, the gradient of the loss in them, and the batch's mean cosine."""
+    from scipy import sparse
+
     rows, columns = np.unique(texts.indices, return_inverse=True)
     batch = sparse.csr_matrix((texts.data, columns, texts.indptr), shape=(len(targets), len(rows)))
     sums = batch @ table[rows]

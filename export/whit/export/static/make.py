@@ -110,13 +110,12 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
             raise CheckpointError(
                 f"dimension_count must be at most {wanted.shape[1]}, the teacher's; got {options.dimension_count}"
             )
-        centre = wanted.mean(axis=0)
-        directions = principal_directions(wanted - centre, options.dimension_count)  # of sentences, not of tokens
+        directions = principal_directions(wanted, options.dimension_count)  # of sentences, not of tokens
         if options.dtype == "pq":
             directions = directions @ random_turn(options.dimension_count, options.seed)
-        targets = _units(project(wanted - centre, directions))
+        targets = _units(project(wanted, directions))
         sequences = tokens.encode(texts, options.max_token_count)
-        table, start, counts = _learn(sequences, targets, (said - centre) @ directions, tokens, options, progress)
+        table, start, counts = _learn(sequences, targets, said @ directions, tokens, options, progress)
 
         new = scratch / "package"
         package = _write(new, teacher, tokens, table, counts, options, len(texts))
@@ -129,6 +128,8 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
 
 
 def _check(options: StaticOptions) -> None:
+    import scipy.sparse  # noqa: F401  (where it is missing, that is said before the teacher's work and not after)
+
     check_storage(options.dtype, options.dimension_count, options.code_count)
     if options.name is not None:
         check_name(options.name)
