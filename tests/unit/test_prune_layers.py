@@ -138,7 +138,7 @@ def test_hidden_states_end_in_what_is_pooled(tmp_path: Path) -> None:
     subject = read_subject(tiny.write_checkpoint(tmp_path, pooling="cls", normalize=False), None)
     ids = subject.token_ids(["a small machine"])
 
-    leaving = hidden_states(subject.weights, subject.head, ids)[-1]
+    leaving = hidden_states(subject.weights, ids)[-1]
 
     np.testing.assert_allclose(leaving[:1], embed(subject.weights, subject.head, ids), atol=1e-5)
 

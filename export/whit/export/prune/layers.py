@@ -190,7 +190,7 @@ def _changes(subject: Subject) -> list[tuple[FloatArray, FloatArray]]:
     """What enters and what leaves each layer, on a sample of tokens."""
     if not all(shape.heads and shape.inner for shape in shapes_of(subject.weights)):
         raise CheckpointError("the checkpoint has layers pruned to nothing; drop layers first, or name them with keep")
-    states = hidden_states(subject.weights, subject.head, subject.token_ids(subject.texts))
+    states = hidden_states(subject.weights, subject.token_ids(subject.texts))
     stride = max(1, len(states[0]) // _STATE_ROWS)
     sample = [rows[::stride] for rows in states]
     return list(itertools.pairwise(sample))

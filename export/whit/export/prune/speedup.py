@@ -190,9 +190,7 @@ def build_database(
     errors: dict[Key, dict[int, float]] = {}
     for i, layer in enumerate(weights.layers):
         names = {block: f"layers.{i}.{block.leave}" for block in BLOCKS if block.count(weights, i)}
-        seen = linear_inputs(
-            replace(weights, layers=weights.layers[: i + 1]), subject.head, sequences, [*names.values()]
-        )
+        seen = linear_inputs(replace(weights, layers=weights.layers[: i + 1]), sequences, [*names.values()])
         for block, name in names.items():
             sizes = [size for size in (heads if block is ATTENTION else inner) if size <= block.count(weights, i)]
             leave, width = getattr(layer, block.leave), block.width(weights)

@@ -62,11 +62,11 @@ def embed(weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds]) ->
 
 
 def linear_inputs(
-    weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds], names: Sequence[str]
+    weights: EncoderWeights, sequences: Sequence[TokenIds], names: Sequence[str]
 ) -> dict[str, FloatArray]:
     """What enters the linear layers called ``names`` (``layers.0.down``): float32 [tokens of all sequences, in] each."""
     taps: dict[str, str] = {}
-    session = open_session(build_graph(weights, head, Plan(), taps=taps).SerializeToString())
+    session = open_session(build_graph(weights, Head("mean"), Plan(), taps=taps).SerializeToString())
     outputs = tap_outputs({name: taps[name] for name in names})
     found: dict[str, list[FloatArray]] = {output: [] for output in outputs}
     for _, feeds in micro_batch_feeds(weights, sequences):
@@ -76,14 +76,14 @@ def linear_inputs(
     return {name: whole[taps[name]] for name in names}
 
 
-def hidden_states(weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds]) -> list[FloatArray]:
+def hidden_states(weights: EncoderWeights, sequences: Sequence[TokenIds]) -> list[FloatArray]:
     """What enters each layer, and what leaves the last one: float32 [tokens of all sequences, hidden] each.
 
     Needs the last layer to have a feed-forward block.
     """
     last = len(weights.layers) - 1
     entering = [f"layers.{i}.qkv" for i in range(last + 1)]
-    seen = linear_inputs(weights, head, sequences, [*entering, f"layers.{last}.up", f"layers.{last}.down"])
+    seen = linear_inputs(weights, sequences, [*entering, f"layers.{last}.up", f"layers.{last}.down"])
     layer = weights.layers[last]
     change = seen[f"layers.{last}.down"] @ layer.down.weight + layer.down.bias
     leaving = layer_norm(seen[f"layers.{last}.up"] + change, layer.output_norm, weights.epsilon)

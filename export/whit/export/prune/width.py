@@ -104,9 +104,9 @@ def prune_to_shapes(
     sequences = subject.token_ids(subject.texts)
     for i, shape in enumerate(shapes):
         changed = [block for block in BLOCKS if block.count(now, i) != block.asked(shape)]
-        sums = _sums(whole, subject, sequences, i, changed) if method != "magnitude" else {}
+        sums = _sums(whole, sequences, i, changed) if method != "magnitude" else {}
         for block in changed:
-            now = _prune_block(now, subject, sequences, i, block, block.asked(shape), method, sums.get(block))
+            now = _prune_block(now, sequences, i, block, block.asked(shape), method, sums.get(block))
         progress("prune (layers)", i + 1, len(shapes))
     return now
 
@@ -170,21 +170,21 @@ BLOCKS = (ATTENTION, FEED_FORWARD)
 
 
 def block_inputs(
-    weights: EncoderWeights, subject: Subject, sequences: Sequence[TokenIds], i: int, blocks: Sequence[Block]
+    weights: EncoderWeights, sequences: Sequence[TokenIds], i: int, blocks: Sequence[Block]
 ) -> list[tuple[FloatArray, FloatArray]]:
     """The residual [tokens, hidden] that goes around each block of layer ``i``, and the block's columns [tokens, columns]."""
     upto = replace(weights, layers=weights.layers[: i + 1])
     names = [(f"layers.{i}.{block.enter}", f"layers.{i}.{block.leave}") for block in blocks]
-    seen = linear_inputs(upto, subject.head, sequences, [name for pair in names for name in pair])
+    seen = linear_inputs(upto, sequences, [name for pair in names for name in pair])
     return [(seen[enter], seen[leave]) for enter, leave in names]
 
 
 def _sums(
-    weights: EncoderWeights, subject: Subject, sequences: Sequence[TokenIds], i: int, blocks: Sequence[Block]
+    weights: EncoderWeights, sequences: Sequence[TokenIds], i: int, blocks: Sequence[Block]
 ) -> dict[Block, FloatArray]:
     """What the unpruned model adds up before the norms of one layer: block plus residual, float32 [tokens, hidden]."""
     found = {}
-    inputs = block_inputs(weights, subject, sequences, i, blocks) if blocks else []
+    inputs = block_inputs(weights, sequences, i, blocks) if blocks else []
     for block, (rest, columns) in zip(blocks, inputs, strict=True):
         leave: Linear = getattr(weights.layers[i], block.leave)
         found[block] = rest + columns @ leave.weight + leave.bias
@@ -198,7 +198,6 @@ def group_columns(groups: Indices, width: int) -> Indices:
 
 def _prune_block(
     weights: EncoderWeights,
-    subject: Subject,
     sequences: Sequence[TokenIds],
     i: int,
     block: Block,
@@ -208,7 +207,7 @@ def _prune_block(
 ) -> EncoderWeights:
     layer, width = weights.layers[i], block.width(weights)
     leave: Linear = getattr(layer, block.leave)
-    ((rest, columns),) = block_inputs(weights, subject, sequences, i, [block])
+    ((rest, columns),) = block_inputs(weights, sequences, i, [block])
     wanted = columns @ leave.weight if sum_before is None else sum_before - rest
     moments = Moments.of(columns, wanted)
     kept = group_columns(block.rank(layer, moments, width, method)[:count], width)
