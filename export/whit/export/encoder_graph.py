@@ -96,19 +96,22 @@ def _linear_emitter(g: Graph, layer: Layer, plan: Plan, taps: dict[str, str] | N
 
 
 def _embed(g: Graph, weights: EncoderWeights, *, quantized: bool) -> str:
-    if quantized:
-        # int8 with one scale a row. A word is one row, so no word pays for another's outliers.
-        scales = np.abs(weights.words).max(axis=1, keepdims=True) / np.float32(127)
-        codes = np.rint(weights.words / np.where(scales > 0, scales, 1)).astype(np.int8)
-        rows = g.op("Cast", g.op("Gather", g.const(codes), "input_ids"), to=FLOAT)
-        words = g.op("Mul", rows, g.op("Gather", g.const(scales.astype(np.float32)), "input_ids"))
-    else:
-        words = g.op("Gather", g.const(weights.words), "input_ids")
-    x = g.op("Add", words, g.op("Gather", g.const(weights.positions), "position_ids"))
+    words = _rows(g, weights.words, "input_ids", quantized=quantized)
+    x = g.op("Add", words, _rows(g, weights.positions, "position_ids", quantized=quantized))
     x = _norm(g, x, weights.embedding_norm, weights.epsilon)
     if weights.projection is not None:
         x = g.op("Add", g.op("MatMul", x, g.const(weights.projection.weight)), g.const(weights.projection.bias))
     return x
+
+
+def _rows(g: Graph, table: NDArray[np.float32], ids: str, *, quantized: bool) -> str:
+    """Rows of an embedding table; quantised, int8 with one scale a row, so that no word pays for another's outliers."""
+    if not quantized:
+        return g.op("Gather", g.const(table), ids)
+    scales = np.abs(table).max(axis=1, keepdims=True) / np.float32(127)
+    codes = np.rint(table / np.where(scales > 0, scales, 1)).astype(np.int8)
+    rows = g.op("Cast", g.op("Gather", g.const(codes), ids), to=FLOAT)
+    return g.op("Mul", rows, g.op("Gather", g.const(scales.astype(np.float32)), ids))
 
 
 def _layer(
