@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from whit.export.checkpoint import Checkpoint, CheckpointError, Tensors, encoder_folder, read_checkpoint
 from whit.export.derive import derive_checkpoint
+from whit.export.splitting import splitting_costs, worth
 from whit.export.texts import read_texts
 from whit.export.vocabulary_kinds import KINDS, Kind
 
@@ -45,7 +46,7 @@ class TrimOptions:
     """What to keep.
 
     ``corpus``: a text file (one text a line) whose tokens are kept; None: every token that some text can produce.
-    ``size``: the most tokens to keep, by their frequency in the corpus; None: all that occur in it.
+    ``size``: the most tokens to keep, those of most worth to the corpus (``splitting``); None: all that occur in it.
     """
 
     corpus: Path | None = None
@@ -78,8 +79,15 @@ def trim_vocabulary(source: Path, out: Path, options: TrimOptions, progress: Pro
     encoded = _encode(checkpoint.tokenizer, texts, progress)
     counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *encoded]), minlength=len(kind.tokens))
 
-    kept = _choose(kind, _essential(kind, content, checkpoint), counts, options)
-    new_ids = {old: new for new, old in enumerate(kept)}
+    essential = _essential(kind, content, checkpoint)
+    kept = _choose(kind, essential, counts, options)
+    if options.size is not None and kept != _choose(kind, essential, counts, TrimOptions()):
+        # There is not room for all: half of it goes by frequency, the other half by what a split would cost.
+        frequent = _choose(kind, essential, counts, replace(options, size=max(options.size // 2, len(essential))))
+        reader = _as_read(_trimmed_tokenizer(content, kind, _new_ids(frequent)), checkpoint.tokenizer)
+        costs = splitting_costs(checkpoint, reader, frequent, len(kind.tokens), progress)
+        kept = _choose(kind, essential, worth(counts, costs), options)
+    new_ids = _new_ids(kept)
     _check_padding(checkpoint, new_ids)
     tokenizer = _trimmed_tokenizer(content, kind, new_ids)
     length_ratio = _prove(checkpoint.tokenizer, tokenizer, texts[:_PROOF_TEXTS], encoded[:_PROOF_TEXTS], kept)
@@ -130,8 +138,10 @@ def _essential(kind: Kind, content: Mapping[str, Any], checkpoint: Checkpoint) -
     return kind.essential() | added | {row for row in named if row < len(kind.tokens)}
 
 
-def _choose(kind: Kind, essential: set[int], counts: NDArray[np.int64], options: TrimOptions) -> list[int]:
-    """Ids to keep, ascending, so that the tokens keep their order and those at the front their ids."""
+def _choose(
+    kind: Kind, essential: set[int], worth: NDArray[np.int64] | NDArray[np.float64], options: TrimOptions
+) -> list[int]:
+    """Ids to keep, those of most worth first; ascending, so that the tokens keep their order and those at the front their ids."""
     kept = set(essential).union(*(kind.needs(row) for row in essential))
     size = len(kind.tokens) if options.size is None else options.size
     if size < len(kept):
@@ -139,8 +149,8 @@ def _choose(kind: Kind, essential: set[int], counts: NDArray[np.int64], options:
             f"size must be at least {len(kept)}, got {size}: special tokens and single characters are always kept"
         )
     only_seen = options.corpus is not None and options.size is None
-    for row in np.argsort(-counts, kind="stable").tolist():
-        if only_seen and counts[row] == 0:
+    for row in np.argsort(-worth, kind="stable").tolist():
+        if only_seen and worth[row] == 0:
             break
         if row in kept or kind.tokens[row] is None or not kind.is_reachable(row):
             continue
@@ -196,11 +206,7 @@ def _prove(
     names = before.get_vocab(with_added_tokens=True)
     if any(names.get(token) != kept[row] for token, row in after.get_vocab(with_added_tokens=True).items()):
         raise CheckpointError("tokenizer.json: its added tokens lie between the others, which whit cannot trim")
-    after = tokenizers.Tokenizer.from_str(after.to_str())
-    after.no_truncation()
-    after.no_padding()
-    if before.normalizer is not None:  # with the checkpoint's do_lower_case
-        after.normalizer = before.normalizer
+    after = _as_read(after, before)
     old_ids, is_kept = np.array(kept), set(kept)
     length_before = length_after = 0
     for text, ids, encoding in zip(texts, encoded, after.encode_batch_fast(list(texts)), strict=True):
@@ -210,6 +216,20 @@ def _prove(
                 f"the trimmed tokenizer reads {text!r} differently; please report this tokenizer.json"
             )
     return length_after / length_before if length_before else 1.0
+
+
+def _as_read(tokenizer: tokenizers.Tokenizer, before: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer as a checkpoint is read with it: without limits, and with its ``do_lower_case``."""
+    found = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    found.no_truncation()
+    found.no_padding()
+    if before.normalizer is not None:
+        found.normalizer = before.normalizer
+    return found
+
+
+def _new_ids(kept: Sequence[int]) -> dict[int, int]:
+    return {old: new for new, old in enumerate(kept)}
 
 
 def _trimmed_tensors(tensors: Tensors, kept: Sequence[int]) -> Tensors:
