@@ -1,0 +1,102 @@
+"""Overload: three times what the server can do, for a minute. What is answered in time, what is refused and how, memory.
+
+python -m bench.overload PACKAGE [--texts 16] [--factor 3] [--seconds 60] [--deadline-ms 1000] [--out bench/results/overload.json]
+
+Open loop (``whit load``): requests of short texts are sent when they are due, whatever became of earlier ones. Capacity is
+the best goodput of a sweep below and above it. The load comes from this process, on the same cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.data import stsb
+from bench.machine import describe
+from bench.server import ServerProcess, running
+from whit.cli.load import Target, measure
+from whit.cli.load_plan import Report
+from whit.client import Client
+from whit.runtime import open_package
+
+SWEEP = (0.7, 0.85, 1.0, 1.2)  # times the rate of a closed loop
+SWEEP_S = 8.0
+REFUSALS = {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "NOT_SENT"}
+
+
+def closed_loop_rate(client: Client, model: str, texts: list[str], size: int) -> float:
+    """Texts/s of a bulk stream, which is close to what the machine can do, as requests/s."""
+    start = time.perf_counter()
+    count = sum(len(batch) for batch in client.embed_stream(texts, model=model, batch_size=64, on_overflow="truncate"))
+    return count / (time.perf_counter() - start) / size
+
+
+def run(target: Target, texts: list[str], rate: float, seconds: float, server: ServerProcess) -> dict[str, Any]:
+    """One rate: the report of ``whit load``, and the server's memory before, after and at most."""
+    before, _ = server.memory_bytes()
+    report: Report = asyncio.run(measure(target, texts, rate, seconds, seed=0))
+    after, peak = server.memory_bytes()
+    found = dataclasses.asdict(report) | {"rss_before": before, "rss_after": after, "rss_peak": peak}
+    print(f"{rate:8.1f}/s: {report.goodput:7.1f}/s in time, {report.statuses}, {after / 1e6:.0f} MB", flush=True)
+    return found
+
+
+def summary(sweep: list[dict[str, Any]], overload: dict[str, Any]) -> dict[str, float]:
+    """The figures that count."""
+    best = max(each["goodput"] for each in sweep)
+    statuses = overload["statuses"]
+    excess = overload["request_count"] - statuses.get("OK", 0)
+    exhausted = statuses.get("RESOURCE_EXHAUSTED", 0)
+    refused = sum(statuses.get(name, 0) for name in REFUSALS)
+    return {
+        "capacity_per_s": best,
+        "goodput_kept": overload["goodput"] / best,
+        "refused_in_time_share": refused / max(excess, 1),
+        "exhausted_with_retry_info": overload["retry_info_count"] / exhausted if exhausted else 1.0,
+        "rss_growth": overload["rss_after"] / sweep[-1]["rss_after"] - 1,
+    }
+
+
+def main() -> None:
+    """Measures and prints; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", type=Path)
+    parser.add_argument("--texts", type=int, default=16, help="texts in a request")
+    parser.add_argument("--factor", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--deadline-ms", type=float, default=1000.0)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    pairs = stsb("dev")
+    texts = [*pairs.first, *pairs.second]
+    model = open_package(given.package).manifest.name
+    with tempfile.TemporaryDirectory() as folder, running([given.package], Path(folder)) as server:
+        with Client(server.address) as client:
+            closed_loop_rate(client, model, texts[:500], given.texts)  # warm up
+            rate = closed_loop_rate(client, model, texts, given.texts)
+        target = Target(server.address, model, given.deadline_ms / 1e3, given.texts)
+        sweep = [run(target, texts, rate * factor, SWEEP_S, server) for factor in SWEEP]
+        best = max(each["goodput"] for each in sweep)
+        overload = run(target, texts, given.factor * best, given.seconds, server)
+    found = {
+        "machine": describe(),
+        "texts_per_request": given.texts,
+        "deadline_ms": given.deadline_ms,
+        "factor": given.factor,
+        **summary(sweep, overload),
+        "sweep": sweep,
+        "overload": overload,
+    }
+    print(json.dumps({key: found[key] for key in summary(sweep, overload)}))
+    if given.out:
+        given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
