@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _DECAY, _SQUARE_DECAY = 0.9, 0.99
 _WARMUP_STEPS = 50
+_FAMILIAR = 100  # a token seen more often teaches no more than one seen so often
+_PRIOR_COUNT = 3  # what the map says weighs as much as so many occurrences
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +106,20 @@ def _gradient(
     return rows, np.asarray(batch.T @ slope, np.float32), float((units * targets).sum(axis=1).mean())
 
 
-def extend(table: FloatArray, start: FloatArray, counts: TokenIds, least: int = 3) -> FloatArray:
-    """Fills the rows of tokens seen fewer than ``least`` times: what a linear map from ``start`` says, learned on the rest.
+def steady(table: FloatArray, start: FloatArray, counts: TokenIds) -> FloatArray:
+    """Draws the rows of rare tokens to what a linear map from ``start`` says of them, the more the rarer they are.
 
-    A row that was not fitted would keep a length of its own choosing among rows that found theirs.
+    The map is learned on tokens that were fitted. A row that no text speaks for would else keep a length of its own
+    choosing among rows that found theirs, and one seen once would know a single text by heart.
+
+    Args:
+        table: the fitted rows, [V, D].
+        start: where fitting began, [V, D].
+        counts: how often each token occurs, [V].
     """
-    seen = counts >= least
-    if seen.all() or seen.sum() <= start.shape[1]:
-        return table
-    known = start[seen].astype(np.float64)
-    weights = np.minimum(counts[seen], 100)[:, None].astype(np.float64)
-    moment = known.T @ (known * weights)
-    moment += np.eye(len(moment)) * np.trace(moment) / len(moment) * 1e-2
-    turn = np.linalg.solve(moment, known.T @ (table[seen] * weights))
-    filled = table.copy()
-    filled[~seen] = start[~seen] @ turn
-    return filled
+    weights = np.minimum(counts, _FAMILIAR)[:, None].astype(np.float64)
+    moment = start.T @ (start * weights)
+    moment += np.eye(len(moment)) * max(np.trace(moment), 1e-12) / len(moment) * 1e-2
+    said = start @ np.linalg.solve(moment, start.T @ (table * weights))
+    share = counts[:, None] / (counts[:, None] + _PRIOR_COUNT)
+    return np.asarray(share * table + (1 - share) * said, np.float32)

@@ -17,7 +17,7 @@ from whit.export.distill.options import cache_folder
 from whit.export.distill.projection import principal_directions, project
 from whit.export.distill.teacher import TeacherVectors, open_teacher
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal
-from whit.export.static.fit import FitOptions, bags, extend, fit
+from whit.export.static.fit import FitOptions, bags, fit, steady
 from whit.export.static.table import check_storage, random_turn, write_table
 from whit.export.static.tokens import Tokens, choose_tokens, token_vectors
 from whit.export.texts import read_texts
@@ -181,7 +181,7 @@ def _learn(
         ),
         lambda step, total, cosine: progress("fit (steps)", step, total),
     )
-    return extend(table, start, counts), start, counts
+    return steady(table, start, counts), start, counts
 
 
 def _write(
@@ -212,7 +212,8 @@ def _write(
         pooling="mean",
         dtype=options.dtype,
         files=file_hashes(folder),
-        prompts={},
+        # Columns are in the order of what they hold; a random turn makes them alike.
+        matryoshka_dimension_counts=() if options.dtype == "pq" else _halves(options.dimension_count),
         provenance={
             "whit_version": metadata.version("whit"),
             "teacher": teacher.manifest.name,
@@ -225,6 +226,11 @@ def _write(
         format_version=KINDS[STATIC].format_version,
     )
     return Package(folder, manifest)
+
+
+def _halves(count: int) -> tuple[int, ...]:
+    """Lengths to which a vector can be cut and still be of use: a quarter and a half, of 32 values or more."""
+    return tuple(size for size in (count // 4, count // 2) if size >= 32)
 
 
 def _report(
