@@ -37,6 +37,10 @@ _INTERACTIVE_MEMORY_S = 2.0
 _BULK_RUN_S = 0.02
 _FIXED_PART = 0.1
 
+# Predictions err. A job is let in only if it would still be done in time if all took so much longer, since what is run of a
+# job that then comes too late is lost to others.
+_ADMISSION_MARGIN = 1.2
+
 
 class Scheduler:
     """The waiting work of all models, and which of it runs next."""
@@ -84,7 +88,7 @@ class Scheduler:
                 self._statistics.refused_job_count += 1
                 return self._queue_full(job.model_id, job.waiting_tokens)
             ahead = self._tokens_ahead(job.model_id, job.lane, job.waiting_tokens)
-            hopeless = self._hopeless_job(job, job.submit_time, ahead)
+            hopeless = self._hopeless_job(job, job.submit_time, ahead, _ADMISSION_MARGIN)
             if hopeless is not None:
                 self._statistics.deadline_token_count += job.waiting_tokens
                 return hopeless
@@ -122,7 +126,8 @@ class Scheduler:
             if deadline is None or not self._queued:
                 return None
             ahead = self._tokens_ahead(model_id, lane, least_tokens)
-            hopeless = self._hopeless(model_id, lane, deadline - self._clock(), ahead, least_tokens, 0)
+            left_s = (deadline - self._clock()) / _ADMISSION_MARGIN
+            hopeless = self._hopeless(model_id, lane, left_s, ahead, least_tokens, 0)
             if hopeless is not None:
                 self._statistics.deadline_token_count += least_tokens
             return hopeless
@@ -288,14 +293,14 @@ class Scheduler:
             self._fail(job, problem)
         return problem is not None
 
-    def _hopeless_job(self, job: Job, now: float, tokens_ahead: int) -> Problem | None:
+    def _hopeless_job(self, job: Job, now: float, tokens_ahead: int, margin: float = 1.0) -> Problem | None:
         """Why starting a job is useless: it would be done after its deadline. None if it may be in time, or who knows.
 
         Where nothing else waits the job is run all the same: from time to time something must be measured.
         """
         if job.deadline is None or not any(other is not job for other in self._queued):
             return None
-        left_s = job.deadline - now
+        left_s = (job.deadline - now) / margin
         return self._hopeless(job.model_id, job.lane, left_s, tokens_ahead, job.waiting_tokens, job.waiting_cells)
 
     def _hopeless(
