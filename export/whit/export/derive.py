@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from whit.export.checkpoint import CheckpointError, Tensors, encoder_folder
@@ -57,10 +58,9 @@ def derive_checkpoint(
             if out.exists():
                 out.replace(Path(scratch, "old"))
             new.replace(out)
-    except OSError as error:
-        raise CheckpointError(
-            f"{out} cannot be written ({error.strerror or error}); free space or choose another --out"
-        ) from None
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
+        why = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{out} cannot be written ({why}); free space or choose another --out") from None
 
 
 def check_out(out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import re
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
 from whit.contract.manifest import GOLDEN_FILE, MANIFEST_FILE, REPORT_FILE, sha256_of
 from whit.contract.names import MODEL_ID_RULE, model_name, parse_model_name
@@ -62,12 +64,22 @@ def check_out(out: Path) -> None:
         raise CheckpointError(f"{out} exists and is not a package; choose another --out or remove it")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a write failed for lack of space, as files and safetensors (which only says so in words) report it."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(f"os error {number}" in str(error) for number in _FULL)
+
+
 @contextmanager
 def scratch_beside(out: Path) -> Iterator[Path]:
     """A directory on the same file system as ``out``, removed at the end.
 
     Raises:
-        CheckpointError: nothing can be written there.
+        CheckpointError: nothing can be written there, or the disk is full before all is written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +89,14 @@ def scratch_beside(out: Path) -> Iterator[Path]:
             f"{out} cannot be written ({error.strerror} in {out.parent}); choose another --out"
         ) from None
     with scratch:
-        yield Path(scratch.name)
+        try:
+            yield Path(scratch.name)
+        except (OSError, SafetensorError) as error:
+            if not is_full(error):
+                raise
+            raise CheckpointError(
+                f"{out} cannot be written: the disk is full; free space or choose another --out"
+            ) from None
 
 
 def tokenize(package: Package, texts: Sequence[str]) -> list[NDArray[np.int64]]:
