@@ -33,6 +33,9 @@ def compiled_vectors(folder: Path, out: Path) -> tuple[list[Any], np.ndarray[Any
         ("bert", {"pooling": "cls", "normalize": False}),
         ("bert", {"pooling": "max", "hidden_act": "gelu_new"}),
         ("distilbert", {"dense_sizes": (24, 16)}),
+        ("bert", {"pooling": "weighted_mean"}),
+        ("mpnet", {"pooling": "first_last"}),
+        ("electra", {"pooling": "mean_sqrt_len", "normalize": False}),
     ],
 )
 def test_the_student_computes_what_the_package_does(family: str, settings: dict[str, Any], tmp_path: Path) -> None:

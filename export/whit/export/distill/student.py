@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from whit.contract.pooling import ditto_head
 from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray
 from whit.export.encoder_graph import relative_buckets
 from whit.export.families import LAYER_NAMES, Source, encoder_weights
 from whit.runtime.packing import TokenIds
-
-_POOLINGS = ("mean", "cls", "max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +35,9 @@ class Student:
     """A checkpoint's encoder and head. ``tensors`` holds the encoder's weights under the checkpoint's names."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device | None = None) -> None:
-        if checkpoint.pooling not in _POOLINGS:
+        if ditto_head(checkpoint.pooling):
             raise CheckpointError(
-                f"a model that pools by {checkpoint.pooling!r} cannot be trained; only {', '.join(_POOLINGS)} can"
+                f"a model that pools by {checkpoint.pooling!r} cannot be trained; give it another pooling first"
             )
         self._weights = encoder_weights(checkpoint)
         self._device = device or torch.device("cpu")
@@ -108,7 +107,7 @@ class Student:
         for i in range(self.layer_count):
             x = self._layer(x, i, bias)
             hidden.append(x)
-        return Encoded(self._head(x, mask), hidden, mask)
+        return Encoded(self._head(hidden, mask), hidden, mask)
 
     def _tensor(self, array: FloatArray) -> Tensor:
         return torch.tensor(np.ascontiguousarray(array, np.float32), device=self._device)
@@ -160,9 +159,9 @@ class Student:
         inner = _activate(self._linear(x, f"{at}.{names.up}"), self._weights.activation)
         return self._norm(x + self._linear(inner, f"{at}.{names.down}"), f"{at}.{names.output_norm}")
 
-    def _head(self, x: Tensor, mask: Tensor) -> Tensor:
+    def _head(self, hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
         with torch.autocast(self._device.type, enabled=False):
-            vectors = _pool(x.float(), mask, self._pooling)
+            vectors = _pool(hidden[0].float(), hidden[-1].float(), mask, self._pooling)
             for weight, bias, activation in self._dense:
                 vectors = _activate(functional.linear(vectors, weight, bias), activation)
             if self.extra is not None:
@@ -170,14 +169,17 @@ class Student:
             return functional.normalize(vectors, dim=1) if self._normalize else vectors
 
 
-def _pool(x: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    match pooling:
-        case "cls":
-            return x[:, 0]
-        case "max":
-            return x.masked_fill(mask[:, :, None] == 0, -math.inf).amax(dim=1)
-        case _:
-            return (x * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+def _pool(first: Tensor, x: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """One vector a text [B, h] from what leaves the first and the last layer [B, S, h], as the compiled graph does it."""
+    if pooling in ("cls", "pooler"):
+        return x[:, 0]
+    if pooling == "max":
+        return x.masked_fill(mask[:, :, None] == 0, -math.inf).amax(dim=1)
+    if pooling == "first_last":
+        x = (first + x) / 2
+    weights = mask * mask.cumsum(dim=1) if pooling == "weighted_mean" else mask
+    share = weights.sum(dim=1, keepdim=True)
+    return (x * weights[:, :, None]).sum(dim=1) / (share.sqrt() if pooling == "mean_sqrt_len" else share)
 
 
 def _activate(x: Tensor, kind: str) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from whit.contract.manifest import MANIFEST_FILE
 from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import ExportOptions, Progress, compile_checkpoint
-from whit.runtime.encoder import Encoder
+from whit.runtime.opening import open_encoder
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
 
@@ -50,7 +50,7 @@ class TeacherVectors:
         self, package: Package, texts: Sequence[str], cache: Path, *, max_token_count: int, threads: int = 1
     ) -> None:
         self._texts = texts
-        self._tokenizer, self._encoder = Tokenizer(package), Encoder(package)
+        self._tokenizer, self._encoder = Tokenizer(package), open_encoder(package)
         self._limit = min(max_token_count, package.manifest.max_token_count)
         self._threads = threads
         self.dimension_count = package.manifest.dimension_count
