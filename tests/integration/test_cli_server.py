@@ -75,6 +75,21 @@ def test_models(whit: Whit) -> None:
     assert model["fingerprint"][:19] in shown.out
 
 
+def test_models_costs(whit: Whit, files: Path) -> None:
+    (files / "a.txt").write_text("one line\nand another\n")
+    assert whit("embed", "a.txt", "--out", "a.npy").code == 0
+
+    [model] = whit("models", "--json").json
+    costs = model["costs"]
+    assert costs["run_count"] > 0
+    assert min(costs["run_time_us"], costs["token_time_us"], costs["cell_time_us"]) >= 0
+    shown = whit("models", "--costs")
+    assert shown.code == 0
+    cells = shown.out.split(MODEL)[1].split()
+    assert cells[:2] == [f"{costs['run_time_us'] / 1e3:.2f}", f"{costs['token_time_us']:.1f}"]
+    assert cells[-2] == str(costs["run_count"])
+
+
 def test_info(whit: Whit, server: str, files: Path) -> None:
     (files / "a.txt").write_text("one passage")
     assert whit("index", "--collection", "for-info", "a.txt").code == 0

@@ -8,7 +8,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.support.server import server_thread, tiny_package
 from tests.support.wire import connected, refused
 from whit.contract.errors import Reason
-from whit.v1 import collection_pb2, model_pb2, server_pb2
+from whit.v1 import collection_pb2, embedding_pb2, model_pb2, server_pb2
 
 SERVICES = ["EmbeddingService", "ModelService", "CollectionService", "PointService", "ServerService"]
 
@@ -39,6 +39,27 @@ def test_the_server_describes_itself(tmp_path):
         assert verified.min_cosine > 0.999
         problem = refused(lambda: wire.models.GetModel(model_pb2.GetModelRequest(name="models/none")))
         assert problem.reason is Reason.MODEL_NOT_FOUND
+
+
+def test_the_costs_of_a_model_follow_what_it_ran(tmp_path):
+    with server_thread(tmp_path) as address, connected(address) as wire:
+
+        def costs():
+            model = wire.models.GetModel(model_pb2.GetModelRequest(name="models/tiny")).model
+            (listed,) = wire.models.ListModels(model_pb2.ListModelsRequest()).models
+            assert listed.HasField("costs") == model.HasField("costs")
+            return model.costs
+
+        before = costs().run_count
+        for length in (1, 20, 60) * 10:
+            options = embedding_pb2.EmbedOptions(model="models/tiny")
+            wire.embedding.Embed(embedding_pb2.EmbedRequest(options=options, texts=["a " * length]))
+        found = costs()
+        assert found.run_count == before + 30
+        assert found.HasField("relative_error")
+        parts = (found.run_time_us, found.token_time_us, found.cell_time_us)
+        assert min(parts) >= 0
+        assert 0 < sum(parts) < 1e6
 
 
 def test_reflection_lists_every_service_and_describes_them(tmp_path):

@@ -63,6 +63,23 @@ def test_follows_a_machine_that_slows_down_and_forgets_a_standstill():
     assert model.token_s() < 200e-6
 
 
+def test_says_how_many_runs_it_rests_on_and_how_far_it_was_off():
+    model = CostModel()
+    model.add(100, 1600, 0.010)
+    assert (model.costs.run_count, model.costs.relative_error) == (1, None)
+    for _ in range(300):
+        model.add(100, 1600, 0.010)
+    exact = model.costs
+    assert exact.run_count == 301
+    assert exact.relative_error == pytest.approx(0, abs=1e-3), "checked now and then, even if nobody asks"
+    for number in range(400):
+        model.add(100, 1600, 0.008 if number % 2 else 0.012)
+        assert model.costs is not None
+    assert model.costs.relative_error == pytest.approx(0.2, rel=0.15)
+    model.add(100, 1600, 600.0)  # a standstill is no error of the prediction
+    assert model.costs.relative_error < 0.35
+
+
 def test_no_time_at_all_is_a_cost_too():
     model = CostModel()
     model.add(10, 160, 0.0)
@@ -170,5 +187,6 @@ def test_counts_what_was_done_saved_and_refused():
     assert after.lanes[Lane.BULK].wait_s == pytest.approx(6)
     assert after.lanes[Lane.INTERACTIVE].waiting_job_count == 0
     assert set(after.costs) == {"m"}
+    assert after.costs["m"].run_count == 5, "a failed micro-batch says nothing about costs"
     assert after.fields()["deadline_tokens"] == 70
     assert before.micro_batch_count == 5, "a copy"

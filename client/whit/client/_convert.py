@@ -18,6 +18,7 @@ from whit.client._types import (
     Hit,
     Limits,
     Model,
+    ModelCosts,
     Point,
     SearchResult,
     ServerInfo,
@@ -62,6 +63,18 @@ def model(message: model_pb2.Model) -> Model:
         provider=message.provider,
         verified=message.verified,
         size_bytes=message.size_bytes,
+        costs=model_costs(message.costs) if message.HasField("costs") else None,
+    )
+
+
+def model_costs(message: model_pb2.ModelCosts) -> ModelCosts:
+    """What a model costs."""
+    return ModelCosts(
+        run_time_us=message.run_time_us,
+        token_time_us=message.token_time_us,
+        cell_time_us=message.cell_time_us,
+        run_count=message.run_count,
+        relative_error=message.relative_error if message.HasField("relative_error") else None,
     )
 
 

@@ -38,12 +38,28 @@ Timeout = float | None | Unset
 
 
 @dataclass(frozen=True, slots=True)
+class ModelCosts:
+    """What a micro-batch costs one worker of that server now: ``run_time_us`` as such, and more for each token and each cell.
+
+    A text has as many cells as its attention length squared. ``run_count`` micro-batches were seen; ``relative_error`` is how far
+    recent predictions were off (0.1: a tenth), None while nothing was predicted.
+    """
+
+    run_time_us: float
+    token_time_us: float
+    cell_time_us: float
+    run_count: int
+    relative_error: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A package that the server has loaded.
 
     ``dimension_count`` is the length of a full vector; any shorter one may be asked for, and those in
     ``matryoshka_dimension_counts`` are the ones it was trained for. ``prompts`` maps roles to the text put before the input.
-    ``verified`` is true if the package's golden vectors were recomputed on that machine and agreed.
+    ``verified`` is true if the package's golden vectors were recomputed on that machine and agreed. ``costs`` are None until
+    they are known there.
     """
 
     name: str
@@ -58,6 +74,7 @@ class Model:
     provider: str
     verified: bool
     size_bytes: int
+    costs: ModelCosts | None = None
 
 
 @dataclass(frozen=True, slots=True)

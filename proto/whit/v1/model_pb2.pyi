@@ -46,6 +46,7 @@ class Model(google.protobuf.message.Message):
     PROVIDER_FIELD_NUMBER: builtins.int
     VERIFIED_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
+    COSTS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Resource name, "models/{model}"."""
     fingerprint: builtins.str
@@ -74,6 +75,10 @@ class Model(google.protobuf.message.Message):
     def prompts(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Text put before the input, by role."""
 
+    @property
+    def costs(self) -> global___ModelCosts:
+        """What running it costs on this machine; left out until it is known."""
+
     def __init__(
         self,
         *,
@@ -89,10 +94,51 @@ class Model(google.protobuf.message.Message):
         provider: builtins.str = ...,
         verified: builtins.bool = ...,
         size_bytes: builtins.int = ...,
+        costs: global___ModelCosts | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "dimension_count", b"dimension_count", "dtype", b"dtype", "fingerprint", b"fingerprint", "matryoshka_dimension_counts", b"matryoshka_dimension_counts", "max_token_count", b"max_token_count", "name", b"name", "pooling", b"pooling", "prompts", b"prompts", "provider", b"provider", "size_bytes", b"size_bytes", "verified", b"verified"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["costs", b"costs"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "costs", b"costs", "dimension_count", b"dimension_count", "dtype", b"dtype", "fingerprint", b"fingerprint", "matryoshka_dimension_counts", b"matryoshka_dimension_counts", "max_token_count", b"max_token_count", "name", b"name", "pooling", b"pooling", "prompts", b"prompts", "provider", b"provider", "size_bytes", b"size_bytes", "verified", b"verified"]) -> None: ...
 
 global___Model = Model
+
+@typing.final
+class ModelCosts(google.protobuf.message.Message):
+    """What a micro-batch of a model costs one worker, learned from those that ran, the recent ones above all. It takes
+    run_time_us + token_time_us * (its tokens) + cell_time_us * (cells of its attention grids: for each text, its attention
+    length squared). The scheduler predicts deadlines and waits with it.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_TIME_US_FIELD_NUMBER: builtins.int
+    TOKEN_TIME_US_FIELD_NUMBER: builtins.int
+    CELL_TIME_US_FIELD_NUMBER: builtins.int
+    RUN_COUNT_FIELD_NUMBER: builtins.int
+    RELATIVE_ERROR_FIELD_NUMBER: builtins.int
+    run_time_us: builtins.float
+    """Fixed cost of a run, in microseconds."""
+    token_time_us: builtins.float
+    """For each token, in microseconds."""
+    cell_time_us: builtins.float
+    """For each cell of an attention grid, in microseconds."""
+    run_count: builtins.int
+    """Micro-batches seen: measured at load, and run since."""
+    relative_error: builtins.float
+    """How far recent predictions were off, as a share of the time taken; left out while nothing was predicted."""
+    def __init__(
+        self,
+        *,
+        run_time_us: builtins.float = ...,
+        token_time_us: builtins.float = ...,
+        cell_time_us: builtins.float = ...,
+        run_count: builtins.int = ...,
+        relative_error: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_relative_error", b"_relative_error", "relative_error", b"relative_error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_relative_error", b"_relative_error", "cell_time_us", b"cell_time_us", "relative_error", b"relative_error", "run_count", b"run_count", "run_time_us", b"run_time_us", "token_time_us", b"token_time_us"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_relative_error", b"_relative_error"]) -> typing.Literal["relative_error"] | None: ...
+
+global___ModelCosts = ModelCosts
 
 @typing.final
 class ListModelsRequest(google.protobuf.message.Message):

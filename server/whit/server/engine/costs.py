@@ -11,18 +11,34 @@ _DECAY = 0.98  # weight of the past at each micro-batch: about the last fifty co
 _RIDGE = 1e-3  # pull towards "as many seconds a token as on average", for when all micro-batches were alike
 # A machine that stood still for a while must not make every deadline look hopeless afterwards.
 _LARGEST_SURPRISE = 4.0
+_CHECK_EVERY = 16  # micro-batches: so many run against an estimate at least once, or the error would never be known
 _UNKNOWN_WAIT_S = 1.0
 _SHORTEST_WAIT_S = 0.05
 _LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """A micro-batch that ran: its tokens, the cells of its attention grids, and the seconds that it took."""
+
+    token_count: int
+    cell_count: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of one worker: for a run as such, for each token, and for each cell of the attention grids."""
+    """Seconds of one worker: for a run as such, for each token, and for each cell of the attention grids.
+
+    ``run_count`` micro-batches were seen in all; ``relative_error`` is how far the recent ones were off what had been
+    predicted, their seconds summed (0.1: a tenth), None while none was predicted.
+    """
 
     run_s: float
     token_s: float
     cell_s: float
+    run_count: int = 0
+    relative_error: float | None = None
 
     def seconds(self, token_count: int, cell_count: int) -> float:
         """How long one micro-batch takes; a sequence of attention length n has n * n cells."""
@@ -45,19 +61,29 @@ class CostModel:
         self._products = np.zeros(3)
         self._tokens = 0.0
         self._seconds = 0.0
+        self._run_count = 0
+        self._checked_seconds = 0.0
+        self._missed_seconds = 0.0
         self._costs: Costs | None = None
 
     @property
     def costs(self) -> Costs | None:
         """The present estimate; None before the first micro-batch."""
         if self._costs is None and self._tokens:
-            self._costs = Costs(*(float(value) for value in self._solve()))
+            run_s, token_s, cell_s = (float(value) for value in self._solve())
+            error = self._missed_seconds / self._checked_seconds if self._checked_seconds else None
+            self._costs = Costs(run_s, token_s, cell_s, self._run_count, error)
         return self._costs
 
     def add(self, token_count: int, cell_count: int, seconds: float) -> None:
         """Notes one micro-batch."""
-        if self._costs is not None:
-            seconds = min(seconds, _LARGEST_SURPRISE * self._costs.seconds(token_count, cell_count))
+        self._run_count += 1
+        predicted_by = self.costs if self._run_count % _CHECK_EVERY == 0 else self._costs
+        if predicted_by is not None:
+            predicted = predicted_by.seconds(token_count, cell_count)
+            seconds = min(seconds, _LARGEST_SURPRISE * predicted)
+            self._checked_seconds = _DECAY * self._checked_seconds + seconds
+            self._missed_seconds = _DECAY * self._missed_seconds + abs(seconds - predicted)
         row = np.array([1.0, token_count, cell_count])
         self._moments = _DECAY * self._moments + np.outer(row, row) / token_count
         self._products = _DECAY * self._products + row * (seconds / token_count)

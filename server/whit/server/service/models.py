@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from whit.contract.names import model_name
-from whit.server.engine import LoadedModel
+from whit.server.engine import Costs, LoadedModel
 from whit.server.service import checks
 from whit.server.service.backend import Backend
 from whit.server.service.rpc import Call
@@ -24,12 +25,12 @@ class ModelService:
         found, token = checks.page(
             sorted_models(self._backend), lambda model: model.id, request.page_size, request.page_token
         )
-        return model_pb2.ListModelsResponse(models=[describe(model) for model in found], next_page_token=token)
+        return model_pb2.ListModelsResponse(models=describe_all(found, self._backend), next_page_token=token)
 
     async def get_model(self, request: model_pb2.GetModelRequest, _: Call) -> model_pb2.GetModelResponse:
         """One model."""
         model = self._backend.engine.model(checks.model_id(request.name, "name"))
-        return model_pb2.GetModelResponse(model=describe(model))
+        return model_pb2.GetModelResponse(model=describe_all([model], self._backend)[0])
 
     async def verify_model(self, request: model_pb2.VerifyModelRequest, _: Call) -> model_pb2.VerifyModelResponse:
         """Recomputes the golden vectors now."""
@@ -50,8 +51,13 @@ def sorted_models(backend: Backend) -> list[LoadedModel]:
     return sorted(backend.engine.models.values(), key=lambda model: model.id)
 
 
-def describe(model: LoadedModel) -> model_pb2.Model:
-    """A model as it travels."""
+def describe_all(models: Sequence[LoadedModel], backend: Backend) -> list[model_pb2.Model]:
+    """Models as they travel, each with what it costs now."""
+    costs = backend.engine.statistics().costs
+    return [_describe(model, costs.get(model.id)) for model in models]
+
+
+def _describe(model: LoadedModel, costs: Costs | None) -> model_pb2.Model:
     manifest = model.manifest
     return model_pb2.Model(
         name=model_name(model.id),
@@ -66,4 +72,15 @@ def describe(model: LoadedModel) -> model_pb2.Model:
         provider=model.encoder.provider,
         verified=model.verified,
         size_bytes=model.package.size_bytes,
+        costs=None if costs is None else _describe_costs(costs),
+    )
+
+
+def _describe_costs(costs: Costs) -> model_pb2.ModelCosts:
+    return model_pb2.ModelCosts(
+        run_time_us=1e6 * costs.run_s,
+        token_time_us=1e6 * costs.token_s,
+        cell_time_us=1e6 * costs.cell_s,
+        run_count=costs.run_count,
+        relative_error=costs.relative_error,
     )

@@ -37,7 +37,7 @@ class ServerService:
                 stream_window_count=config.stream_window_count,
             ),
             providers=onnxruntime.get_available_providers(),
-            models=[models.describe(model) for model in models.sorted_models(backend)],
+            models=models.describe_all(models.sorted_models(backend), backend),
             worker_count=backend.worker_count,
         )
         response.uptime.FromTimedelta(timedelta(seconds=time.monotonic() - backend.start_time))
