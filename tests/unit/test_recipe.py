@@ -19,6 +19,8 @@ SENTENCES = [
     for c in ("sea", "city")
 ]
 
+SHIPPED = Path(__file__).parents[2] / "export" / "recipes"
+
 RECIPE = """
 checkpoint = "model"
 sts = "pairs.tsv"
@@ -102,6 +104,16 @@ def test_paths_are_relative_to_the_file_and_may_name_variables(folder: Path, mon
     assert options.texts == (folder / "corpus.txt", folder / "b.txt")
     assert options.learning_rate == 1.0
     assert read_recipe(folder / "recipe.toml", Path("other")).checkpoint == Path("other")
+
+
+@pytest.mark.parametrize("file", sorted(SHIPPED.glob("*.toml")), ids=lambda file: file.stem)
+def test_the_recipes_that_ship_can_be_read(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORPUS", str(tmp_path / "corpus.txt"))
+
+    recipe = read_recipe(file, tmp_path)
+
+    assert f"--recipe export/recipes/{file.name}" in file.read_text(encoding="utf-8")
+    assert recipe.stages or file.stem.startswith("static")
 
 
 class Tags(HTMLParser):

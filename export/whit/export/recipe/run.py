@@ -18,6 +18,7 @@ from typing import Any
 from whit.contract.manifest import sha256_of
 from whit.export.checkpoint import CheckpointError, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.families import encoder_weights
 from whit.export.recipe.measure import Point, measure_stages
 from whit.export.recipe.page import page
 from whit.export.recipe.parse import Recipe, Stage
@@ -54,7 +55,7 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
     Raises:
         CheckpointError: a step refuses its input; what was done before it is kept in ``work``.
     """
-    read_checkpoint(recipe.checkpoint)  # refused now rather than after an hour
+    encoder_weights(read_checkpoint(recipe.checkpoint))  # what cannot be compiled is refused now, not after an hour
     _make(work)
     folder, key = recipe.checkpoint, _hash_of(recipe.checkpoint)
     outcomes = []
