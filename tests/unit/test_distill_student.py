@@ -34,6 +34,7 @@ def compiled_vectors(folder: Path, out: Path) -> tuple[list[Any], np.ndarray[Any
         ("bert", {"pooling": "max", "hidden_act": "gelu_new"}),
         ("distilbert", {"dense_sizes": (24, 16)}),
         ("bert", {"pooling": "weighted_mean"}),
+        ("bert", {"pooling": "pooler", "dense_sizes": (8,)}),
         ("mpnet", {"pooling": "first_last"}),
         ("electra", {"pooling": "mean_sqrt_len", "normalize": False}),
     ],
