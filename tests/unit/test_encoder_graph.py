@@ -254,6 +254,21 @@ def test_a_vector_is_the_same_to_the_last_bit_in_any_company(
     assert np.array_equal(alone, together)
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_a_longer_grid_changes_no_bit(family: str, pooling: str, tmp_path: Path) -> None:
+    weights = weights_of(tmp_path, family)
+    session = open_session(build_graph(weights, Head(pooling), Plan()).SerializeToString())
+    sequences = sequences_of(weights, (2, 3, 7, 9, 12, 15, 16))
+
+    found = [
+        session.run([OUTPUT], pack(sequences, length=length, position_offset=weights.position_offset))[0]
+        for length in (16, 32, 48, 64)
+    ]
+
+    assert all(np.array_equal(found[0], longer) for longer in found[1:])
+
+
 def test_dense_modules_give_the_same_bits_in_any_company(tmp_path: Path) -> None:
     weights = weights_of(tmp_path, "bert")
     dense = Dense(np.random.default_rng(0).normal(size=(32, 24)).astype(np.float32), None, "tanh")

@@ -215,6 +215,7 @@ def test_a_recipe_ends_in_one_package(folder: Path) -> None:
 
 
 def test_a_static_student_comes_of_a_recipe(folder: Path) -> None:
+    pytest.importorskip("scipy")
     (folder / "corpus.txt").write_text("\n".join(f"{a}, and {b}" for a in SENTENCES for b in SENTENCES))
     text = 'checkpoint = "model"\n[static]\ntexts = ["corpus.txt"]\ndimension_count = 8\nepochs = 1\ncache = "cache"\n'
     (folder / "recipe.toml").write_text(text)
