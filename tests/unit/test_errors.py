@@ -129,4 +129,10 @@ def test_a_general_reason_never_claims_more_than_the_code_says() -> None:
 def test_what_a_caller_may_retry_is_known_by_its_code() -> None:
     found = {reason for reason in Reason if CODES[reason] in RETRIABLE_CODES}
 
-    assert found == {Reason.QUEUE_FULL, Reason.STORAGE_FULL, Reason.SHUTTING_DOWN, Reason.UNREACHABLE}
+    assert found == {
+        Reason.QUEUE_FULL,
+        Reason.MEMORY_LOW,
+        Reason.STORAGE_FULL,
+        Reason.SHUTTING_DOWN,
+        Reason.UNREACHABLE,
+    }

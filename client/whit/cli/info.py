@@ -9,9 +9,9 @@ from rich.table import Table
 
 from whit.cli.command import command, json_option
 from whit.cli.models import models_table
-from whit.cli.output import console, facts, jsonable, print_json, table
+from whit.cli.output import console, counted, facts, jsonable, print_json, size, table
 from whit.cli.remote import connect, server_options
-from whit.client import Collection
+from whit.client import Collection, Memory
 
 
 @command("info", examples=["whit info", "whit info --json | jq .limits"])
@@ -29,11 +29,18 @@ def info(server: str, timeout_s: float, as_json: bool) -> None:
         ("server", f"{server}, whit {about.version}, up {about.uptime_s:.0f} s"),
         ("workers", about.worker_count),
         ("providers", ", ".join(about.providers)),
+        *([("memory", _memory(about.memory))] if about.memory else []),
         *((name.replace("_", " "), f"{value:,}") for name, value in dataclasses.asdict(about.limits).items()),
     ]
     out.print(facts(pairs))
     out.print(models_table(about.models) if about.models else "no models")
     out.print(collections_table(collections) if collections else "no collections")
+
+
+def _memory(memory: Memory) -> str:
+    used = f"{size(memory.used_byte_count)} of {size(memory.limit_byte_count)}"
+    refused = f", {counted(memory.refused_count, 'request')} refused for it" if memory.refused_count else ""
+    return f"{used}, pressure {memory.pressure}{refused}"
 
 
 def collections_table(collections: Sequence[Collection]) -> Table:

@@ -17,6 +17,7 @@ from whit.client._types import (
     EmbedResult,
     Hit,
     Limits,
+    Memory,
     Model,
     ModelCosts,
     Point,
@@ -41,6 +42,13 @@ ENCODING_TO_WIRE: Mapping[Encoding, vector_pb2.VectorEncoding.ValueType] = {
     Encoding.BINARY: vector_pb2.VECTOR_ENCODING_BINARY,
 }
 _ENCODING_FROM_WIRE: Mapping[int, Encoding] = {wire: encoding for encoding, wire in ENCODING_TO_WIRE.items()}
+
+
+_PRESSURES: Mapping[int, str] = {
+    server_pb2.MEMORY_PRESSURE_NONE: "none",
+    server_pb2.MEMORY_PRESSURE_HIGH: "high",
+    server_pb2.MEMORY_PRESSURE_CRITICAL: "critical",
+}
 
 
 def plain_id(name: str) -> str:
@@ -107,7 +115,14 @@ def server_info(message: server_pb2.GetServerInfoResponse) -> ServerInfo:
         models=tuple(model(entry) for entry in message.models),
         worker_count=message.worker_count,
         uptime_s=message.uptime.ToMicroseconds() / 1e6,
+        memory=memory(message.memory) if message.HasField("memory") else None,
     )
+
+
+def memory(message: server_pb2.Memory) -> Memory:
+    """A server's memory; a pressure that this version does not know is "unknown"."""
+    pressure = _PRESSURES.get(message.pressure, "unknown")
+    return Memory(message.limit_byte_count, message.used_byte_count, pressure, message.refused_count)
 
 
 def collection(message: collection_pb2.Collection) -> Collection:

@@ -102,8 +102,24 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What that server may use and uses. ``pressure`` is "none", "high" (smaller micro-batches) or "critical".
+
+    While it is critical, bulk and large requests are held back or refused; ``refused_count`` were since its start.
+    """
+
+    limit_byte_count: int
+    used_byte_count: int
+    pressure: str
+    refused_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server is and has: ``providers`` are those of onnxruntime there, ``uptime_s`` is in seconds."""
+    """What a server is and has: ``providers`` are those of onnxruntime there, ``uptime_s`` is in seconds.
+
+    ``memory`` is None where the server cannot read it.
+    """
 
     version: str
     limits: Limits
@@ -111,6 +127,7 @@ class ServerInfo:
     models: tuple[Model, ...]
     worker_count: int
     uptime_s: float
+    memory: Memory | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,6 +33,7 @@ class Reason(enum.StrEnum):
     COLLECTION_EXISTS = "COLLECTION_EXISTS"
     FINGERPRINT_MISMATCH = "FINGERPRINT_MISMATCH"  # the collection was filled by another package
     QUEUE_FULL = "QUEUE_FULL"  # too much work waiting; retry later
+    MEMORY_LOW = "MEMORY_LOW"  # the server is near its memory limit and takes no large or bulk work; retry later
     STORAGE_FULL = "STORAGE_FULL"  # no room on disk; retrying alone does not help
     STORAGE_FAILED = "STORAGE_FAILED"  # reading or writing the collection failed
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
@@ -55,6 +56,7 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.COLLECTION_EXISTS: grpc.StatusCode.ALREADY_EXISTS,
     Reason.FINGERPRINT_MISMATCH: grpc.StatusCode.FAILED_PRECONDITION,
     Reason.QUEUE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Reason.MEMORY_LOW: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.STORAGE_FULL: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Reason.STORAGE_FAILED: grpc.StatusCode.INTERNAL,
     Reason.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -26,19 +26,23 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from whit.v1 import model_pb2 as whit_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14whit/v1/server.proto\x12\x07whit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x13whit/v1/model.proto\"\xc6\x01\n\x06Limits\x12\x18\n\x10\x62\x61tch_item_count\x18\x01 \x01(\x05\x12\x17\n\x0ftext_byte_count\x18\x02 \x01(\x05\x12\x1a\n\x12message_byte_count\x18\x03 \x01(\x05\x12\x1b\n\x13metadata_byte_count\x18\x04 \x01(\x05\x12\x18\n\x10search_hit_count\x18\x05 \x01(\x05\x12\x19\n\x11queue_token_count\x18\x06 \x01(\x03\x12\x1b\n\x13stream_window_count\x18\x07 \x01(\x05\"\x16\n\x14GetServerInfoRequest\"\xbd\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x1f\n\x06limits\x18\x02 \x01(\x0b\x32\x0f.whit.v1.Limits\x12\x11\n\tproviders\x18\x03 \x03(\t\x12\x1e\n\x06models\x18\x04 \x03(\x0b\x32\x0e.whit.v1.Model\x12\x14\n\x0cworker_count\x18\x05 \x01(\x05\x12)\n\x06uptime\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration2_\n\rServerService\x12N\n\rGetServerInfo\x12\x1d.whit.v1.GetServerInfoRequest\x1a\x1e.whit.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14whit/v1/server.proto\x12\x07whit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x13whit/v1/model.proto\"\xc6\x01\n\x06Limits\x12\x18\n\x10\x62\x61tch_item_count\x18\x01 \x01(\x05\x12\x17\n\x0ftext_byte_count\x18\x02 \x01(\x05\x12\x1a\n\x12message_byte_count\x18\x03 \x01(\x05\x12\x1b\n\x13metadata_byte_count\x18\x04 \x01(\x05\x12\x18\n\x10search_hit_count\x18\x05 \x01(\x05\x12\x19\n\x11queue_token_count\x18\x06 \x01(\x03\x12\x1b\n\x13stream_window_count\x18\x07 \x01(\x05\"}\n\x06Memory\x12\x18\n\x10limit_byte_count\x18\x01 \x01(\x03\x12\x17\n\x0fused_byte_count\x18\x02 \x01(\x03\x12)\n\x08pressure\x18\x03 \x01(\x0e\x32\x17.whit.v1.MemoryPressure\x12\x15\n\rrefused_count\x18\x04 \x01(\x03\"\x16\n\x14GetServerInfoRequest\"\xde\x01\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x1f\n\x06limits\x18\x02 \x01(\x0b\x32\x0f.whit.v1.Limits\x12\x11\n\tproviders\x18\x03 \x03(\t\x12\x1e\n\x06models\x18\x04 \x03(\x0b\x32\x0e.whit.v1.Model\x12\x14\n\x0cworker_count\x18\x05 \x01(\x05\x12)\n\x06uptime\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1f\n\x06memory\x18\x07 \x01(\x0b\x32\x0f.whit.v1.Memory*\x83\x01\n\x0eMemoryPressure\x12\x1f\n\x1bMEMORY_PRESSURE_UNSPECIFIED\x10\x00\x12\x18\n\x14MEMORY_PRESSURE_NONE\x10\x01\x12\x18\n\x14MEMORY_PRESSURE_HIGH\x10\x02\x12\x1c\n\x18MEMORY_PRESSURE_CRITICAL\x10\x03\x32_\n\rServerService\x12N\n\rGetServerInfo\x12\x1d.whit.v1.GetServerInfoRequest\x1a\x1e.whit.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'whit.v1.server_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MEMORYPRESSURE']._serialized_start=664
+  _globals['_MEMORYPRESSURE']._serialized_end=795
   _globals['_LIMITS']._serialized_start=87
   _globals['_LIMITS']._serialized_end=285
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=287
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=309
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=312
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=501
-  _globals['_SERVERSERVICE']._serialized_start=503
-  _globals['_SERVERSERVICE']._serialized_end=598
+  _globals['_MEMORY']._serialized_start=287
+  _globals['_MEMORY']._serialized_end=412
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=414
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=436
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=439
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=661
+  _globals['_SERVERSERVICE']._serialized_start=797
+  _globals['_SERVERSERVICE']._serialized_end=892
 # @@protoc_insertion_point(module_scope)

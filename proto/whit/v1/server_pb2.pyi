@@ -8,11 +8,46 @@ import collections.abc
 import google.protobuf.descriptor
 import google.protobuf.duration_pb2
 import google.protobuf.internal.containers
+import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import sys
 import typing
 import whit.v1.model_pb2
 
+if sys.version_info >= (3, 10):
+    import typing as typing_extensions
+else:
+    import typing_extensions
+
 DESCRIPTOR: google.protobuf.descriptor.FileDescriptor
+
+class _MemoryPressure:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _MemoryPressureEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_MemoryPressure.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    MEMORY_PRESSURE_UNSPECIFIED: _MemoryPressure.ValueType  # 0
+    """The server cannot tell."""
+    MEMORY_PRESSURE_NONE: _MemoryPressure.ValueType  # 1
+    """There is enough."""
+    MEMORY_PRESSURE_HIGH: _MemoryPressure.ValueType  # 2
+    """Little is left: micro-batches are smaller."""
+    MEMORY_PRESSURE_CRITICAL: _MemoryPressure.ValueType  # 3
+    """Hardly any is left: bulk and large requests are held back or refused with RESOURCE_EXHAUSTED."""
+
+class MemoryPressure(_MemoryPressure, metaclass=_MemoryPressureEnumTypeWrapper):
+    """How near the server is to the end of its memory."""
+
+MEMORY_PRESSURE_UNSPECIFIED: MemoryPressure.ValueType  # 0
+"""The server cannot tell."""
+MEMORY_PRESSURE_NONE: MemoryPressure.ValueType  # 1
+"""There is enough."""
+MEMORY_PRESSURE_HIGH: MemoryPressure.ValueType  # 2
+"""Little is left: micro-batches are smaller."""
+MEMORY_PRESSURE_CRITICAL: MemoryPressure.ValueType  # 3
+"""Hardly any is left: bulk and large requests are held back or refused with RESOURCE_EXHAUSTED."""
+global___MemoryPressure = MemoryPressure
 
 @typing.final
 class Limits(google.protobuf.message.Message):
@@ -57,6 +92,36 @@ class Limits(google.protobuf.message.Message):
 global___Limits = Limits
 
 @typing.final
+class Memory(google.protobuf.message.Message):
+    """The limit with the least room: of the process's cgroup, those above it, or the machine. Read every second."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LIMIT_BYTE_COUNT_FIELD_NUMBER: builtins.int
+    USED_BYTE_COUNT_FIELD_NUMBER: builtins.int
+    PRESSURE_FIELD_NUMBER: builtins.int
+    REFUSED_COUNT_FIELD_NUMBER: builtins.int
+    limit_byte_count: builtins.int
+    """What may be used."""
+    used_byte_count: builtins.int
+    """What is used, without cached files that the kernel can drop."""
+    pressure: global___MemoryPressure.ValueType
+    """What follows."""
+    refused_count: builtins.int
+    """Calls and stream batches refused for it since the start."""
+    def __init__(
+        self,
+        *,
+        limit_byte_count: builtins.int = ...,
+        used_byte_count: builtins.int = ...,
+        pressure: global___MemoryPressure.ValueType = ...,
+        refused_count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["limit_byte_count", b"limit_byte_count", "pressure", b"pressure", "refused_count", b"refused_count", "used_byte_count", b"used_byte_count"]) -> None: ...
+
+global___Memory = Memory
+
+@typing.final
 class GetServerInfoRequest(google.protobuf.message.Message):
     """Request of GetServerInfo."""
 
@@ -80,6 +145,7 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     MODELS_FIELD_NUMBER: builtins.int
     WORKER_COUNT_FIELD_NUMBER: builtins.int
     UPTIME_FIELD_NUMBER: builtins.int
+    MEMORY_FIELD_NUMBER: builtins.int
     version: builtins.str
     """Version of whit."""
     worker_count: builtins.int
@@ -100,6 +166,10 @@ class GetServerInfoResponse(google.protobuf.message.Message):
     def uptime(self) -> google.protobuf.duration_pb2.Duration:
         """Since the server began to serve."""
 
+    @property
+    def memory(self) -> global___Memory:
+        """Its memory; left out where it cannot be read."""
+
     def __init__(
         self,
         *,
@@ -109,8 +179,9 @@ class GetServerInfoResponse(google.protobuf.message.Message):
         models: collections.abc.Iterable[whit.v1.model_pb2.Model] | None = ...,
         worker_count: builtins.int = ...,
         uptime: google.protobuf.duration_pb2.Duration | None = ...,
+        memory: global___Memory | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["limits", b"limits", "uptime", b"uptime"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["limits", b"limits", "models", b"models", "providers", b"providers", "uptime", b"uptime", "version", b"version", "worker_count", b"worker_count"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["limits", b"limits", "memory", b"memory", "uptime", b"uptime"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["limits", b"limits", "memory", b"memory", "models", b"models", "providers", b"providers", "uptime", b"uptime", "version", b"version", "worker_count", b"worker_count"]) -> None: ...
 
 global___GetServerInfoResponse = GetServerInfoResponse

@@ -3,6 +3,7 @@
 from whit.server.engine.costs import Costs
 from whit.server.engine.cpu import usable_core_count
 from whit.server.engine.engine import Engine, WorkerDiedError
+from whit.server.engine.memory import MemoryGovernor, Pressure
 from whit.server.engine.models import LoadedModel
 from whit.server.engine.statistics import LaneStatistics, Statistics
 from whit.server.engine.types import Embedded, EmbedSpec, Flow, ItemOutcome, Lane, Timing
@@ -17,6 +18,8 @@ __all__ = [
     "Lane",
     "LaneStatistics",
     "LoadedModel",
+    "MemoryGovernor",
+    "Pressure",
     "Statistics",
     "Timing",
     "WorkerDiedError",

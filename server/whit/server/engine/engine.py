@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from whit.contract.errors import Problem
 from whit.server.engine import problems, reading
 from whit.server.engine.jobs import Job
+from whit.server.engine.memory import MemoryGovernor
 from whit.server.engine.models import LoadedModel
 from whit.server.engine.scheduler import Scheduler
 from whit.server.engine.statistics import Statistics
@@ -49,6 +50,7 @@ class Engine:
 
     Attributes:
         models: the loaded models by id.
+        memory: watches how much there is, from the start to the end of the block.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Engine:
         queue_token_count: int,
         micro_batch_token_count: int,
         text_byte_count: int,
+        memory: MemoryGovernor | None = None,
     ) -> None:
         """Makes an engine that is not started.
 
@@ -68,6 +71,7 @@ class Engine:
             queue_token_count: tokens that may wait for one model; a job larger than that is let in when nothing waits.
             micro_batch_token_count: tokens in one run of a model; a longer sequence runs alone.
             text_byte_count: longest text, in bytes of UTF-8.
+            memory: None for that of this process.
 
         Raises:
             ValueError: a number is not positive.
@@ -81,6 +85,8 @@ class Engine:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.models = models
+        self.memory = memory or MemoryGovernor()
+        self._micro_batch_token_count = micro_batch_token_count
         self._text_byte_count = text_byte_count
         self._scheduler = Scheduler(
             models,
@@ -101,6 +107,10 @@ class Engine:
         self._death: asyncio.Future[BaseException] = self._loop.create_future()
         self._completions = _Completions(self._loop)
         self._workers.start()
+        self._watch_memory = self.memory.watching(
+            lambda _: self._scheduler.set_budget(self.memory.budget(self._micro_batch_token_count))
+        )
+        await self._watch_memory.__aenter__()
         return self
 
     async def __aexit__(
@@ -108,6 +118,7 @@ class Engine:
     ) -> None:
         """Refuses new calls, fails what waits with SHUTTING_DOWN, lets running micro-batches end and joins the threads."""
         self._draining = True
+        await self._watch_memory.__aexit__(None, None, None)
         self._scheduler.stop()
         await asyncio.to_thread(self._workers.join)
         await self._no_calls.wait()  # every job is settled, so the calls end at once; they may still need a reader
@@ -215,6 +226,8 @@ class Engine:
                 raise ServiceError(refusal)
             try:
                 async with asyncio.timeout(call.remaining_s()) as limit:
+                    if call.lane is Lane.BULK or not _is_short(items):
+                        await self._check_memory(call)
                     if not _is_short(items):
                         return await self._run(call, await self._loop.run_in_executor(self._readers, read))
                     here = call.model.is_instant and call.lane is Lane.INTERACTIVE
@@ -223,6 +236,11 @@ class Engine:
                 if not limit.expired():
                     raise
                 raise ServiceError(problems.deadline_exceeded()) from None
+
+    async def _check_memory(self, call: _Call) -> None:
+        refusal = await self.memory.refusal(wait=call.wait)
+        if refusal is not None:
+            raise ServiceError(refusal)
 
     async def _run(self, call: _Call, batch: reading.Reading, *, here: bool = False) -> Embedded:
         """``here``: in the calling thread, which is the loop's."""

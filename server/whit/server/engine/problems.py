@@ -75,3 +75,14 @@ def micro_batch_failed(batch: MicroBatch) -> Problem:
         f"model {batch.model_id!r} failed on micro-batch {batch.number}; the server's log has the traceback under that number",
         metadata={"model": batch.model_id, "micro_batch": str(batch.number)},
     )
+
+
+def memory_low(used_bytes: int, limit_bytes: int, retry_after_s: float) -> Problem:
+    """The process would be killed if it took much more."""
+    return Problem(
+        Reason.MEMORY_LOW,
+        f"the server has {used_bytes >> 20} of at most {limit_bytes >> 20} MiB in use, so large and bulk requests are refused; "
+        f"send this again after {retry_after_s:.0f} s, or single short texts now",
+        metadata={"used_bytes": str(used_bytes), "limit_bytes": str(limit_bytes)},
+        retry_after_s=retry_after_s,
+    )

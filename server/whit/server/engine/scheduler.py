@@ -132,6 +132,11 @@ class Scheduler:
                 self._statistics.deadline_token_count += least_tokens
             return hopeless
 
+    def set_budget(self, token_count: int) -> None:
+        """From now on a micro-batch has so many tokens at most; a longer sequence runs alone."""
+        with self._work:
+            self._micro_batch_token_count = token_count
+
     def discard(self, job: Job) -> None:
         """Forgets a job whose caller has gone: what no worker has started never runs. Does nothing to a settled job."""
         with self._work:

@@ -6,10 +6,17 @@ import time
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 
+from whit.server.engine import MemoryGovernor, Pressure
 from whit.server.service import models
 from whit.server.service.backend import Backend
 from whit.server.service.rpc import Call
 from whit.v1 import server_pb2
+
+_PRESSURES = {
+    Pressure.NONE: server_pb2.MEMORY_PRESSURE_NONE,
+    Pressure.HIGH: server_pb2.MEMORY_PRESSURE_HIGH,
+    Pressure.CRITICAL: server_pb2.MEMORY_PRESSURE_CRITICAL,
+}
 
 
 class ServerService:
@@ -39,9 +46,22 @@ class ServerService:
             providers=onnxruntime.get_available_providers(),
             models=models.describe_all(models.sorted_models(backend), backend),
             worker_count=backend.worker_count,
+            memory=_memory(backend.engine.memory),
         )
         response.uptime.FromTimedelta(timedelta(seconds=time.monotonic() - backend.start_time))
         return response
+
+
+def _memory(governor: MemoryGovernor) -> server_pb2.Memory | None:
+    found = governor.memory
+    if found is None:
+        return None
+    return server_pb2.Memory(
+        limit_byte_count=found.limit_bytes,
+        used_byte_count=found.used_bytes,
+        pressure=_PRESSURES[governor.pressure],
+        refused_count=governor.refused_count,
+    )
 
 
 def whit_version() -> str:
