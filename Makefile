@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PROTO  := $(wildcard proto/whit/v1/*.proto)
 
-.PHONY: demo test check fmt proto check-proto bench bench-peers bench-servers clean help
+.PHONY: demo test check fmt proto check-proto bench bench-quick bench-peers bench-servers clean help
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,9 @@ check-proto: $(VENV)-proto/.done $(VENV)/.dev
 
 bench: $(VENV)/.dev $(VENV)/.model  ## Measure, and write bench/results
 	$(BIN)/python -m bench
+
+bench-quick: $(VENV)/.dev $(VENV)/.model  ## Ratios beside those committed, in minutes; fails if one got worse
+	$(BIN)/python -m bench.quick
 
 bench-peers: $(VENV)/.dev $(VENV)/.model  ## Measure whit beside other tools (installs them under build/peers), and write bench/results and docs
 	$(BIN)/python -m bench.peers --out bench/results/peers.json

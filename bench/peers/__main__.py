@@ -2,7 +2,7 @@
 
 python -m bench.peers [--rounds 5] [--scale 1] [--only NAME...] [--prepare-only] [--out bench/results/peers.json]
 
-The first run installs every tool under build/peers and converts the model (minutes); a measurement is about 6 minutes. Contenders
+The first run installs every tool under build/peers and converts the model (minutes); a measurement is about a quarter of an hour. Contenders
 take turns on the same texts, and all but the one whose turn it is are frozen.
 """
 

@@ -120,6 +120,13 @@ def contenders(checkpoint: Path) -> list[Contender]:
             {"folder": flat, "file": "model_int8.onnx"},
         ),
         Contender(
+            "infinity_int8",
+            "infinity 0.0.78 in process, the same dynamic int8",
+            "infinity",
+            "run_infinity.py",
+            {"folder": str(INFINITY.absolute())},
+        ),
+        Contender(
             "openvino_int8",
             "OpenVINO 2026.4.1, NNCF static int8, sorted batches of 32",
             "openvino",

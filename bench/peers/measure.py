@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.data import collection, stsb
 from bench.peers.process import Worker
-from whit.export.evaluate import FloatMatrix, Sts, sts_score
+from whit.export.evaluate import FloatMatrix, Retrieval, Sts, ndcg_at_10, sts_score
 
 SETS = ("short", "abstracts", "mixed")
 
@@ -25,12 +25,14 @@ class Texts:
     sets: Mapping[str, Sequence[str]]
     single: Sequence[str]
     sts: Sts
+    retrieval: Retrieval | None = None
 
 
 def read_texts(scale: float, sts_split: str) -> Texts:
     """STS-B dev sentences; the long Cranfield abstracts, most over 256 tokens; 70 sentences to 30 abstracts, shuffled.
 
-    ``scale`` multiplies their numbers; below 1 it also cuts the STS-B pairs of ``sts_split``, which makes the quality a rough one.
+    ``scale`` multiplies their numbers; below 1 it also cuts the STS-B pairs of ``sts_split``, which makes the quality a rough one,
+    and leaves Cranfield out.
     """
     short, abstracts, mixed, single = (round(scale * count) for count in (600, 48, 150, 50))
     sts = stsb("dev")
@@ -45,14 +47,15 @@ def read_texts(scale: float, sts_split: str) -> Texts:
     scored = stsb(sts_split)
     pairs = round(min(1.0, scale) * len(scored.first))
     scored = Sts(scored.first[:pairs], scored.second[:pairs], scored.scores[:pairs])
-    return Texts(sets, sentences[short : short + single], scored)
+    retrieval = collection("cranfield", sts_split) if scale >= 1 else None
+    return Texts(sets, sentences[short : short + single], scored, retrieval)
 
 
 def measure_quality(worker: Worker, texts: Texts, scratch: Path) -> dict[str, Any]:
     """STS-B, and what a text's vector owes to the texts around it. Also warms the contender up.
 
     Returns:
-        ``sts_b`` (Spearman x 100); ``batch_max_difference`` and ``batch_min_cosine`` of the mixed texts embedded together
+        ``sts_b`` (Spearman x 100); ``cranfield`` (nDCG@10 x 100, None without the collection); ``vector_bytes``; ``batch_max_difference`` and ``batch_min_cosine`` of the mixed texts embedded together
         and each alone; ``vectors``, the mixed texts' own.
     """
     sts = texts.sts
@@ -64,6 +67,8 @@ def measure_quality(worker: Worker, texts: Texts, scratch: Path) -> dict[str, An
     half = len(sts.first)
     return {
         "sts_b": sts_score(together[:half], together[half:], sts.scores),
+        "cranfield": _cranfield(worker, texts.retrieval, scratch) if texts.retrieval else None,
+        "vector_bytes": together.nbytes // len(together),
         "batch_max_difference": float(np.abs(mixed[:alone_count] - alone).max()),
         "batch_min_cosine": float(_cosines(mixed[:alone_count], alone).min()),
         "vectors": mixed,
@@ -120,6 +125,7 @@ def summary(samples: Mapping[str, Any]) -> dict[str, Any]:
         "cpu_ms_per_text": {name: statistics.median(cpu) for name, cpu in samples["cpu_ms_per_text"].items()},
         "single_p50_ms": float(np.median([p50 for p50, _ in percentiles])),
         "single_p95_ms": float(np.median([p95 for _, p95 in percentiles])),
+        "single_p99_ms": float(np.percentile(np.concatenate(samples["single_ms"]), 99)),
         "peak_mb": sum(samples["peak_bytes"]) / 1e6,
         "foreign_cores": statistics.median(samples["foreign_cores"]),
         "foreign_cores_max": max(samples["foreign_cores"]),
@@ -130,6 +136,11 @@ def compare(vectors: FloatMatrix, reference: FloatMatrix) -> dict[str, float]:
     """Mean and least cosine of the same texts' vectors by another contender."""
     cosines = _cosines(vectors, reference)
     return {"mean_cosine": float(cosines.mean()), "min_cosine": float(cosines.min())}
+
+
+def _cranfield(worker: Worker, retrieval: Retrieval, scratch: Path) -> float:
+    documents, queries = (_vectors(worker, texts, scratch) for texts in (retrieval.documents, retrieval.queries))
+    return ndcg_at_10(documents, queries, retrieval.judgements)
 
 
 def _vectors(worker: Worker, texts: Sequence[str], scratch: Path) -> FloatMatrix:

@@ -19,9 +19,10 @@ _COLUMNS = (
     "mixed texts/s",
     "whit over gRPC, times this one: short / abstracts / mixed",
     "CPU ms a mixed text",
-    "one text, p50 / p95 ms",
+    "one text, p50 / p95 / p99 ms",
     "peak RSS MB",
-    "STS-B",
+    "STS-B / Cranfield",
+    "bytes a vector",
     "alone or batched: least cosine",
 )
 
@@ -115,9 +116,10 @@ def _cells(row: Mapping[str, Any]) -> Sequence[str]:
         f"{rate['mixed']:,.0f}",
         " / ".join(f"{value:.2f}" for value in row["ratio_of_served"].values()) if "ratio_of_served" in row else "-",
         f"{row['cpu_ms_per_text']['mixed']:.1f}",
-        f"{row['single_p50_ms']:.1f} / {row['single_p95_ms']:.1f}",
+        f"{row['single_p50_ms']:.1f} / {row['single_p95_ms']:.1f} / {row['single_p99_ms']:.1f}",
         f"{row['peak_mb']:,.0f}",
-        f"{row['sts_b']:.2f}",
+        f"{row['sts_b']:.2f} / {'-' if row['cranfield'] is None else format(row['cranfield'], '.1f')}",
+        f"{row['vector_bytes']:,}",
         "identical bytes" if row["batch_max_difference"] == 0 else f"{row['batch_min_cosine']:.4f}",
     )
 

@@ -36,6 +36,7 @@ def test_single_calls_are_summed_up_by_round() -> None:
     found = measure.summary(samples([1.0] * 3, calls))
 
     assert (found["single_p50_ms"], found["single_p95_ms"]) == (2.0, 5.0)
+    assert found["single_p99_ms"] == 50.0  # over all calls: a round has too few
 
 
 def test_compare_sees_other_vectors() -> None:
@@ -55,8 +56,11 @@ def row(name: str, *, difference: float) -> dict[str, object]:
         "cpu_ms_per_text": dict.fromkeys(rates, 9.0),
         "single_p50_ms": 2.0,
         "single_p95_ms": 3.0,
+        "single_p99_ms": 4.0,
         "peak_mb": 1024.0,
         "sts_b": 82.03,
+        "cranfield": 40.0 if difference else None,
+        "vector_bytes": 1536,
         "foreign_cores": 0.02,
         "batch_max_difference": difference,
         "batch_min_cosine": 0.96,
@@ -81,6 +85,8 @@ def test_the_table_replaces_what_was_between_its_marks(tmp_path: Path, capsys: p
     assert len({line.count("|") for line in tables}) == 1
     assert tables[2].endswith("| identical bytes |")
     assert tables[3].endswith("| 0.9600 |")
+    assert "| 82.03 / - | 1,536 |" in tables[2]
+    assert "| 82.03 / 40.0 | 1,536 |" in tables[3]
     assert "| 1,234 | 20.5 | 60 | 1.50 / 1.50 / 1.50 |" in tables[2]
     assert "Left out: c (no wheel)." in lines
     assert capsys.readouterr().err == ""
