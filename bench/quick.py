@@ -31,8 +31,8 @@ from whit.client import Client
 from whit.export.compile import ExportOptions, compile_checkpoint
 
 BASELINE = RESULTS / "quick.json"
-TEXTS = 640
-SINGLE = 150
+TEXTS = 384
+SINGLE = 100
 
 TOLERANCES = {"int8_to_float32": 0.12, "in_process_to_stream": 0.12, "in_process_to_single": 0.2}
 """By how much of the baseline a ratio may fall: single calls are few, and what others do to the caches shows in them most."""
