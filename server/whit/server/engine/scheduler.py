@@ -126,8 +126,8 @@ class Scheduler:
             if deadline is None or not self._queued:
                 return None
             ahead = self._tokens_ahead(model_id, lane, least_tokens)
-            left_s = (deadline - self._clock()) / _ADMISSION_MARGIN
-            hopeless = self._hopeless(model_id, lane, left_s, ahead, least_tokens, 0)
+            left_s = deadline - self._clock()
+            hopeless = self._hopeless(model_id, lane, left_s, ahead, least_tokens, 0, _ADMISSION_MARGIN)
             if hopeless is not None:
                 self._statistics.deadline_token_count += least_tokens
             return hopeless
@@ -305,11 +305,18 @@ class Scheduler:
         """
         if job.deadline is None or not any(other is not job for other in self._queued):
             return None
-        left_s = (job.deadline - now) / margin
-        return self._hopeless(job.model_id, job.lane, left_s, tokens_ahead, job.waiting_tokens, job.waiting_cells)
+        work = tokens_ahead, job.waiting_tokens, job.waiting_cells
+        return self._hopeless(job.model_id, job.lane, job.deadline - now, *work, margin)
 
     def _hopeless(
-        self, model_id: str, lane: Lane, left_s: float, tokens_ahead: int, token_count: int, cell_count: int
+        self,
+        model_id: str,
+        lane: Lane,
+        left_s: float,
+        tokens_ahead: int,
+        token_count: int,
+        cell_count: int,
+        margin: float = 1.0,
     ) -> Problem | None:
         """Why a job of so much work would be done after its deadline, in ``left_s``; None if it may be, or who knows."""
         model = self._costs[model_id]
@@ -322,7 +329,7 @@ class Scheduler:
         waiting = self._statistics.lanes[lane].waiting_token_count
         run_s = costs.run_s + token_s * min(waiting, self._micro_batch_token_count)
         needed_s = token_s * tokens_ahead / self._worker_count + max(own_s / self._worker_count, run_s)
-        return problems.deadline_hopeless(needed_s, left_s) if needed_s > left_s else None
+        return problems.deadline_hopeless(needed_s, left_s) if needed_s * margin > left_s else None
 
     def _tokens_ahead(self, model_id: str, lane: Lane, token_count: int) -> int:
         """Tokens that will run before a job is done that comes now: of each flow a quantum, or as much as of its own.
