@@ -349,7 +349,8 @@ def test_a_worker_that_dies_ends_the_server_with_status_1(tmp_path, monkeypatch,
 
     def call():
         with connected(address) as wire:
-            request = embedding_pb2.EmbedRequest(options=embed_options(), texts=["a"])
+            texts = ["a"] * 5  # enough not to be run on the event loop
+            request = embedding_pb2.EmbedRequest(options=embed_options(), texts=texts)
             outcome.append(refused(lambda: wire.embedding.Embed(request, wait_for_ready=True, timeout=30)))
 
     client = threading.Thread(target=call)
