@@ -142,6 +142,6 @@ def test_texts_for_calibration_shape_the_package(tmp_path: Path) -> None:
     checkpoint = tiny.write_checkpoint(tmp_path / "tiny")
     (tmp_path / "texts.txt").write_text("\n".join(["the water", "a story", "see him", "of the"] * 3))
 
-    compile_checkpoint(checkpoint, tmp_path / "own", ExportOptions(calibration=tmp_path / "texts.txt"))
+    compile_checkpoint(checkpoint, tmp_path / "own", ExportOptions(calibration=tmp_path / "texts.txt", max_loss=100))
 
     assert read_manifest(tmp_path / "own").fingerprint != manifest("bert").fingerprint
