@@ -34,8 +34,9 @@ class StaticEncoder:
         self._sum_dtype = np.int32 if self._rows.dtype == np.int8 else np.float32
 
     def attention_length(self, token_count: int) -> int:
-        """The token count itself: nothing is padded."""
-        return token_count
+        """The same for all: nothing is padded, so texts of any lengths are run together."""
+        del token_count
+        return 1
 
     def run(self, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
         """Vectors of any number of texts.
