@@ -375,7 +375,7 @@ def test_calibration_file_with_too_few_lines(data: bytes, count: int, checkpoint
 
     message = refusal(checkpoint, tmp_path, calibration=tmp_path / "texts.txt")
 
-    assert f"calibration text {tmp_path / 'texts.txt'} has {count} lines; give at least 8" in message
+    assert f"calibration text {tmp_path / 'texts.txt'} has {count} texts; give at least 8" in message
 
 
 def test_calibration_file_that_is_no_text(checkpoint: Path, tmp_path: Path) -> None:

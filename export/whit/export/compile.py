@@ -28,6 +28,7 @@ from whit.export.linear import Plan, Scheme
 from whit.export.quantize import choose_scheme
 from whit.export.report import Report, measure
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal, tokenize
+from whit.export.texts import read_texts
 from whit.runtime.package import Package
 
 DTYPES = ("float32", "int8")
@@ -35,6 +36,8 @@ DTYPES = ("float32", "int8")
 # Multiples of the SIMD width; shorter texts have too little attention for a path of its own.
 ATTENTION_BUCKET = 16
 LEAST_UNMASKED_LENGTH = 128
+
+_LEAST_CALIBRATION_TEXTS = 8  # better 200, of the kind that will be embedded
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 
@@ -123,21 +126,10 @@ def calibration_texts(path: Path | None) -> list[str]:
     Raises:
         CheckpointError: it cannot be read, or has too few lines.
     """
-    if path is None:
-        text = (resources.files("whit.export") / "data" / "calibration.txt").read_text(encoding="utf-8")
-    else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(
-                f"calibration text {path} cannot be read ({error}); give a UTF-8 file, one text a line"
-            ) from None
-    texts = [line for line in text.splitlines() if line.strip()]
-    if len(texts) < 8:
-        raise CheckpointError(
-            f"calibration text {path} has {len(texts)} lines; give at least 8, better 200, of the kind you will embed"
-        )
-    return texts
+    if path is not None:
+        return read_texts(path, least=_LEAST_CALIBRATION_TEXTS, purpose="calibration text")
+    with resources.as_file(resources.files("whit.export") / "data" / "calibration.txt") as own:
+        return read_texts(own)
 
 
 def _quantize(gate: Gate, max_layer_error: float) -> tuple[Plan, list[LinearScheme]]:
