@@ -14,7 +14,7 @@ from whit.export.distill.batches import CHUNK, batches, chunks
 from whit.export.distill.options import DistillOptions
 from whit.export.distill.projection import fit_teacher, nearest_rotation, principal_directions, project
 from whit.export.distill.schedule import learning_rate_at
-from whit.export.distill.teacher import TeacherVectors, open_teacher
+from whit.export.distill.teacher import PackageTeacher, TeacherVectors, open_teacher
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ def test_a_text_longer_than_the_budget_is_a_batch_of_its_own() -> None:
 def test_teacher_vectors_are_the_packages_and_are_computed_once(
     package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = TeacherVectors(package, TEXTS, tmp_path, max_token_count=64)
+    first = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64)
     some, everything = np.array([3, 1]), np.arange(len(TEXTS))
     expected = Encoder(package).encode(Tokenizer(package).encode(TEXTS))
     assert np.allclose(first.rows(some), expected[some], atol=1e-3)
@@ -68,7 +68,7 @@ def test_teacher_vectors_are_the_packages_and_are_computed_once(
         compute(self, indices)
 
     monkeypatch.setattr(TeacherVectors, "_compute", record)
-    again = TeacherVectors(package, TEXTS, tmp_path, max_token_count=64)
+    again = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64)
     assert np.allclose(again.rows(everything), expected, atol=1e-3)
     assert np.allclose(again.rows(everything), expected, atol=1e-3)
     assert sorted(computed) == sorted(set(everything) - set(some))
@@ -76,9 +76,9 @@ def test_teacher_vectors_are_the_packages_and_are_computed_once(
 
 def test_other_texts_or_limits_have_vectors_of_their_own(package: Package, tmp_path: Path) -> None:
     keys = {
-        TeacherVectors(package, TEXTS, tmp_path, max_token_count=64).key,
-        TeacherVectors(package, TEXTS[1:], tmp_path, max_token_count=64).key,
-        TeacherVectors(package, TEXTS, tmp_path, max_token_count=4).key,
+        TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64).key,
+        TeacherVectors(PackageTeacher(package), TEXTS[1:], tmp_path, max_token_count=64).key,
+        TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=4).key,
     }
     assert len(keys) == 3
 
@@ -100,7 +100,7 @@ def test_a_teacher_that_is_neither_is_refused(tmp_path: Path) -> None:
 def test_a_cache_that_cannot_be_written_is_named(package: Package, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="choose another --cache"):
-        TeacherVectors(package, TEXTS, tmp_path / "file", max_token_count=64)
+        TeacherVectors(PackageTeacher(package), TEXTS, tmp_path / "file", max_token_count=64)
 
 
 def test_principal_directions_keep_the_cosines_of_flat_vectors() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from whit.contract.manifest import MANIFEST_FILE
 from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import Progress
 from whit.export.derive import check_out, derive_checkpoint
@@ -26,7 +27,8 @@ from whit.export.distill.projection import fit_teacher, principal_directions, pr
 from whit.export.distill.schedule import learning_rate_at
 from whit.export.distill.state import Position, StateFile
 from whit.export.distill.student import Student
-from whit.export.distill.teacher import TeacherVectors, open_teacher
+from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, TeacherVectors, open_teacher
+from whit.export.distill.torch_teacher import TorchTeacher
 from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.texts import read_texts
 from whit.runtime.packing import TokenIds
@@ -91,12 +93,9 @@ class _Run:
                 f"{options.texts[0]} has {len(self._texts)} texts; give at least {_LEAST_TEXTS}, better 100,000"
             )
         cache = cache_folder(options.cache)
-        package = open_teacher(options.teacher, cache, options.teacher_dtype, progress)
-        threads = options.threads or torch.get_num_threads()
-        self._fingerprint = package.manifest.fingerprint
-        self._vectors = TeacherVectors(
-            package, self._texts, cache, max_token_count=options.max_token_count, threads=threads
-        )
+        teacher = self._open_teachers(cache)
+        self._fingerprint = teacher.fingerprint
+        self._vectors = TeacherVectors(teacher, self._texts, cache, max_token_count=options.max_token_count)
         # Files may be sorted, so the texts kept back are drawn from all of them.
         order = np.random.default_rng(options.seed).permutation(len(self._texts))
         held = min(_HELD_OUT, len(order) // 8)
@@ -115,6 +114,7 @@ class _Run:
                 "texts": self._vectors.key,
             },
         )
+        self._kept_ids: dict[int, TokenIds] = {}
         self._loss = 0.0  # of the last steps, smoothed
         self._position = self._resume()
 
@@ -173,6 +173,17 @@ class _Run:
             history=tuple(at.history),
         )
 
+    def _open_teachers(self, cache: Path) -> Teacher:
+        options = self._options
+        found: list[Teacher] = []
+        for folder in (options.teacher, *options.other_teachers):
+            if self._device.type == "cuda" and not (folder / MANIFEST_FILE).is_file():
+                found.append(TorchTeacher(folder, self._device))
+            else:
+                package = open_teacher(folder, cache, options.teacher_dtype, self._progress)
+                found.append(PackageTeacher(package, options.threads or torch.get_num_threads()))
+        return found[0] if len(found) == 1 else JointTeacher(found)
+
     def _lessons(self) -> Iterator[tuple[list[TokenIds], FloatArray]]:
         """Batches from the current position on: token ids and teacher vectors. Moves the position to the next one."""
         at, seed = self._position, self._options.seed
@@ -180,7 +191,7 @@ class _Run:
             parts = chunks(len(self._trained), seed, at.epoch)
             while at.chunk < len(parts):
                 indices = self._trained[parts[at.chunk]]
-                sequences, targets = self._tokenize([self._texts[i] for i in indices]), self._targets(indices)
+                sequences, targets = self._token_ids(indices), self._targets(indices)
                 plan = batches(
                     [len(ids) for ids in sequences], self._options.batch_token_count, (seed, at.epoch, at.chunk)
                 )
@@ -215,6 +226,15 @@ class _Run:
         at, minutes = self._position, self._options.max_minutes
         by_texts = at.texts / (self._options.epochs * len(self._trained))
         return max(by_texts, 0.0 if minutes is None else at.seconds / (60 * minutes))
+
+    def _token_ids(self, indices: Indices) -> list[TokenIds]:
+        """Token ids of these texts; kept where another epoch will ask for them again."""
+        missing = [i for i in indices if i not in self._kept_ids]
+        found = dict(zip(missing, self._tokenize([self._texts[i] for i in missing]), strict=True))
+        if self._options.epochs > 1:
+            self._kept_ids |= found
+            found = self._kept_ids
+        return [found[i] for i in indices]
 
     def _targets(self, indices: Indices) -> FloatArray:
         found = self._vectors.rows(indices)

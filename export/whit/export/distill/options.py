@@ -24,6 +24,7 @@ class DistillOptions:
 
     teacher: Path  # a checkpoint folder, or a package that whit export made
     texts: tuple[Path, ...]  # UTF-8 files, one text a line, plain or .gz
+    other_teachers: tuple[Path, ...] = ()  # the student learns the mean of all teachers' cosines
     epochs: int = 1
     learning_rate: float = 2e-4
     warmup: float = 0.05  # share of the run
@@ -73,7 +74,17 @@ class DistillOptions:
 
     def decisive(self) -> Mapping[str, Any]:
         """The options that decide the result, as plain JSON: a run can only be continued with the same ones."""
-        incidental = {"max_minutes", "cache", "sts_dev", "precision", "threads", "save_every", "texts", "teacher"}
+        incidental = {
+            "max_minutes",
+            "cache",
+            "sts_dev",
+            "precision",
+            "threads",
+            "save_every",
+            "texts",
+            "teacher",
+            "other_teachers",
+        }
         chosen = {name: value for name, value in asdict(self).items() if name not in incidental}
         decisive: Mapping[str, Any] = json.loads(json.dumps(chosen))
         return decisive

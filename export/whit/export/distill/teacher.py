@@ -1,4 +1,4 @@
-"""The teacher: a package that the runtime computes without torch, and its vectors, kept on disk."""
+"""Teachers, and their vectors, kept on disk. whit's runtime computes them, without torch; ``torch_teacher`` on a GPU."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from whit.runtime.tokenizer import Tokenizer
 Indices = NDArray[np.int64]
 
 _TOKEN_BUDGET = 1024
+_ROWS = 1024  # computed before any of them is marked as done
 
 
 def open_teacher(folder: Path, cache: Path, dtype: str, progress: Progress) -> Package:
@@ -39,6 +41,50 @@ def open_teacher(folder: Path, cache: Path, dtype: str, progress: Progress) -> P
     return open_package(package)
 
 
+class Teacher(Protocol):
+    """Whose vectors are learned."""
+
+    fingerprint: str
+    dimension_count: int
+    max_token_count: int  # of a text that it can read
+
+    def encode(self, texts: Sequence[str], max_token_count: int) -> FloatArray:
+        """Vectors [len(texts), dimension_count] of texts that are cut at ``max_token_count``."""
+
+
+class PackageTeacher:
+    """A teacher that whit's runtime computes on the CPU."""
+
+    def __init__(self, package: Package, threads: int = 1) -> None:
+        self._tokenizer, self._encoder = Tokenizer(package), open_encoder(package)
+        self._threads = threads
+        self.fingerprint = package.manifest.fingerprint
+        self.dimension_count = package.manifest.dimension_count
+        self.max_token_count = package.manifest.max_token_count
+
+    def encode(self, texts: Sequence[str], max_token_count: int) -> FloatArray:
+        """As ``Teacher.encode``."""
+        sequences = [self._tokenizer.cut(ids, max_token_count) for ids in self._tokenizer.encode(texts)]
+        with ThreadPoolExecutor(self._threads) as executor:
+            return self._encoder.encode(sequences, token_budget=_TOKEN_BUDGET, executor=executor)
+
+
+class JointTeacher:
+    """Several teachers as one: their unit vectors side by side, so that its cosines are the means of theirs."""
+
+    def __init__(self, teachers: Sequence[Teacher]) -> None:
+        self._teachers = teachers
+        self.fingerprint = " and ".join(teacher.fingerprint for teacher in teachers)
+        self.dimension_count = sum(teacher.dimension_count for teacher in teachers)
+        self.max_token_count = min(teacher.max_token_count for teacher in teachers)
+
+    def encode(self, texts: Sequence[str], max_token_count: int) -> FloatArray:
+        """As ``Teacher.encode``; the vectors are of length 1."""
+        found = [teacher.encode(texts, max_token_count) for teacher in self._teachers]
+        units = [vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in found]
+        return np.asarray(np.concatenate(units, axis=1) / np.sqrt(len(units)), np.float32)
+
+
 class TeacherVectors:
     """Vectors of a teacher for a list of texts, computed when first asked for and kept on disk as float16.
 
@@ -46,15 +92,11 @@ class TeacherVectors:
     of the same teacher and texts computes nothing.
     """
 
-    def __init__(
-        self, package: Package, texts: Sequence[str], cache: Path, *, max_token_count: int, threads: int = 1
-    ) -> None:
-        self._texts = texts
-        self._tokenizer, self._encoder = Tokenizer(package), open_encoder(package)
-        self._limit = min(max_token_count, package.manifest.max_token_count)
-        self._threads = threads
-        self.dimension_count = package.manifest.dimension_count
-        self.key = _key(package, texts, self._limit)  # names the texts and the teacher
+    def __init__(self, teacher: Teacher, texts: Sequence[str], cache: Path, *, max_token_count: int) -> None:
+        self._teacher, self._texts = teacher, texts
+        self._limit = min(max_token_count, teacher.max_token_count)
+        self.dimension_count = teacher.dimension_count
+        self.key = _key(teacher.fingerprint, texts, self._limit)  # names the texts and the teacher
         folder = cache / f"vectors-{self.key}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -69,23 +111,19 @@ class TeacherVectors:
     def rows(self, indices: Indices, progress: Callable[[int], None] = lambda done: None) -> FloatArray:
         """Vectors of the texts with these indices, float32 [len(indices), dimension_count]."""
         missing = indices[self._done[indices] == 0]
-        for start in range(0, len(missing), 1024):
-            self._compute(missing[start : start + 1024])
+        for start in range(0, len(missing), _ROWS):
+            self._compute(missing[start : start + _ROWS])
             progress(start)
         return np.asarray(self._vectors[indices], np.float32)
 
     def _compute(self, indices: Indices) -> None:
-        encoded = self._tokenizer.encode([self._texts[i] for i in indices])
-        sequences = [self._tokenizer.cut(ids, self._limit) for ids in encoded]
-        with ThreadPoolExecutor(self._threads) as executor:
-            vectors = self._encoder.encode(sequences, token_budget=_TOKEN_BUDGET, executor=executor)
-        self._vectors[indices] = vectors
+        self._vectors[indices] = self._teacher.encode([self._texts[i] for i in indices], self._limit)
         self._vectors.flush()
         self._done[indices] = 1
 
 
-def _key(package: Package, texts: Sequence[str], limit: int) -> str:
-    digest = hashlib.sha256(f"{package.manifest.fingerprint} {limit}\n".encode())
+def _key(fingerprint: str, texts: Sequence[str], limit: int) -> str:
+    digest = hashlib.sha256(f"{fingerprint} {limit}\n".encode())
     for text in texts:
         digest.update(text.encode())
         digest.update(b"\n")

@@ -15,7 +15,7 @@ from whit.contract.manifest import KINDS, STATIC, TABLE_FILE, TOKENIZER_FILE, Ma
 from whit.export.checkpoint import CheckpointError, FloatArray
 from whit.export.distill.options import cache_folder
 from whit.export.distill.projection import principal_directions, project
-from whit.export.distill.teacher import TeacherVectors, open_teacher
+from whit.export.distill.teacher import PackageTeacher, TeacherVectors, open_teacher
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal
 from whit.export.static.fit import FitOptions, bags, fit, steady
 from whit.export.static.table import check_storage, random_turn, write_table
@@ -102,7 +102,7 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         tokens = choose_tokens(teacher, texts, options.vocabulary_size, options.word_count)
         said = token_vectors(teacher, tokens, lambda done: progress("teacher (tokens)", done, len(tokens)))
         vectors = TeacherVectors(
-            teacher, texts, cache, max_token_count=options.teacher_token_count, threads=options.threads
+            PackageTeacher(teacher, options.threads), texts, cache, max_token_count=options.teacher_token_count
         )
         wanted = vectors.rows(np.arange(len(texts)), lambda done: progress("teacher (texts)", done, len(texts)))
 
