@@ -86,7 +86,12 @@ def test_without_click_one_line_says_what_to_install(
         (
             ["static", ".", "--texts", "x", "--out", "y"],
             "scipy",
-            "whit static needs the train extra: pip install 'whit[train]'",
+            "whit static needs the static extra: pip install 'whit[static]'",
+        ),
+        (
+            ["distill", ".", "--teacher", ".", "--texts", "x", "--out", "y"],
+            "torch",
+            "whit distill needs the train extra: pip install 'whit[train]'",
         ),
         (["models"], "rich", "whit models needs the cli extra: pip install 'whit[cli]'"),
     ],
@@ -97,6 +102,13 @@ def test_missing_extra_is_one_line(
     hide(missing)
     assert whit.cli.main(arguments) == 2
     assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("torch", "train"), ("scipy", "static"), ("onnx", "export")])
+def test_a_recipe_asks_for_the_extra_of_the_library_that_it_lacks(missing: str, extra: str) -> None:
+    """`whit export` itself needs less than some steps of a recipe."""
+    line, code = app.explain(ModuleNotFoundError("", name=f"{missing}.part"), "export")
+    assert (line, code) == (f"whit export needs the {extra} extra: pip install 'whit[{extra}]'", 2)
 
 
 @pytest.mark.parametrize("name", list(app.COMMANDS))

@@ -32,7 +32,7 @@ COMMANDS: Mapping[str, Entry] = {
     "trim": Entry("whit.cli.trim", "Take words out of a checkpoint's vocabulary.", "export"),
     "prune": Entry("whit.cli.prune", "Leave layers, heads or columns out of a checkpoint.", "export"),
     "distill": Entry("whit.cli.distill", "Train a checkpoint to give a larger model's vectors.", "train"),
-    "static": Entry("whit.cli.static", "Make a table of vectors that stands in for a transformer.", "train"),
+    "static": Entry("whit.cli.static", "Make a table of vectors that stands in for a transformer.", "static"),
     "words": Entry("whit.cli.words", "Make a package of word vectors from a file of them.", "export"),
     "verify": Entry("whit.cli.verify", "Recompute a package's golden vectors on this machine.", "server"),
     "inspect": Entry("whit.cli.inspect", "Show what is in a package."),
@@ -47,6 +47,9 @@ COMMANDS: Mapping[str, Entry] = {
     "load": Entry("whit.cli.load", "Send requests at a given rate and show what the server makes of them."),
     "demo": Entry("whit.cli.demo", "Compile, serve, index and search, all on this machine.", "server,export"),
 }
+
+# A recipe may need more than its command: a library that only one extra has tells which.
+EXTRA_OF_LIBRARY: Mapping[str, str] = {"scipy": "static", "torch": "train", "transformers": "train"}
 
 # Failures that a user can meet. Looked up in sys.modules when one is raised: importing these here would cost every start.
 EXPECTED_ERRORS = (
@@ -140,7 +143,8 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
         return f"{command}: {error.format_message()}", error.exit_code
     is_foreign = isinstance(error, ModuleNotFoundError) and not (error.name or "whit").startswith("whit")
     if is_foreign and name in COMMANDS:
-        extras = COMMANDS[name].extras
+        library = (error.name or "").partition(".")[0]
+        extras = EXTRA_OF_LIBRARY.get(library, COMMANDS[name].extras)
         noun = "extras" if "," in extras else "extra"
         return f"{command} needs the {extras.replace(',', ' and ')} {noun}: pip install 'whit[{extras}]'", 2
     if isinstance(error, OSError) and error.filename and error.strerror:

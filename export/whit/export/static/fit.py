@@ -18,7 +18,7 @@ from whit.export.checkpoint import FloatArray
 from whit.runtime.packing import TokenIds
 
 if TYPE_CHECKING:
-    from scipy import sparse  # of the [train] extra: loaded by what computes with it
+    from scipy import sparse  # of the [static] extra: loaded by what computes with it
 
 _DECAY, _SQUARE_DECAY = 0.9, 0.99
 _WARMUP_STEPS = 50
