@@ -21,8 +21,8 @@ Made from the program's own help by `python -m whit.cli.reference > docs/cli.md`
 
 `pip install 'whit[cli]'` has every command that talks to a server; `verify` and `serve` need `whit[server]`, `demo` that and
 `whit[export]`, `static` needs `whit[static]` and `distill` `whit[train]`; other commands that make or score models need
-`whit[export]`. Results go to stdout, progress and failures to stderr. A failure is one line that says what to do, and an exit code
-other than 0; `WHIT_DEBUG=1` adds the traceback. With `--json` stdout holds nothing but JSON.
+`whit[export]`. Results go to stdout, progress and failures to stderr. A failure is one line that says what to do, and an exit
+code other than 0; `WHIT_DEBUG=1` adds the traceback. With `--json` stdout holds nothing but JSON.
 """
 
 
