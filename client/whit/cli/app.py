@@ -141,10 +141,9 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
         return f"{path}: {error.format_message()} See: {path} --help", error.exit_code
     if isinstance(error, click.ClickException):
         return f"{command}: {error.format_message()}", error.exit_code
-    is_foreign = isinstance(error, ModuleNotFoundError) and not (error.name or "whit").startswith("whit")
-    if is_foreign and name in COMMANDS:
-        library = (error.name or "").partition(".")[0]
-        extras = EXTRA_OF_LIBRARY.get(library, COMMANDS[name].extras)
+    missing = (error.name or "whit").partition(".")[0] if isinstance(error, ModuleNotFoundError) else "whit"
+    if missing != "whit" and name in COMMANDS:
+        extras = EXTRA_OF_LIBRARY.get(missing, COMMANDS[name].extras)
         noun = "extras" if "," in extras else "extra"
         return f"{command} needs the {extras.replace(',', ' and ')} {noun}: pip install 'whit[{extras}]'", 2
     if isinstance(error, OSError) and error.filename and error.strerror:
