@@ -51,6 +51,13 @@ _NAMELESS = re.compile(
     show_default=True,
     help="Numbers of the package: int8 is a quarter of the size and faster, float32 has the checkpoint's own vectors.",
 )
+@click.option(
+    "--embedding-bits",
+    type=click.Choice(["8", "4"]),
+    default="8",
+    show_default=True,
+    help="int8: bits of a value in the table of word embeddings, which is half of a small package.",
+)
 @click.option("--name", help="Name under which the package is served. Default: the name of the CHECKPOINT folder.")
 @click.option(
     "--calibration",
@@ -100,6 +107,7 @@ def export(
     checkpoint: Path | None,
     out: Path,
     dtype: str,
+    embedding_bits: str,
     name: str | None,
     calibration: Path | None,
     pooling: str | None,
@@ -127,6 +135,7 @@ def export(
 
     options = ExportOptions(
         dtype=dtype,
+        embedding_bits=int(embedding_bits),
         name=name,
         calibration=calibration,
         pooling=pooling,
@@ -148,7 +157,7 @@ def export(
 
 
 def _refuse_beside_recipe(context: click.Context) -> None:
-    for name in ("dtype", "calibration", "pooling", "max_token_count", "max_loss", "sensitivity"):
+    for name in ("dtype", "embedding_bits", "calibration", "pooling", "max_token_count", "max_loss", "sensitivity"):
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{flag} is the recipe's to say: set {name} in its [export] table.", context)

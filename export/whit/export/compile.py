@@ -21,6 +21,7 @@ from whit.contract.manifest import (
 from whit.contract.pooling import ditto_head
 from whit.export.calibrate import calibrate
 from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from whit.export.embedding import EMBEDDING_BITS
 from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.gate import Gate
@@ -54,6 +55,7 @@ class ExportOptions:
     max_layer_error: float = 0.045  # int8: error of a layer's output up to which a cheaper scheme is taken
     max_loss: float = 5.0  # int8: points of rank agreement with float32 that may be lost; see ``gate``
     sensitivity: bool = False  # int8: whether to measure what each linear layer loses alone
+    embedding_bits: int = 8  # int8: of a value in the table of word embeddings, 8 or 4
 
 
 def compile_checkpoint(
@@ -85,7 +87,7 @@ def compile_checkpoint(
             package = float_package
         else:
             gate = Gate(weights, head, tokenize(float_package, texts), ATTENTION_BUCKET, progress)
-            plan, linears = _quantize(gate, options.max_layer_error)
+            plan, linears = _quantize(gate, options)
             plan, linears, sensitivities = _keep_within(gate, plan, linears, options)
             package = _write(new_dir, source, weights, head, plan, linears, options, limit, texts)
         report = measure(float_package, package, texts, sensitivities, progress)
@@ -97,6 +99,14 @@ def compile_checkpoint(
 def _check_options(options: ExportOptions) -> None:
     if options.dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
+    if options.embedding_bits not in EMBEDDING_BITS:
+        raise CheckpointError(
+            f"embedding_bits must be {' or '.join(map(str, EMBEDDING_BITS))}, got {options.embedding_bits}"
+        )
+    if options.dtype == "float32" and options.embedding_bits != max(EMBEDDING_BITS):
+        raise CheckpointError(
+            f"embedding_bits {options.embedding_bits} needs dtype int8: float32 packages round nothing"
+        )
     if options.name is not None:
         check_name(options.name)
     if not 0 < options.max_layer_error < 1:
@@ -132,7 +142,7 @@ def calibration_texts(path: Path | None) -> list[str]:
         return read_texts(own)
 
 
-def _quantize(gate: Gate, max_layer_error: float) -> tuple[Plan, list[LinearScheme]]:
+def _quantize(gate: Gate, options: ExportOptions) -> tuple[Plan, list[LinearScheme]]:
     """Calibrates and chooses the scheme of every linear layer."""
     weights, sequences, progress = gate.weights, gate.sequences, gate.progress
     total = sum(len(ids) for ids in sequences)
@@ -144,10 +154,10 @@ def _quantize(gate: Gate, max_layer_error: float) -> tuple[Plan, list[LinearSche
     for done, (name, activations) in enumerate(seen.items(), start=1):
         _, layer, part = name.split(".")
         linear = getattr(weights.layers[int(layer)], part)
-        kind, schemes[name], error = choose_scheme(linear, activations, max_layer_error)
+        kind, schemes[name], error = choose_scheme(linear, activations, options.max_layer_error)
         linears.append(LinearScheme(name, kind, round(error, 6)))
         progress("quantise (layers)", done, len(seen))
-    return Plan(schemes, quantize_embeddings=True), linears
+    return Plan(schemes, options.embedding_bits), linears
 
 
 def _keep_within(

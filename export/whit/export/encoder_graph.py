@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from whit.contract.pooling import ditto_head
 from whit.export.checkpoint import CheckpointError, Dense
+from whit.export.embedding import emit_rows
 from whit.export.families import EncoderWeights, Layer, Norm
 from whit.export.graph import FLOAT, INT64, MICROSOFT, Graph
 from whit.export.linear import Plan, emit_linear
@@ -69,7 +70,7 @@ def build_graph(
     g = Graph()
     ditto = _ditto_head(weights, head.pooling)
     attention = _Attention(g, weights, unmasked_length)
-    x = _embed(g, weights, quantized=plan.quantize_embeddings)
+    x = _embed(g, weights, plan.embedding_bits)
     states, diagonal = [], ""
     for i, layer in enumerate(weights.layers):
         x = _layer(g, x, layer, f"layers.{i}", weights, attention, _linear_emitter(g, layer, plan, taps))
@@ -95,23 +96,14 @@ def _linear_emitter(g: Graph, layer: Layer, plan: Plan, taps: dict[str, str] | N
     return emit
 
 
-def _embed(g: Graph, weights: EncoderWeights, *, quantized: bool) -> str:
-    words = _rows(g, weights.words, "input_ids", quantized=quantized)
-    x = g.op("Add", words, _rows(g, weights.positions, "position_ids", quantized=quantized))
+def _embed(g: Graph, weights: EncoderWeights, bits: int) -> str:
+    words = emit_rows(g, weights.words, "input_ids", bits)
+    # There are few positions, and each is in every text: they never have less than eight bits.
+    x = g.op("Add", words, emit_rows(g, weights.positions, "position_ids", max(bits, 8)))
     x = _norm(g, x, weights.embedding_norm, weights.epsilon)
     if weights.projection is not None:
         x = g.op("Add", g.op("MatMul", x, g.const(weights.projection.weight)), g.const(weights.projection.bias))
     return x
-
-
-def _rows(g: Graph, table: NDArray[np.float32], ids: str, *, quantized: bool) -> str:
-    """Rows of an embedding table; quantised, int8 with one scale a row, so that no word pays for another's outliers."""
-    if not quantized:
-        return g.op("Gather", g.const(table), ids)
-    scales = np.abs(table).max(axis=1, keepdims=True) / np.float32(127)
-    codes = np.rint(table / np.where(scales > 0, scales, 1)).astype(np.int8)
-    rows = g.op("Cast", g.op("Gather", g.const(codes), ids), to=FLOAT)
-    return g.op("Mul", rows, g.op("Gather", g.const(scales.astype(np.float32)), ids))
 
 
 def _layer(

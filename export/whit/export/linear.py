@@ -48,10 +48,10 @@ Scheme = Linear | Static | Row
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The scheme of each linear layer by name; a layer that is not named stays float32."""
+    """The scheme of each linear layer by name, and bits a value of the word embeddings; what is not named stays float32."""
 
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
-    quantize_embeddings: bool = False
+    embedding_bits: int = 32
 
     def scheme(self, name: str, linear: Linear) -> Scheme:
         """What to do with the layer called ``name``."""

@@ -136,7 +136,7 @@ def int8_plan(weights: EncoderWeights) -> Plan:
         for i, layer in enumerate(weights.layers)
         for part in ("qkv", "out", "up", "down")
     }
-    return Plan(schemes, quantize_embeddings=True)
+    return Plan(schemes, embedding_bits=8)
 
 
 def _static(linear: Linear) -> Static:
