@@ -2,8 +2,10 @@
 
 python -m bench.overload PACKAGE [--texts 16] [--factor 3] [--seconds 60] [--deadline-ms 1000] [--out bench/results/overload.json]
 
-Open loop (``whit load``): requests of short texts are sent when they are due, whatever became of earlier ones. Capacity is
-the best goodput of a sweep below and above it. The load comes from this process, on the same cores.
+Open loop (``whit load``): requests of short texts are sent when they are due, whatever became of earlier ones. A sweep finds
+the rate with the best goodput; capacity is the mean goodput at that rate just before and just after the overload. The load comes from
+this process, on the same cores. Beside it a small fixed piece of work is timed: where that takes longer, it is the machine
+that has become slower, and not the server.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from bench.data import stsb
-from bench.machine import describe
+from bench.machine import describe, probing
 from bench.server import ServerProcess, running
 from whit.cli.load import Target, measure
 from whit.cli.load_plan import Report
@@ -26,7 +29,8 @@ from whit.client import Client
 from whit.runtime import open_package
 
 SWEEP = (0.7, 0.85, 1.0, 1.2)  # times the rate of a closed loop
-SWEEP_S = 8.0
+SWEEP_S = 6.0
+CAPACITY_S = 15.0
 REFUSALS = {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "NOT_SENT"}
 
 
@@ -38,28 +42,45 @@ def closed_loop_rate(client: Client, model: str, texts: list[str], size: int) ->
 
 
 def run(target: Target, texts: list[str], rate: float, seconds: float, server: ServerProcess) -> dict[str, Any]:
-    """One rate: the report of ``whit load``, and the server's memory before, after and at most."""
+    """One rate: the report of ``whit load``, processor time of both sides, the server's memory, and the machine's speed."""
     before, _ = server.memory_bytes()
-    report: Report = asyncio.run(measure(target, texts, rate, seconds, seed=0))
+    server_cpu, load_cpu = server.cpu_seconds(), time.process_time()
+    with probing() as probes:
+        report: Report = asyncio.run(measure(target, texts, rate, seconds, seed=0))
     after, peak = server.memory_bytes()
-    found = dataclasses.asdict(report) | {"rss_before": before, "rss_after": after, "rss_peak": peak}
-    print(f"{rate:8.1f}/s: {report.goodput:7.1f}/s in time, {report.statuses}, {after / 1e6:.0f} MB", flush=True)
+    found = dataclasses.asdict(report) | {
+        "server_cores": (server.cpu_seconds() - server_cpu) / report.duration_s,
+        "load_cores": (time.process_time() - load_cpu) / report.duration_s,
+        "probe_ms": statistics.median(probes),
+        "rss_before": before,
+        "rss_after": after,
+        "rss_peak": peak,
+    }
+    print(
+        f"{rate:8.1f}/s: {report.goodput:7.1f}/s in time, {report.statuses}, cores {found['server_cores']:.2f} server "
+        f"{found['load_cores']:.2f} load, probe {found['probe_ms']:.3f} ms, {after / 1e6:.0f} MB",
+        flush=True,
+    )
     return found
 
 
-def summary(sweep: list[dict[str, Any]], overload: dict[str, Any]) -> dict[str, float]:
-    """The figures that count."""
-    best = max(each["goodput"] for each in sweep)
+def summary(before: dict[str, Any], overload: dict[str, Any], after: dict[str, Any]) -> dict[str, float]:
+    """The figures that count. ``goodput_kept_at_same_speed`` is what would be left on a machine as fast as at capacity."""
+    capacity = (before["goodput"] + after["goodput"]) / 2
+    slowdown = overload["probe_ms"] / ((before["probe_ms"] + after["probe_ms"]) / 2)
+    kept = overload["goodput"] / capacity
     statuses = overload["statuses"]
     excess = overload["request_count"] - statuses.get("OK", 0)
     exhausted = statuses.get("RESOURCE_EXHAUSTED", 0)
     refused = sum(statuses.get(name, 0) for name in REFUSALS)
     return {
-        "capacity_per_s": best,
-        "goodput_kept": overload["goodput"] / best,
+        "capacity_per_s": capacity,
+        "goodput_kept": kept,
+        "machine_slowdown": slowdown,
+        "goodput_kept_at_same_speed": kept * slowdown,
         "refused_in_time_share": refused / max(excess, 1),
         "exhausted_with_retry_info": overload["retry_info_count"] / exhausted if exhausted else 1.0,
-        "rss_growth": overload["rss_after"] / sweep[-1]["rss_after"] - 1,
+        "rss_growth": overload["rss_after"] / before["rss_after"] - 1,
     }
 
 
@@ -82,18 +103,23 @@ def main() -> None:
             rate = closed_loop_rate(client, model, texts, given.texts)
         target = Target(server.address, model, given.deadline_ms / 1e3, given.texts)
         sweep = [run(target, texts, rate * factor, SWEEP_S, server) for factor in SWEEP]
-        best = max(each["goodput"] for each in sweep)
-        overload = run(target, texts, given.factor * best, given.seconds, server)
+        best = max(sweep, key=lambda each: each["goodput"])
+        before = run(target, texts, best["rate"], CAPACITY_S, server)
+        overload = run(target, texts, given.factor * best["goodput"], given.seconds, server)
+        after = run(target, texts, best["rate"], CAPACITY_S, server)
+    figures = summary(before, overload, after)
     found = {
         "machine": describe(),
         "texts_per_request": given.texts,
         "deadline_ms": given.deadline_ms,
         "factor": given.factor,
-        **summary(sweep, overload),
+        **figures,
         "sweep": sweep,
+        "before": before,
         "overload": overload,
+        "after": after,
     }
-    print(json.dumps({key: found[key] for key in summary(sweep, overload)}))
+    print(json.dumps(figures))
     if given.out:
         given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
