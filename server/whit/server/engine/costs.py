@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 _DECAY = 0.98  # weight of the past at each micro-batch: about the last fifty count
 _RIDGE = 1e-3  # pull towards "as many seconds a token as on average", for when all micro-batches were alike
@@ -53,12 +51,13 @@ class Costs:
 class CostModel:
     """Weighted least squares with exponential forgetting over (1, tokens, cells), no coefficient below zero.
 
-    A micro-batch weighs 1 / tokens, since the larger a run, the larger its noise.
+    A micro-batch weighs 1 / tokens, since the larger a run, the larger its noise. Written out in floats: the event loop asks for
+    the estimate at every call with a deadline, and for three numbers numpy takes ten times as long.
     """
 
     def __init__(self) -> None:
-        self._moments = np.zeros((3, 3))
-        self._products = np.zeros(3)
+        self._moments = [[0.0] * 3 for _ in range(3)]
+        self._products = [0.0] * 3
         self._tokens = 0.0
         self._seconds = 0.0
         self._run_count = 0
@@ -70,7 +69,7 @@ class CostModel:
     def costs(self) -> Costs | None:
         """The present estimate; None before the first micro-batch."""
         if self._costs is None and self._tokens:
-            run_s, token_s, cell_s = (float(value) for value in self._solve())
+            run_s, token_s, cell_s = self._solve()
             error = self._missed_seconds / self._checked_seconds if self._checked_seconds else None
             self._costs = Costs(run_s, token_s, cell_s, self._run_count, error)
         return self._costs
@@ -84,9 +83,13 @@ class CostModel:
             seconds = min(seconds, _LARGEST_SURPRISE * predicted)
             self._checked_seconds = _DECAY * self._checked_seconds + seconds
             self._missed_seconds = _DECAY * self._missed_seconds + abs(seconds - predicted)
-        row = np.array([1.0, token_count, cell_count])
-        self._moments = _DECAY * self._moments + np.outer(row, row) / token_count
-        self._products = _DECAY * self._products + row * (seconds / token_count)
+        row = (1.0, float(token_count), float(cell_count))
+        for i, value in enumerate(row):
+            weighted = value / token_count
+            self._moments[i] = [
+                _DECAY * old + weighted * other for old, other in zip(self._moments[i], row, strict=True)
+            ]
+            self._products[i] = _DECAY * self._products[i] + weighted * seconds
         self._tokens = _DECAY * self._tokens + token_count
         self._seconds = _DECAY * self._seconds + seconds
         self._costs = None
@@ -102,15 +105,35 @@ class CostModel:
             return _UNKNOWN_WAIT_S
         return min(max(token_count * token_s / worker_count, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)
 
-    def _solve(self) -> NDArray[np.float64]:
-        prior = np.array([0.0, self._seconds / self._tokens, 0.0])
-        ridge = _RIDGE * np.diag(np.diag(self._moments))
-        moments, products = self._moments + ridge, self._products + ridge @ prior
-        used = [column for column in range(3) if moments[column, column] > 0]
+    def _solve(self) -> list[float]:
+        prior = (0.0, self._seconds / self._tokens, 0.0)
+        moments, products = [list(line) for line in self._moments], list(self._products)
+        for i in range(3):
+            ridge = _RIDGE * moments[i][i]
+            moments[i][i] += ridge
+            products[i] += ridge * prior[i]
+        used = [i for i in range(3) if moments[i][i] > 0]
         while True:
-            found = np.zeros(3)
-            found[used] = np.linalg.solve(moments[np.ix_(used, used)], products[used])
-            worst = int(np.argmin(found))
+            found = [0.0] * 3
+            part = _solved([[moments[i][j] for j in used] for i in used], [products[i] for i in used])
+            for i, value in zip(used, part, strict=True):
+                found[i] = value
+            worst = min(range(3), key=found.__getitem__)
             if found[worst] >= 0 or len(used) == 1:
-                return np.maximum(found, 0.0)
+                return [max(value, 0.0) for value in found]
             used.remove(worst)
+
+
+def _solved(matrix: list[list[float]], vector: Sequence[float]) -> list[float]:
+    """The x of ``matrix @ x = vector``, by elimination; symmetric and positive definite, so that no pivoting is needed."""
+    rows = [[*line, value] for line, value in zip(matrix, vector, strict=True)]
+    size = len(rows)
+    for i in range(size):
+        for below in rows[i + 1 :]:
+            factor = below[i] / rows[i][i]
+            for j in range(i, size + 1):
+                below[j] -= factor * rows[i][j]
+    found = [0.0] * size
+    for i in reversed(range(size)):
+        found[i] = (rows[i][size] - sum(rows[i][j] * found[j] for j in range(i + 1, size))) / rows[i][i]
+    return found
