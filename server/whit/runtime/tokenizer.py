@@ -16,6 +16,10 @@ from whit.contract.manifest import STATIC, TOKENIZER_FILE, PackageError
 from whit.runtime.package import Package
 from whit.runtime.words import WordMemory, reads_words_apart
 
+# Up to so many characters are read without giving the interpreter's lock away: to have it back from a thread that computes takes
+# longer, up to the interpreter's switch interval of 5 ms.
+_SHORT_LENGTH = 512
+
 # The library would start a thread per core for a batch; whit has its own threads and counts every core.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -36,7 +40,7 @@ class Tokenizer:
         self._words = WordMemory(self._read) if plain else None
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each text, special tokens included, int64 [token count]. Releases the GIL, but for short cuts.
+        """Token ids of each text, special tokens included, int64 [token count]. Releases the GIL if they are long.
 
         Raises:
             UnicodeEncodeError: a text holds a lone surrogate and has no UTF-8 form.
@@ -50,6 +54,8 @@ class Tokenizer:
 
     def _read(self, texts: Sequence[str]) -> list[list[int]]:
         try:
+            if sum(map(len, texts)) <= _SHORT_LENGTH:
+                return [self._tokenizer.encode(text).ids for text in texts]
             return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         except TypeError:  # how the library says that it cannot read a text
             for text in texts:

@@ -330,7 +330,7 @@ class _Completions:
         self._is_woken = False
 
     def add(self, done: asyncio.Future[None]) -> None:
-        """From any thread, one at a time; those added before the loop comes round are resolved in one turn of it."""
+        """From any thread; those added before the loop comes round are resolved in one turn of it."""
         self._waiting.append(done)
         if not self._is_woken:
             self._is_woken = True

@@ -26,7 +26,7 @@ class Job:
     """The sequences of one call and the array that their vectors go to.
 
     The caller fills in the first block; the second belongs to the scheduler, under its lock. ``on_done`` is called
-    exactly once, from any thread and under that lock, when every vector is written or ``problem`` is set: it must
+    exactly once, from any thread and sometimes under that lock, when every vector is written or ``problem`` is set: it must
     neither block nor call the scheduler.
 
     Attributes:

@@ -211,14 +211,18 @@ class Scheduler:
             self._statistics.run_s += seconds
             if problem is None:
                 self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds)
+            done = []
             for job in {job: None for job, _ in batch.entries}:
                 job.infer_s += seconds
             for job, _ in batch.entries:
                 job.unfinished -= 1
                 if problem is not None:
                     self._fail(job, problem)
-                elif job.unfinished == 0:
-                    self._settle(job)
+                elif job.unfinished == 0 and not job.settled:
+                    job.settled = True
+                    done.append(job)
+        for job in done:  # not under the lock: who is told comes back with more
+            job.on_done()
 
     # Below, the lock is held. First: which work makes up the next micro-batch.
 
