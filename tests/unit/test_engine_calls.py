@@ -458,8 +458,13 @@ def test_leaving_the_engine_fails_what_waits_and_joins_every_thread():
                 await worker_started(model)
             waiting = asyncio.create_task(embed(engine, ["waiting"]))
             await until(tokens_waiting(engine, 9))
-            asyncio.get_running_loop().call_soon(model.encoder.gate.set)
-        await asyncio.gather(*running)
+
+            async def let_go_once_stopped():
+                await until(tokens_waiting(engine, 0))
+                model.encoder.gate.set()
+
+            letting_go = asyncio.create_task(let_go_once_stopped())
+        await asyncio.gather(*running, letting_go)
         with pytest.raises(ServiceError) as caught:
             await waiting
         assert reason_of(caught) is Reason.SHUTTING_DOWN
