@@ -47,6 +47,15 @@ class Costs:
         each = self.token_s + self.cell_s * attention_length
         return max(0, int((seconds - self.run_s) / each)) if each > 0 else 0
 
+    def shared_pays(self, first: tuple[int, int], second: tuple[int, int]) -> bool:
+        """Whether two groups, each so many sequences of an attention length, cost less in one run than in two.
+
+        Together all are computed at the longer of the lengths; apart there is one more run.
+        """
+        (count, length), (more, other) = first, second
+        padded = (count + more) * max(length, other) ** 2 - count * length**2 - more * other**2
+        return self.cell_s * padded < self.run_s
+
 
 class CostModel:
     """Weighted least squares with exponential forgetting over (1, tokens, cells), no coefficient below zero.
@@ -97,6 +106,20 @@ class CostModel:
     def token_s(self) -> float | None:
         """Seconds of one worker a token in the present mix of work; None before the first micro-batch."""
         return self._seconds / self._tokens if self._tokens else None
+
+    def needed_s(
+        self, token_count: int, cell_count: int, tokens_ahead: int, company_tokens: int, worker_count: int
+    ) -> float | None:
+        """Seconds until a job is done that has ``tokens_ahead`` before it, its last run shared with ``company_tokens``.
+
+        None before anything was measured.
+        """
+        costs, token_s = self.costs, self.token_s()
+        if costs is None or token_s is None:
+            return None
+        own_s = costs.seconds(token_count, cell_count)
+        run_s = costs.run_s + token_s * company_tokens
+        return token_s * tokens_ahead / worker_count + max(own_s / worker_count, run_s)
 
     def wait_s(self, token_count: int, worker_count: int) -> float:
         """Estimated seconds until ``worker_count`` workers have run so many tokens; 1 s before anything was measured."""

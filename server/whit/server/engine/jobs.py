@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -64,6 +64,16 @@ class Job:
         self.waiting_tokens = sum(len(entry.ids) for group in self.groups.values() for entry in group)
         self.waiting_cells = sum(length * length * len(group) for length, group in self.groups.items())
         self.unfinished = sum(len(group) for group in self.groups.values())
+
+    def all_at_once(self, numbers: Iterator[int], now: float) -> list[MicroBatch]:
+        """Takes all that waits into micro-batches of its own, one for each attention length."""
+        batches = []
+        for length, group in self.groups.items():
+            entries, tokens = [(self, waiting) for waiting in group], sum(len(waiting.ids) for waiting in group)
+            batches.append(MicroBatch(next(numbers), self.model_id, self.lane, length, entries, tokens, now))
+        self.groups.clear()
+        self.waiting_tokens = self.waiting_cells = 0
+        return batches
 
 
 @dataclass(slots=True)

@@ -104,18 +104,9 @@ class Scheduler:
             if self._stopped:
                 return problems.shutting_down()
             now = job.submit_time = job.last_start_time = self._clock()
-            lane = self._statistics.lanes[job.lane]
-            lane.token_count += job.waiting_tokens
-            lane.job_count += 1
-            batches = []
-            for length, group in job.groups.items():
-                entries, tokens = [(job, waiting) for waiting in group], sum(len(waiting.ids) for waiting in group)
-                batches.append(
-                    MicroBatch(next(self._batch_numbers), job.model_id, job.lane, length, entries, tokens, now)
-                )
-            job.groups.clear()
-            job.waiting_tokens = job.waiting_cells = 0
-            return batches
+            self._statistics.lanes[job.lane].token_count += job.waiting_tokens
+            self._statistics.lanes[job.lane].job_count += 1
+            return job.all_at_once(self._batch_numbers, now)
 
     def refusal(self, model_id: str, lane: Lane, deadline: float | None, least_tokens: int) -> Problem | None:
         """Why even a job of so few tokens would be refused now, or None: so that no work is spent on reading it."""
@@ -125,9 +116,8 @@ class Scheduler:
                 return self._queue_full(model_id, 1)
             if deadline is None or not self._queued:
                 return None
-            ahead = self._tokens_ahead(model_id, lane, least_tokens)
-            left_s = deadline - self._clock()
-            hopeless = self._hopeless(model_id, lane, left_s, ahead, least_tokens, 0, _ADMISSION_MARGIN)
+            work = self._tokens_ahead(model_id, lane, least_tokens), least_tokens, 0
+            hopeless = self._hopeless(model_id, lane, deadline - self._clock(), *work, _ADMISSION_MARGIN)
             if hopeless is not None:
                 self._statistics.deadline_token_count += least_tokens
             return hopeless
@@ -206,9 +196,7 @@ class Scheduler:
         with self._work:
             seconds = self._clock() - batch.start_time
             self._bulk_runs -= batch.lane is Lane.BULK
-            self._statistics.micro_batch_count += 1
-            self._statistics.token_count += batch.token_count
-            self._statistics.run_s += seconds
+            self._statistics.add_run(batch.token_count, seconds)
             if problem is None:
                 self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds)
             done = []
@@ -254,11 +242,8 @@ class Scheduler:
     def _pays(self, draft: Draft, model_id: str, line: Line, other: int) -> bool:
         """Whether a line's sequences of another length cost less in this micro-batch than in a run of their own."""
         costs = self._costs[model_id].costs
-        if costs is None:
-            return False
-        count, more = len(draft.entries), sum(len(job.groups[other]) for job in line.jobs())
-        shared = (count + more) * max(draft.grid_length, other) ** 2
-        return costs.cell_s * (shared - count * draft.grid_length**2 - more * other**2) < costs.run_s
+        more = sum(len(job.groups[other]) for job in line.jobs())
+        return costs is not None and costs.shared_pays((len(draft.entries), draft.grid_length), (more, other))
 
     def _start_line(self, line: Line, attention_length: int, draft: Draft, now: float) -> None:
         """Moves what fits of a line into a micro-batch."""
@@ -323,17 +308,13 @@ class Scheduler:
         margin: float = 1.0,
     ) -> Problem | None:
         """Why a job of so much work would be done after its deadline, in ``left_s``; None if it may be, or who knows."""
-        model = self._costs[model_id]
-        costs, token_s = model.costs, model.token_s()
-        if costs is None or token_s is None:
-            return None
-        own_s = costs.seconds(token_count, cell_count)
         # A job is done when the last micro-batch is that it is in, and that one fills up with others' work. Under overload
         # it is better to drop who comes too late for that than to run in small micro-batches, later and later.
-        waiting = self._statistics.lanes[lane].waiting_token_count
-        run_s = costs.run_s + token_s * min(waiting, self._micro_batch_token_count)
-        needed_s = token_s * tokens_ahead / self._worker_count + max(own_s / self._worker_count, run_s)
-        return problems.deadline_hopeless(needed_s, left_s) if needed_s * margin > left_s else None
+        company = min(self._statistics.lanes[lane].waiting_token_count, self._micro_batch_token_count)
+        needed_s = self._costs[model_id].needed_s(token_count, cell_count, tokens_ahead, company, self._worker_count)
+        if needed_s is None or needed_s * margin <= left_s:
+            return None
+        return problems.deadline_hopeless(needed_s, left_s)
 
     def _tokens_ahead(self, model_id: str, lane: Lane, token_count: int) -> int:
         """Tokens that will run before a job is done that comes now: of each flow a quantum, or as much as of its own.

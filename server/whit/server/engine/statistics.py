@@ -52,6 +52,12 @@ class Statistics:
     lanes: Mapping[Lane, LaneStatistics] = field(default_factory=lambda: {lane: LaneStatistics() for lane in Lane})
     costs: Mapping[str, Costs] = field(default_factory=dict)
 
+    def add_run(self, token_count: int, seconds: float) -> None:
+        """Counts a run of a model."""
+        self.micro_batch_count += 1
+        self.token_count += token_count
+        self.run_s += seconds
+
     def fields(self) -> dict[str, object]:
         """The counts as flat fields of a log line."""
         found: dict[str, object] = {
