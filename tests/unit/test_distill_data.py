@@ -14,7 +14,7 @@ from whit.export.distill.batches import CHUNK, batches, chunks
 from whit.export.distill.options import DistillOptions
 from whit.export.distill.projection import fit_teacher, nearest_rotation, principal_directions, project
 from whit.export.distill.schedule import learning_rate_at
-from whit.export.distill.teacher import PackageTeacher, TeacherVectors, open_teacher
+from whit.export.distill.teacher import JointTeacher, PackageTeacher, TeacherVectors, open_teacher
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
@@ -81,6 +81,25 @@ def test_other_texts_or_limits_have_vectors_of_their_own(package: Package, tmp_p
         TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=4).key,
     }
     assert len(keys) == 3
+
+
+def test_the_cosines_of_a_joint_teacher_are_the_means_of_its_teachers(package: Package, tmp_path: Path) -> None:
+    compile_checkpoint(
+        write_checkpoint(tmp_path / "other", seed=5), tmp_path / "package", ExportOptions(dtype="float32")
+    )
+    teachers = [PackageTeacher(package), PackageTeacher(open_package(tmp_path / "package"))]
+    joint = JointTeacher(teachers)
+
+    def cosines(vectors: Any) -> Any:
+        units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return units @ units.T
+
+    found = joint.encode(TEXTS, 64)
+    assert found.shape == (len(TEXTS), joint.dimension_count)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    first, second = (cosines(teacher.encode(TEXTS, 64)) for teacher in teachers)
+    assert not np.allclose(first, second, atol=1e-2)
+    assert np.allclose(cosines(found), (first + second) / 2, atol=1e-5)
 
 
 def test_a_teacher_checkpoint_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

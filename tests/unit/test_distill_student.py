@@ -26,6 +26,18 @@ def compiled_vectors(folder: Path, out: Path) -> tuple[list[Any], np.ndarray[Any
     return sequences, Encoder(package).encode(sequences)
 
 
+def test_a_teacher_in_torch_gives_the_vectors_of_its_package(tmp_path: Path) -> None:
+    from whit.export.distill.torch_teacher import TorchTeacher
+
+    folder = write_checkpoint(tmp_path / "model", "mpnet")
+    teacher = TorchTeacher(folder, torch.device("cpu"))
+    _, expected = compiled_vectors(folder, tmp_path / "package")
+    assert np.allclose(teacher.encode(TEXTS, teacher.max_token_count), expected, atol=1e-5)
+    cut = teacher.encode(TEXTS, 4)
+    assert np.allclose(cut[0], expected[0], atol=1e-5)
+    assert not np.allclose(cut[2], expected[2], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("family", "settings"),
     [

@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     help="Whose vectors are learned: a checkpoint folder, or a package of whit export.",
 )
 @click.option(
+    "--other-teacher",
+    "other_teachers",
+    multiple=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="One more teacher: the student learns the mean of all teachers' cosines. Repeat it for several.",
+)
+@click.option(
     "--texts",
     required=True,
     multiple=True,
@@ -46,6 +54,11 @@ if TYPE_CHECKING:
     metavar="DIR",
     type=click.Path(path_type=Path),
     help="Folder of the trained checkpoint. Beside it lies DIR.training until the run is done.",
+)
+@click.option(
+    "--augment",
+    is_flag=True,
+    help="Train on spans of passages and on joined neighbours, too: where queries and documents are embedded.",
 )
 @click.option("--epochs", type=int, default=1, show_default=True, help="Times that every text is seen.")
 @click.option(

@@ -19,6 +19,7 @@ from whit.contract.manifest import MANIFEST_FILE
 from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import Progress
 from whit.export.derive import check_out, derive_checkpoint
+from whit.export.distill.augment import augment
 from whit.export.distill.batches import Indices, batches, chunks
 from whit.export.distill.head import with_dense
 from whit.export.distill.objective import Objective
@@ -92,6 +93,8 @@ class _Run:
             raise CheckpointError(
                 f"{options.texts[0]} has {len(self._texts)} texts; give at least {_LEAST_TEXTS}, better 100,000"
             )
+        if options.augment:
+            self._texts = augment(self._texts, options.seed)
         cache = cache_folder(options.cache)
         teacher = self._open_teachers(cache)
         self._fingerprint = teacher.fingerprint
@@ -209,16 +212,16 @@ class _Run:
             encoded = self._student.encode(sequences)
             deep = self._objective.teacher_states(sequences)
         loss = self._objective(encoded, torch.from_numpy(targets).to(self._device), deep)
-        value = loss.item()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._options.max_norm)
+        self._optimizer.step()
+        value = loss.item()  # waits for a GPU, so last of all
         if not math.isfinite(value):
             raise CheckpointError(
                 f"the loss is {value} after {self._position.steps} steps; remove {self._state.path} and run again with a "
                 "lower --learning-rate"
             )
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._options.max_norm)
-        self._optimizer.step()
         self._loss = 0.98 * self._loss + 0.02 * value if self._loss else value
 
     def _share(self) -> float:

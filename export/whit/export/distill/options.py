@@ -25,6 +25,9 @@ class DistillOptions:
     teacher: Path  # a checkpoint folder, or a package that whit export made
     texts: tuple[Path, ...]  # UTF-8 files, one text a line, plain or .gz
     other_teachers: tuple[Path, ...] = ()  # the student learns the mean of all teachers' cosines
+    augment: bool = (
+        False  # also on spans of passages and on joined neighbours: where queries and documents are embedded
+    )
     epochs: int = 1
     learning_rate: float = 2e-4
     warmup: float = 0.05  # share of the run
