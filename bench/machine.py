@@ -7,11 +7,9 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from importlib import metadata
-
-import numpy as np
 
 from whit.runtime.machine import cpu_name, instruction_sets
 
@@ -31,21 +29,20 @@ def describe() -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def probing(interval_s: float = 0.1) -> Iterator[list[float]]:
-    """Watches how fast the machine is while the block runs: a list that fills with the CPU ms of one small fixed work.
+def probing(work: Callable[[], object], interval_s: float = 1.5) -> Iterator[list[float]]:
+    """Watches how fast the machine is while the block runs: a list that fills with the CPU ms of a known piece of work.
 
-    A virtual core becomes slower by a third for minutes, at no visible steal, when its neighbours on the host are busy; only a
-    known piece of work beside the measured one tells that from a slower server. It takes one percent of a core.
+    Where several machines share a host, all large micro-batches may take 1.45 times as long for seconds or minutes, at no
+    steal, while small products, sums over memory and plain Python take what they took before. So the work must be of the kind
+    that is measured; beside it, it tells a slower machine from a slower server.
     """
-    # Too small for the BLAS library to spread over threads.
-    matrices = np.random.default_rng(0).standard_normal((150, 48, 48)).astype(np.float32)
     found: list[float] = []
     stop = threading.Event()
 
     def probe() -> None:
         while not stop.wait(interval_s):
             start = time.thread_time()
-            np.matmul(matrices, matrices)
+            work()
             found.append(1e3 * (time.thread_time() - start))
 
     thread = threading.Thread(target=probe)

@@ -4,8 +4,8 @@ python -m bench.overload PACKAGE [--texts 16] [--factor 3] [--seconds 60] [--dea
 
 Open loop (``whit load``): requests of short texts are sent when they are due, whatever became of earlier ones. A sweep finds
 the rate with the best goodput; capacity is the mean goodput at that rate just before and just after the overload. The load comes from
-this process, on the same cores. Beside it a small fixed piece of work is timed: where that takes longer, it is the machine
-that has become slower, and not the server.
+this process, on the same cores. Beside it the same micro-batch is computed here from time to time: where that takes longer, it
+is the machine that has become slower, and not the server.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from bench.server import ServerProcess, running
 from whit.cli.load import Target, measure
 from whit.cli.load_plan import Report
 from whit.client import Client
-from whit.runtime import open_package
+from whit.runtime import Tokenizer, open_encoder, open_package
 
 SWEEP = (0.7, 0.85, 1.0, 1.2)  # times the rate of a closed loop
 SWEEP_S = 6.0
@@ -41,11 +43,27 @@ def closed_loop_rate(client: Client, model: str, texts: list[str], size: int) ->
     return count / (time.perf_counter() - start) / size
 
 
-def run(target: Target, texts: list[str], rate: float, seconds: float, server: ServerProcess) -> dict[str, Any]:
+def reference_work(package: Path, texts: list[str]) -> Callable[[], object]:
+    """One micro-batch of the model, always the same."""
+    opened = open_package(package)
+    encoder = open_encoder(opened)
+    sequences = Tokenizer(opened).encode(texts[:32])
+    return lambda: encoder.run(sequences)
+
+
+def run(
+    target: Target,
+    texts: list[str],
+    rate: float,
+    seconds: float,
+    *,
+    server: ServerProcess,
+    work: Callable[[], object],
+) -> dict[str, Any]:
     """One rate: the report of ``whit load``, processor time of both sides, the server's memory, and the machine's speed."""
     before, _ = server.memory_bytes()
     server_cpu, load_cpu = server.cpu_seconds(), time.process_time()
-    with probing() as probes:
+    with probing(work) as probes:
         report: Report = asyncio.run(measure(target, texts, rate, seconds, seed=0))
     after, peak = server.memory_bytes()
     found = dataclasses.asdict(report) | {
@@ -58,7 +76,7 @@ def run(target: Target, texts: list[str], rate: float, seconds: float, server: S
     }
     print(
         f"{rate:8.1f}/s: {report.goodput:7.1f}/s in time, {report.statuses}, cores {found['server_cores']:.2f} server "
-        f"{found['load_cores']:.2f} load, probe {found['probe_ms']:.3f} ms, {after / 1e6:.0f} MB",
+        f"{found['load_cores']:.2f} load, probe {found['probe_ms']:.1f} ms, {after / 1e6:.0f} MB",
         flush=True,
     )
     return found
@@ -102,11 +120,12 @@ def main() -> None:
             closed_loop_rate(client, model, texts[:500], given.texts)  # warm up
             rate = closed_loop_rate(client, model, texts, given.texts)
         target = Target(server.address, model, given.deadline_ms / 1e3, given.texts)
-        sweep = [run(target, texts, rate * factor, SWEEP_S, server) for factor in SWEEP]
+        measured = partial(run, target, texts, server=server, work=reference_work(given.package, texts))
+        sweep = [measured(rate * factor, SWEEP_S) for factor in SWEEP]
         best = max(sweep, key=lambda each: each["goodput"])
-        before = run(target, texts, best["rate"], CAPACITY_S, server)
-        overload = run(target, texts, given.factor * best["goodput"], given.seconds, server)
-        after = run(target, texts, best["rate"], CAPACITY_S, server)
+        before = measured(best["rate"], CAPACITY_S)
+        overload = measured(given.factor * best["goodput"], given.seconds)
+        after = measured(best["rate"], CAPACITY_S)
     figures = summary(before, overload, after)
     found = {
         "machine": describe(),
