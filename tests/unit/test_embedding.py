@@ -76,6 +76,22 @@ def test_a_row_of_nothing_stays_nothing() -> None:
     assert not unpacked(table)[1:].any()
 
 
+@pytest.mark.parametrize("bits", [32, 8, 4])
+def test_rows_that_tokens_share_are_stored_once(bits: int) -> None:
+    random = np.random.default_rng(0)
+    distinct = random.normal(size=(100, 64)).astype(np.float32)
+    places = np.concatenate([random.permutation(100), random.integers(0, 100, 300)])
+    g = Graph()
+    g.op("Identity", emit_rows(g, distinct[places], "ids", bits), output="rows")
+    model = g.model({"ids": (INT64, ["T"])}, {"rows": ["T", 64]})
+    ids = np.arange(400)
+
+    (rows,) = open_session(model.SerializeToString()).run(["rows"], {"ids": ids})
+
+    assert np.array_equal(rows, looked_up(distinct, places, bits))
+    assert max(tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) > 1) == 100
+
+
 def test_rows_of_an_odd_width_are_refused() -> None:
     with pytest.raises(CheckpointError, match="even width, these have 33; use embedding_bits 8"):
         pack_rows(np.zeros((2, 33), np.float32))

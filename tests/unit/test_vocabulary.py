@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from safetensors.numpy import load_file, save_file
 
 from tests.support import parity
-from tests.support.tiny import tokenizer, write_checkpoint
+from tests.support.tiny import tokenizer, vocabulary, write_checkpoint
 from whit.export.checkpoint import CheckpointError, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import read_steps
+from whit.export.splitting import needed
 from whit.export.vocabulary import TrimOptions, trim_vocabulary
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import open_package
@@ -68,6 +70,72 @@ def test_kept_tokens_give_the_same_vectors_and_all_texts_still_tokenise(kind: st
     assert seen.token_share == seen.text_share == seen.length_ratio == 1
     assert report.text_share == pytest.approx(np.mean(kept[:20]), abs=1e-6)
     assert read_steps(tmp_path / "out")[0]["step"] == "trim"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_that_share_rows_are_read_as_before(kind: str, tmp_path: Path) -> None:
+    source = checkpoint_of(tmp_path / "source", kind)
+    texts = [" ".join(text.split()[:5]) for text in parity.mixed_texts(60)]
+    corpus = write_corpus(tmp_path / "corpus.txt", texts[:20])
+    all_of_use = trim_vocabulary(source, tmp_path / "all", TrimOptions())
+    size = trim_vocabulary(source, tmp_path / "seen", TrimOptions(corpus)).token_count - 6
+
+    report = trim_vocabulary(source, tmp_path / "out", TrimOptions(corpus, size, share=True))
+
+    old_ids, old = embed(tmp_path / "all", tmp_path / "old", texts)
+    new_ids, new = embed(tmp_path / "out", tmp_path / "new", texts)
+    table, before = (
+        next(t for n, t in read_checkpoint(tmp_path / p).tensors.items() if n.endswith("word_embeddings.weight"))
+        for p in ("out", "all")
+    )
+    has_own = [np.array_equal(row, old_row) for row, old_row in zip(table, before, strict=True)]
+    untouched = [all(has_own[i] for i in row) for row in old_ids]
+    assert new_ids == old_ids
+    assert 2 < sum(untouched) < len(texts)
+    assert all(np.array_equal(new[i], old[i]) == same for i, same in enumerate(untouched))
+    assert report.token_count == len(table) == all_of_use.token_count
+    assert report.row_count == size == len(np.unique(table, axis=0))
+    assert report.length_ratio == 1
+    assert report.text_share == pytest.approx(np.mean(untouched[:20]), abs=1e-6)
+    spared = (tmp_path / "old" / "model.onnx").stat().st_size - (tmp_path / "new" / "model.onnx").stat().st_size
+    values = (len(table) - size) * table.shape[1]
+    assert values * 4 - len(table) * 4 - 500 < spared < values * 4  # less a place a token, and an operator
+    assert read_steps(tmp_path / "out")[0]["row_count"] == size
+
+
+def test_a_token_shares_the_row_of_the_one_most_like_it(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    names = tokenizer().get_vocab()
+    weights = load_file(source / "model.safetensors")
+    (words,) = (n for n in weights if n.endswith("word_embeddings.weight"))
+    random = np.random.default_rng(0)
+    # Three words that mean what others mean, give or take; nobody uses them.
+    for rare, common in (("sea", "water"), ("boys", "men"), ("story", "school")):
+        weights[words][names[rare]] = weights[words][names[common]] + 0.002 * random.standard_normal(32)
+    save_file(weights, source / "model.safetensors")
+    used = [token for token in vocabulary() if token.isalpha() and token not in {"sea", "boys", "story"}]
+    corpus = write_corpus(tmp_path / "corpus.txt", [" ".join(used)] * 3)
+    all_of_use = trim_vocabulary(source, tmp_path / "all", TrimOptions()).token_count
+
+    trim_vocabulary(source, tmp_path / "out", TrimOptions(corpus, all_of_use - 3, share=True))
+
+    table = load_file(tmp_path / "out" / "model.safetensors")[words]
+    for rare, common in (("sea", "water"), ("boys", "men"), ("story", "school")):
+        assert np.array_equal(table[names[rare]], table[names[common]]), rare
+
+
+def test_words_that_a_corpus_lacks_are_needed_as_much_as_their_neighbours_say() -> None:
+    """Two names of one frequency, of which the corpus happens to have one; and a word that nobody uses any more."""
+    counts = np.concatenate([np.full(1000, 50), np.full(1000, 1)])
+    counts[[500, 1500]] = 0
+    usable = np.ones(2000, bool)
+    usable[500:502] = [True, False]
+
+    need = needed(counts, usable)
+
+    assert need[500] == pytest.approx(0.3 * 50, rel=0.01)
+    assert need[1500] < 1
+    assert need[0] > need[1600] > need[1500]
 
 
 def test_without_a_corpus_only_what_no_text_can_produce_goes(tmp_path: Path) -> None:
@@ -127,6 +195,7 @@ def test_the_ids_that_configurations_name_move_along(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"size": 9}, "give a corpus"),
+        ({"corpus": "corpus.txt", "share": True}, "share needs a size"),
         ({"corpus": "empty.txt"}, "has 0 texts; give at least 1"),
         ({"corpus": "missing.txt"}, "missing.txt cannot be read"),
         ({"corpus": "corpus.txt", "size": 9}, r"size must be at least \d+, got 9"),
@@ -138,7 +207,7 @@ def test_what_cannot_be_done_is_refused(options: dict[str, str | int], message: 
     write_corpus(tmp_path / "corpus.txt", ["a text"])
     corpus = tmp_path / str(options["corpus"]) if "corpus" in options else None
     with pytest.raises(CheckpointError, match=message):
-        trim_vocabulary(source, tmp_path / "out", TrimOptions(corpus, options.get("size")))  # type: ignore[arg-type]
+        trim_vocabulary(source, tmp_path / "out", TrimOptions(**(options | {"corpus": corpus})))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

@@ -15,6 +15,7 @@ from whit.cli.output import console, facts, jsonable, print_json
     examples=[
         "whit trim ./all-MiniLM-L6-v2 --out build/trimmed",
         "whit trim ./all-MiniLM-L6-v2 --corpus my-texts.txt --size 16000 --out build/trimmed",
+        "whit trim ./all-MiniLM-L6-v2 --corpus my-texts.txt --size 16000 --share --out build/shared",
         "whit trim ./all-MiniLM-L6-v2 --corpus my-texts.txt.gz --out build/trimmed --json | jq .text_share",
     ],
     exit_codes={1: "the checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
@@ -39,8 +40,14 @@ from whit.cli.output import console, facts, jsonable, print_json
     type=click.IntRange(min=1),
     help="Tokens to keep, those that matter most to the corpus. Default: all that occur in it.",
 )
+@click.option(
+    "--share",
+    is_flag=True,
+    help="With --size: all tokens stay, but only so many have a row of their own; any other uses the row of the token "
+    "most like it, instead of being read in pieces.",
+)
 @json_option
-def trim(checkpoint: Path, out: Path, corpus: Path | None, size: int | None, as_json: bool) -> None:
+def trim(checkpoint: Path, out: Path, corpus: Path | None, size: int | None, share: bool, as_json: bool) -> None:
     """Make the vocabulary of CHECKPOINT smaller: half of a small encoder is its table of word embeddings.
 
     A text whose tokens are all kept has the same vector as before. Any text that could be read still can: a word whose
@@ -50,7 +57,7 @@ def trim(checkpoint: Path, out: Path, corpus: Path | None, size: int | None, as_
     from whit.export.vocabulary import TrimOptions, trim_vocabulary
 
     with stages() as show:
-        report = trim_vocabulary(checkpoint, out, TrimOptions(corpus, size), show)
+        report = trim_vocabulary(checkpoint, out, TrimOptions(corpus, size, share), show)
     if as_json:
         print_json({"checkpoint": str(out), **jsonable(report)})
         return
@@ -58,6 +65,8 @@ def trim(checkpoint: Path, out: Path, corpus: Path | None, size: int | None, as_
         ("checkpoint", str(out)),
         ("vocabulary", f"{report.token_count} of {report.token_count_before} tokens"),
     ]
+    if share:
+        pairs.append(("rows", f"{report.row_count} for {report.token_count} tokens"))
     if corpus is not None:
         pairs += [
             ("tokens of the corpus", f"{report.token_share:.2%} are read as before"),

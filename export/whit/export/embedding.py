@@ -19,10 +19,12 @@ _BLOCK = 128  # values of a row that share a scale, at most
 # The largest value of a block need not be met exactly: clipping it a little makes all others more exact.
 _SCALE_GRID = np.linspace(0.6, 1.05, 10, dtype=np.float32)
 _ROWS_AT_A_TIME = 4096
+# With a few rows twice, as any table has, looking up their places is not worth it.
+_MOST_DISTINCT = 0.9
 
 
 def emit_rows(g: Graph, table: NDArray[np.float32], ids: str, bits: int) -> str:
-    """Appends the look-up of rows: ``ids`` [T] to float32 [T, width].
+    """Appends the look-up of rows: ``ids`` [T] to float32 [T, width]. Rows that tokens share are stored once.
 
     Args:
         g: the graph.
@@ -34,6 +36,9 @@ def emit_rows(g: Graph, table: NDArray[np.float32], ids: str, bits: int) -> str:
     Raises:
         CheckpointError: 4 bits, and the width is odd.
     """
+    distinct, places = _distinct(table)
+    if len(distinct) < _MOST_DISTINCT * len(table):
+        table, ids = distinct, g.op("Gather", g.const(places), ids)
     match bits:
         case 32:
             return g.op("Gather", g.const(table), ids)
@@ -44,6 +49,13 @@ def emit_rows(g: Graph, table: NDArray[np.float32], ids: str, bits: int) -> str:
             return g.op("Mul", rows, g.op("Gather", g.const(scales.astype(np.float32)), ids))
         case _:
             return _emit_packed(g, table, ids)
+
+
+def _distinct(table: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """The rows that differ, in order, and for each row of ``table`` its place among them."""
+    seen: dict[bytes, int] = {}
+    places = np.array([seen.setdefault(row.tobytes(), len(seen)) for row in table], np.int32)
+    return table[np.unique(places, return_index=True)[1]], places
 
 
 def _emit_packed(g: Graph, table: NDArray[np.float32], ids: str) -> str:

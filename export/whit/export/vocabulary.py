@@ -1,4 +1,4 @@
-"""Trims a checkpoint's vocabulary: fewer rows in the embedding table, the same vectors for texts whose tokens are kept.
+"""Trims a checkpoint's vocabulary: fewer rows in the embedding table, the same vectors for texts whose rows are kept.
 
 Any text that tokenised before still does, since single characters (bytes, in a byte-level vocabulary) always stay: a word
 whose token went is read in smaller pieces. Idea and proof as in vocabulary trimming for multilingual models (Ushio et al.,
@@ -17,17 +17,18 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import Checkpoint, CheckpointError, Tensors, encoder_folder, read_checkpoint
+from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, Tensors, encoder_folder, read_checkpoint
 from whit.export.derive import derive_checkpoint
-from whit.export.splitting import splitting_costs, worth
+from whit.export.sharing import share_rows
+from whit.export.splitting import needed, splitting_costs, worth
 from whit.export.texts import read_texts
 from whit.export.vocabulary_kinds import KINDS, Kind
 
 Progress = Callable[[str, int, int], None]
 
 # Tensors with a row a token: the embedding table, and the output heads that pre-training leaves in some checkpoints.
-_ROWS = (
-    "word_embeddings.weight",
+_WORDS = "word_embeddings.weight"
+_OUTPUTS = (
     "predictions.bias",
     "predictions.decoder.weight",
     "predictions.decoder.bias",
@@ -46,11 +47,13 @@ class TrimOptions:
     """What to keep.
 
     ``corpus``: a text file (one text a line) whose tokens are kept; None: every token that some text can produce.
-    ``size``: the most tokens to keep, those of most worth to the corpus (``splitting``); None: all that occur in it.
+    ``size``: the most rows to keep, those of most worth to the corpus (``splitting``); None: all that occur in it.
+    ``share``: with ``size``, a token without a row of its own stays and reads that of the token most like it (``sharing``).
     """
 
     corpus: Path | None = None
     size: int | None = None
+    share: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class TrimReport:
 
     token_count_before: int
     token_count: int
+    row_count: int  # fewer than tokens where these share rows
     token_share: float  # of all tokens in the corpus, those that are still read as they were
     text_share: float  # of all texts in the corpus, those whose vector is still the same
     length_ratio: float  # tokens of the corpus now over before, on a sample
@@ -72,6 +76,8 @@ def trim_vocabulary(source: Path, out: Path, options: TrimOptions, progress: Pro
     """
     if options.size is not None and options.corpus is None:
         raise CheckpointError("size without a corpus says nothing about which tokens to keep; give a corpus")
+    if options.share and options.size is None:
+        raise CheckpointError("share needs a size: how many rows the tokens share")
     checkpoint = read_checkpoint(source)
     content = json.loads((encoder_folder(source) / "tokenizer.json").read_text(encoding="utf-8"))
     kind = _kind_of(content, checkpoint)
@@ -81,33 +87,43 @@ def trim_vocabulary(source: Path, out: Path, options: TrimOptions, progress: Pro
 
     essential = _essential(kind, content, checkpoint)
     kept = _choose(kind, essential, counts, options)
-    if options.size is not None and kept != _choose(kind, essential, counts, TrimOptions()):
-        # There is not room for all: half of it goes by frequency, the other half by what a split would cost.
-        frequent = _choose(kind, essential, counts, replace(options, size=max(options.size // 2, len(essential))))
-        reader = _as_read(_trimmed_tokenizer(content, kind, _new_ids(frequent)), checkpoint.tokenizer)
-        costs = splitting_costs(checkpoint, reader, frequent, len(kind.tokens), progress)
-        kept = _choose(kind, essential, worth(counts, costs), options)
+    rows = kept  # for each token that stays, the one whose row it reads
+    if options.size is not None and kept != (all_of_use := _choose(kind, essential, counts, TrimOptions())):
+        usable = np.zeros(len(kind.tokens), bool)
+        usable[list(set(all_of_use) - essential)] = True
+        need = needed(counts, usable)
+        if options.share:
+            kept = all_of_use
+            rows = share_rows(checkpoint, kept, essential, need, options.size, progress)
+        else:
+            # A quarter of the room goes to what is needed most, the rest by what a split into these would cost.
+            frequent = _choose(kind, essential, need, replace(options, size=max(options.size // 4, len(essential))))
+            reader = _as_read(_trimmed_tokenizer(content, kind, _new_ids(frequent)), checkpoint.tokenizer)
+            costs = splitting_costs(checkpoint, reader, frequent, len(kind.tokens), progress)
+            rows = kept = _choose(kind, essential, worth(need, costs), options)
     new_ids = _new_ids(kept)
     _check_padding(checkpoint, new_ids)
     tokenizer = _trimmed_tokenizer(content, kind, new_ids)
     length_ratio = _prove(checkpoint.tokenizer, tokenizer, texts[:_PROOF_TEXTS], encoded[:_PROOF_TEXTS], kept)
 
     is_kept = np.zeros(len(kind.tokens), bool)
-    is_kept[kept] = True
+    is_kept[rows] = True
     report = TrimReport(
         token_count_before=len(kind.tokens),
         token_count=len(kept),
-        token_share=round(float(counts[kept].sum() / max(counts.sum(), 1)), 6) if texts else 1.0,
+        row_count=int(is_kept.sum()),
+        token_share=round(float(counts[is_kept].sum() / max(counts.sum(), 1)), 6) if texts else 1.0,
         text_share=round(float(np.mean([is_kept[ids].all() for ids in encoded])), 6) if texts else 1.0,
         length_ratio=round(length_ratio, 6),
     )
+    counted = {"corpus_text_count": len(texts), "token_count": len(kept), "row_count": report.row_count}
     derive_checkpoint(
         source,
         out,
-        tensors=_trimmed_tensors(checkpoint.tensors, kept),
+        tensors=_trimmed_tensors(checkpoint.tensors, kept, rows),
         config=_trimmed_config(checkpoint.config, new_ids),
         tokenizer=tokenizer,
-        step={"step": "trim", "size": options.size, "corpus_text_count": len(texts), "token_count": len(kept)},
+        step={"step": "trim", "size": options.size, "share": options.share, **counted},
     )
     return report
 
@@ -131,18 +147,19 @@ def _encode(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], progress: Pro
 
 
 def _essential(kind: Kind, content: Mapping[str, Any], checkpoint: Checkpoint) -> set[int]:
-    """Tokens that must stay: the kind's own, added tokens, and all that tokenizer.json or config.json names."""
+    """Tokens that must stay: the kind's own, added tokens, all that tokenizer.json or config.json names, what these need."""
     named = {row for value in _token_id_fields(checkpoint.config).values() for row in _as_list(value)}
     named |= set(checkpoint.tokenizer.encode("").ids)  # what the post-processor adds
     added = {int(token["id"]) for token in content.get("added_tokens", [])}
-    return kind.essential() | added | {row for row in named if row < len(kind.tokens)}
+    found = kind.essential() | added | {row for row in named if row < len(kind.tokens)}
+    return found.union(*(kind.needs(row) for row in found))
 
 
 def _choose(
     kind: Kind, essential: set[int], worth: NDArray[np.int64] | NDArray[np.float64], options: TrimOptions
 ) -> list[int]:
     """Ids to keep, those of most worth first; ascending, so that the tokens keep their order and those at the front their ids."""
-    kept = set(essential).union(*(kind.needs(row) for row in essential))
+    kept = set(essential)
     size = len(kind.tokens) if options.size is None else options.size
     if size < len(kept):
         raise CheckpointError(
@@ -232,8 +249,13 @@ def _new_ids(kept: Sequence[int]) -> dict[int, int]:
     return {old: new for new, old in enumerate(kept)}
 
 
-def _trimmed_tensors(tensors: Tensors, kept: Sequence[int]) -> Tensors:
-    return {name: array[list(kept)] if name.endswith(_ROWS) else array for name, array in tensors.items()}
+def _trimmed_tensors(tensors: Tensors, kept: Sequence[int], rows: Sequence[int]) -> Tensors:
+    def cut(name: str, array: FloatArray) -> FloatArray:
+        if name.endswith(_WORDS):
+            return array[list(rows)]
+        return array[list(kept)] if name.endswith(_OUTPUTS) else array
+
+    return {name: cut(name, array) for name, array in tensors.items()}
 
 
 def _trimmed_config(config: Mapping[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
