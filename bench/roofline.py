@@ -50,13 +50,13 @@ def gemm_rate(shape: tuple[int, int, int], *, quantized: bool) -> float:
 
 
 def linear_parameters(package: Path) -> tuple[int, int]:
-    """Weights of all linear layers inside the encoder, and its hidden size times its layers; read from the graph."""
+    """Weights of all linear layers inside the encoder, and the width of attention in all layers; read from the graph."""
     import onnx
 
     graph = onnx.load(str(package / GRAPH_FILE)).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     weights = [shapes[name] for node in graph.node if node.op_type.startswith("MatMul") for name in node.input[1:2] if len(shapes.get(name, ())) == 2]  # fmt: skip
-    return sum(a * b for a, b in weights), sum(b for a, b in weights if a == 4 * b)
+    return sum(a * b for a, b in weights), sum(a for a, _ in weights[1::4])  # of qkv, out, up, down
 
 
 def operations(package: Path, sequences: Sequence[Any]) -> float:

@@ -23,10 +23,11 @@ SAMPLE_ROWS = 1536
 
 @dataclass(frozen=True, slots=True)
 class Activations:
-    """The input of one linear layer: extremes over all tokens, and a sample of rows float32 [<= SAMPLE_ROWS, in]."""
+    """The input of one linear layer, over all tokens, and a sample of rows float32 [<= SAMPLE_ROWS, in]."""
 
     low: FloatArray  # [in], at most 0
     high: FloatArray  # [in], at least 0
+    covariance: FloatArray  # [in, in]
     sample: FloatArray
 
 
@@ -49,6 +50,8 @@ def calibrate(
     stride = max(1, -(-token_count // SAMPLE_ROWS))
     lows: dict[str, FloatArray] = {}
     highs: dict[str, FloatArray] = {}
+    sums: dict[str, FloatArray] = {}
+    products: dict[str, FloatArray] = {}
     samples: dict[str, list[FloatArray]] = {name: [] for name in taps}
     done = 0
     length_of = partial(attention_length, bucket=bucket)
@@ -61,7 +64,14 @@ def calibrate(
             x = values[output]
             lows[name] = np.minimum(lows.get(name, 0), x.min(axis=0))
             highs[name] = np.maximum(highs.get(name, 0), x.max(axis=0))
+            sums[name] = sums.get(name, 0) + x.sum(axis=0)
+            products[name] = products.get(name, 0) + x.T @ x
             samples[name].append(x[-done % stride :: stride])
         done += len(feeds["input_ids"])
         progress(done)
-    return {name: Activations(lows[name], highs[name], np.concatenate(samples[name])) for name in taps}
+    found = {}
+    for name in taps:
+        mean = sums[name] / done
+        covariance = (products.pop(name) / done - np.outer(mean, mean)).astype(np.float32)
+        found[name] = Activations(lows[name], highs[name], covariance, np.concatenate(samples.pop(name)))
+    return found

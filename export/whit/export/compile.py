@@ -19,14 +19,15 @@ from whit.contract.manifest import (
     Manifest,
 )
 from whit.contract.pooling import ditto_head
-from whit.export.calibrate import calibrate
+from whit.export.calibrate import Activations, calibrate
 from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from whit.export.embedding import EMBEDDING_BITS
 from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.gate import Gate
 from whit.export.linear import Plan, Scheme
-from whit.export.quantize import choose_scheme
+from whit.export.outliers import split_outliers
+from whit.export.quantize import Subject, choose_scheme
 from whit.export.report import Report, measure
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal, tokenize
 from whit.export.texts import read_texts
@@ -52,7 +53,7 @@ class ExportOptions:
     calibration: Path | None = None  # one text a line; default: the text that ships with whit
     pooling: str | None = None  # only for a checkpoint that does not say
     max_token_count: int | None = None  # default: what the checkpoint states
-    max_layer_error: float = 0.045  # int8: error of a layer's output up to which a cheaper scheme is taken
+    max_layer_error: float = 0.02  # int8: error of a layer's output up to which a cheaper scheme is taken
     max_loss: float = 5.0  # int8: points of rank agreement with float32 that may be lost; see ``gate``
     sensitivity: bool = False  # int8: whether to measure what each linear layer loses alone
     embedding_bits: int = 8  # int8: of a value in the table of word embeddings, 8 or 4
@@ -87,9 +88,9 @@ def compile_checkpoint(
             package = float_package
         else:
             gate = Gate(weights, head, tokenize(float_package, texts), ATTENTION_BUCKET, progress)
-            plan, linears = _quantize(gate, options)
+            gate, plan, linears = _quantize(gate, options)
             plan, linears, sensitivities = _keep_within(gate, plan, linears, options)
-            package = _write(new_dir, source, weights, head, plan, linears, options, limit, texts)
+            package = _write(new_dir, source, gate.weights, head, plan, linears, options, limit, texts)
         report = measure(float_package, package, texts, sensitivities, progress)
         seal(package, report.lasting())
         publish(new_dir, out)
@@ -142,22 +143,34 @@ def calibration_texts(path: Path | None) -> list[str]:
         return read_texts(own)
 
 
-def _quantize(gate: Gate, options: ExportOptions) -> tuple[Plan, list[LinearScheme]]:
-    """Calibrates and chooses the scheme of every linear layer."""
-    weights, sequences, progress = gate.weights, gate.sequences, gate.progress
+def _quantize(gate: Gate, options: ExportOptions) -> tuple[Gate, Plan, list[LinearScheme]]:
+    """Calibrates, splits outlier neurons and chooses the scheme of every linear layer."""
+    sequences, progress = gate.sequences, gate.progress
     total = sum(len(ids) for ids in sequences)
-    seen = calibrate(
-        weights, gate.head, sequences, bucket=gate.bucket, progress=lambda n: progress("calibrate (tokens)", n, total)
-    )
+
+    def seen_by(weights: EncoderWeights) -> Mapping[str, Activations]:
+        def show(tokens: int) -> None:
+            progress("calibrate (tokens)", tokens, total)
+
+        return calibrate(weights, gate.head, sequences, bucket=gate.bucket, progress=show)
+
+    seen = seen_by(gate.weights)
+    weights = split_outliers(gate.weights, seen)
+    if weights is not gate.weights:
+        seen = seen_by(weights)
     schemes: dict[str, Scheme] = {}
     linears = []
     for done, (name, activations) in enumerate(seen.items(), start=1):
-        _, layer, part = name.split(".")
-        linear = getattr(weights.layers[int(layer)], part)
-        kind, schemes[name], error = choose_scheme(linear, activations, options.max_layer_error)
+        prefix, _, part = name.rpartition(".")
+        layer = weights.layers[int(prefix.rpartition(".")[2])]
+        before = {"out": f"{prefix}.qkv", "down": f"{prefix}.up"}.get(part)
+        stream = seen[before].sample if before else None
+        shared = sum(layer is other for other in weights.layers) > 1
+        subject = Subject(getattr(layer, part), activations, stream, shared)
+        kind, schemes[name], error = choose_scheme(subject, options.max_layer_error)
         linears.append(LinearScheme(name, kind, round(error, 6)))
         progress("quantise (layers)", done, len(seen))
-    return Plan(schemes, options.embedding_bits), linears
+    return replace(gate, weights=weights), Plan(schemes, options.embedding_bits), linears
 
 
 def _keep_within(

@@ -73,7 +73,7 @@ def build_graph(
     x = _embed(g, weights, plan.embedding_bits)
     states, diagonal = [], ""
     for i, layer in enumerate(weights.layers):
-        x = _layer(g, x, layer, f"layers.{i}", weights, attention, _linear_emitter(g, layer, plan, taps))
+        x = _layer(g, x, i, weights, plan, attention, _linear_emitter(g, layer, plan, taps))
         states.append(x)
         if ditto and ditto[0] == i:
             diagonal = attention.diagonal(ditto[1])
@@ -107,17 +107,20 @@ def _embed(g: Graph, weights: EncoderWeights, bits: int) -> str:
 
 
 def _layer(
-    g: Graph, x: str, layer: Layer, name: str, weights: EncoderWeights, attention: _Attention, linear: Emitter
+    g: Graph, x: str, number: int, weights: EncoderWeights, plan: Plan, attention: _Attention, linear: Emitter
 ) -> str:
+    layer, name = weights.layers[number], f"layers.{number}"
     heads, inner = weights.heads_of(layer), layer.up.weight.shape[1]
     # Where pruning left nothing of a block, its bias is all that it adds.
     change = linear(attention(linear(x, f"{name}.qkv"), heads), f"{name}.out") if heads else g.const(layer.out.bias)
     x = _norm(g, g.op("Add", change, x), layer.attention_norm, weights.epsilon)
-    change = (
-        linear(_activate(g, linear(x, f"{name}.up"), weights.activation), f"{name}.down")
-        if inner
-        else g.const(layer.down.bias)
-    )
+    if inner:
+        values = _activate(g, linear(x, f"{name}.up"), weights.activation)
+        if layer.ceiling is not None and not plan.ends_at_ceiling(f"{name}.down"):
+            values = g.op("Min", values, g.scalar(layer.ceiling))
+        change = linear(values, f"{name}.down")
+    else:
+        change = g.const(layer.down.bias)
     return _norm(g, g.op("Add", change, x), layer.output_norm, weights.epsilon)
 
 

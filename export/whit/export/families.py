@@ -42,6 +42,7 @@ class Layer:
     up: Linear
     down: Linear
     output_norm: Norm
+    ceiling: float | None = None  # what enters ``down`` is cut off at it (see ``outliers``)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,11 @@ class Plan:
         """What to do with the layer called ``name``."""
         return self.schemes.get(name, linear)
 
+    def ends_at_ceiling(self, name: str) -> bool:
+        """Whether the layer called ``name`` reads no more of a value than its layer's ceiling: codes that end there."""
+        scheme = self.schemes.get(name)
+        return isinstance(scheme, Static) and scheme.smoothing is None
+
 
 def emit_linear(g: Graph, x: str, scheme: Scheme) -> str:
     """Appends one linear layer to the graph: x [T, in] to [T, out]."""
