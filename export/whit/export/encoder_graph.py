@@ -127,32 +127,31 @@ def _layer(
 class _Attention:
     """Self-attention between the packed ``[T, 3H]`` and the packed ``[T, H]``.
 
-    The rows of one head (a token's 32 or 64 values) are gathered straight from the pack into ``[B, heads, S, width]`` and
-    back: one copy each way, where the usual reshape, split and transpose take three.
+    Query, key and value of a token are gathered as they lie, into ``[S, B, heads, width]``: matrix products take texts and
+    heads as their batch from there. What comes out by head, ``[B, heads, S, width]``, is gathered back into the pack. So
+    nothing is transposed in memory.
     """
 
     def __init__(self, g: Graph, weights: EncoderWeights, unmasked_length: int) -> None:
         self._g = g
         self._width = weights.head_width
         head_counts = [heads for heads in dict.fromkeys(map(weights.heads_of, weights.layers)) if heads]
-        self._rows = {heads: self._rows_of(heads) for heads in head_counts}
+        first = g.op("Mul", g.op("Transpose", "gather_idx", perm=[1, 0]), g.ints(3))
+        # Query, key and value of each token: their rows in the pack seen as [T * 3, heads * width].
+        self._rows = [first, g.op("Add", first, g.ints(1)), g.op("Add", first, g.ints(2))]
         self._length = length = g.op("Shape", "gather_idx", start=1, end=2)
         text, cell = g.op("Div", "scatter_idx", length), g.op("Mod", "scatter_idx", length)
         self._back = {heads: self._back_of(heads, text, cell, length) for heads in head_counts}
         empty = g.op("Sub", g.scalar(1), "key_mask")
-        self._bias = g.op("Unsqueeze", g.op("Mul", empty, g.scalar(MASKED)), g.ints(1, 2))  # [B, 1, 1, S]
+        bias = g.op("Unsqueeze", g.op("Mul", empty, g.scalar(MASKED)), g.ints(1, 2))  # [B, 1, 1, S]
         if weights.relative_bias is not None:
-            self._bias = g.op("Add", self._bias, _relative_bias(g, weights.relative_bias, length))
+            self._bias = g.op("Add", bias, _relative_bias(g, weights.relative_bias, length))
+        else:  # [B, 1, S, S]: adding a row of 16 again and again takes seven times as long as adding a square
+            self._bias = g.op("Expand", bias, g.op("Concat", g.ints(1, 1), length, g.ints(1), axis=0))
 
         self._unmasked_length = unmasked_length
         if unmasked_length:
             self._is_full = g.op("Equal", length, g.ints(unmasked_length))
-
-    def _rows_of(self, heads: int) -> list[str]:
-        """For each of query, key and value: row of (token, part, head) in the pack seen as [T * 3 * heads, width]."""
-        g, head_ids = self._g, np.arange(heads, dtype=np.int64)
-        token = g.op("Mul", g.op("Unsqueeze", "gather_idx", g.ints(1)), g.ints(3 * heads))
-        return [g.op("Add", token, g.const((head_ids + part * heads).reshape(1, heads, 1))) for part in range(3)]
 
     def _back_of(self, heads: int, text: str, cell: str, length: str) -> str:
         """Row of (token, head) in the attention output seen as [B * heads * S, width]."""
@@ -180,12 +179,23 @@ class _Attention:
         return g.op("Reshape", context, g.ints(-1, size))
 
     def _masked(self, g: Graph, qkv: str, heads: int) -> str:
-        rows = g.op("Reshape", qkv, g.ints(-1, self._width))
-        query, key, value = (g.op("Gather", rows, index) for index in self._rows[heads])
-        scores = g.op("FusedMatMul", query, key, domain=MICROSOFT, transB=1, alpha=1 / math.sqrt(self._width))
+        rows = g.op("Reshape", qkv, g.ints(-1, heads * self._width))
+        query, key, value = (
+            g.op("Reshape", g.op("Gather", rows, index), g.ints(0, 0, heads, self._width)) for index in self._rows
+        )
+        scores = g.op(
+            "FusedMatMul",
+            *(query, key),
+            domain=MICROSOFT,
+            transBatchA=1,
+            transBatchB=1,
+            transB=1,
+            alpha=1 / math.sqrt(self._width),
+        )  # [B, heads, S, S]
         self._attention = g.op("Softmax", g.op("Add", scores, self._bias), axis=-1)
-        context = g.op("Reshape", g.op("MatMul", self._attention, value), g.ints(-1, self._width))
-        return g.op("Reshape", g.op("Gather", context, self._back[heads]), g.ints(-1, heads * self._width))
+        context = g.op("FusedMatMul", self._attention, value, domain=MICROSOFT, transBatchB=1)
+        by_head = g.op("Reshape", context, g.ints(-1, self._width))
+        return g.op("Reshape", g.op("Gather", by_head, self._back[heads]), g.ints(-1, heads * self._width))
 
     def diagonal(self, head: int) -> str:
         """How much each token attends to itself in one head of the layer just made: [B, S], 0 in empty cells."""
