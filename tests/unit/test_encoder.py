@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.support import packages, tiny
 from whit.contract.vectors import Encoding, encode
-from whit.runtime.encoder import Encoder
+from whit.runtime.encoder import Encoder, session_options
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
 from whit.runtime.verify import verify
@@ -184,3 +184,8 @@ def test_every_length_up_to_the_limit(token_count: int) -> None:
 
     assert np.isfinite(found).all()
     assert found[0].tobytes() == found[2].tobytes() == encoder.run([ids])[0].tobytes()
+
+
+def test_threads_share_no_arena() -> None:
+    # Its buffers would travel between the cores' caches: no test could see that but by the clock, which is not to be trusted.
+    assert not session_options().enable_cpu_mem_arena

@@ -323,3 +323,20 @@ def test_a_small_job_is_not_split():
     for thread in threads:
         thread.join()
     assert [batch and len(batch.entries) for batch in taken] == [2, None]
+
+
+def test_who_is_told_that_a_job_is_done_finds_the_scheduler_free():
+    scheduler = make_scheduler()
+    job, _ = make_job([5])
+    told: list[bool] = []
+
+    def tell():
+        other = threading.Thread(target=scheduler.statistics, daemon=True)
+        other.start()
+        other.join(5)
+        told.append(not other.is_alive())
+
+    job.on_done = tell
+    scheduler.submit(job)
+    scheduler.finish(take(scheduler))
+    assert told == [True]
