@@ -13,7 +13,7 @@ from tests.support.tiny import tokenizer, vocabulary, write_checkpoint
 from whit.export.checkpoint import CheckpointError, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import read_steps
-from whit.export.splitting import needed
+from whit.export.sharing import needed
 from whit.export.vocabulary import TrimOptions, trim_vocabulary
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import open_package

@@ -24,6 +24,26 @@ _EXPONENT = 1.5
 _FREQUENT_SHARE = 0.25  # of the rows: they go to the tokens needed most, whatever is like them
 _BATCHES = 50
 _CHUNK = 1024
+_NEIGHBOUR_SHARE = 0.3
+_NEIGHBOURS = 300  # ids to either side
+
+
+def needed(counts: NDArray[np.int64], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """How often texts of the corpus's kind need each token: its own count, and a share of its neighbours'.
+
+    A corpus lacks words by chance. Vocabularies are written in the order of frequency in the text that they were made from,
+    so tokens with ids near to a token's say what to expect of it (empirical Bayes, with Robbins' idea that the many tell of
+    the one); where ids are in no order, the neighbours tell all tokens the same.
+
+    Args:
+        counts: of each token in the corpus, [vocabulary size].
+        usable: tokens that a text can produce and that are not kept in any case, [vocabulary size].
+    """
+    window = np.ones(2 * _NEIGHBOURS + 1)
+    sums = np.convolve(np.where(usable, counts, 0), window)[_NEIGHBOURS:-_NEIGHBOURS]
+    numbers = np.convolve(usable.astype(float), window)[_NEIGHBOURS:-_NEIGHBOURS]
+    found: NDArray[np.float64] = counts + _NEIGHBOUR_SHARE * sums / np.maximum(numbers, 1)
+    return found
 
 
 def share_rows(

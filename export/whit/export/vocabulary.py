@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, Tensors, encoder_folder, read_checkpoint
 from whit.export.derive import derive_checkpoint
-from whit.export.sharing import share_rows
-from whit.export.splitting import needed, splitting_costs, worth
+from whit.export.sharing import needed, share_rows
+from whit.export.splitting import splitting_costs, worth
 from whit.export.texts import read_texts
 from whit.export.vocabulary_kinds import KINDS, Kind
 
@@ -89,18 +89,17 @@ def trim_vocabulary(source: Path, out: Path, options: TrimOptions, progress: Pro
     kept = _choose(kind, essential, counts, options)
     rows = kept  # for each token that stays, the one whose row it reads
     if options.size is not None and kept != (all_of_use := _choose(kind, essential, counts, TrimOptions())):
-        usable = np.zeros(len(kind.tokens), bool)
-        usable[list(set(all_of_use) - essential)] = True
-        need = needed(counts, usable)
         if options.share:
+            usable = np.zeros(len(kind.tokens), bool)
+            usable[list(set(all_of_use) - essential)] = True
             kept = all_of_use
-            rows = share_rows(checkpoint, kept, essential, need, options.size, progress)
+            rows = share_rows(checkpoint, kept, essential, needed(counts, usable), options.size, progress)
         else:
-            # A quarter of the room goes to what is needed most, the rest by what a split into these would cost.
-            frequent = _choose(kind, essential, need, replace(options, size=max(options.size // 4, len(essential))))
+            # Half of the room goes by frequency, the other half by what a split into these would cost.
+            frequent = _choose(kind, essential, counts, replace(options, size=max(options.size // 2, len(essential))))
             reader = _as_read(_trimmed_tokenizer(content, kind, _new_ids(frequent)), checkpoint.tokenizer)
             costs = splitting_costs(checkpoint, reader, frequent, len(kind.tokens), progress)
-            rows = kept = _choose(kind, essential, worth(need, costs), options)
+            rows = kept = _choose(kind, essential, worth(counts, costs), options)
     new_ids = _new_ids(kept)
     _check_padding(checkpoint, new_ids)
     tokenizer = _trimmed_tokenizer(content, kind, new_ids)
