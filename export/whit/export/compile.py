@@ -53,7 +53,7 @@ class ExportOptions:
     calibration: Path | None = None  # one text a line; default: the text that ships with whit
     pooling: str | None = None  # only for a checkpoint that does not say
     max_token_count: int | None = None  # default: what the checkpoint states
-    max_layer_error: float = 0.02  # int8: error of a layer's output up to which a cheaper scheme is taken
+    max_layer_error: float = 0.03  # int8: error of a layer's output up to which a cheaper scheme is taken
     max_loss: float = 5.0  # int8: points of rank agreement with float32 that may be lost; see ``gate``
     sensitivity: bool = False  # int8: whether to measure what each linear layer loses alone
     embedding_bits: int = 8  # int8: of a value in the table of word embeddings, 8 or 4
