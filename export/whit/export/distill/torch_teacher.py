@@ -1,4 +1,4 @@
-"""A teacher that torch computes on a GPU: a hundred times quicker there than whit's runtime is on a CPU."""
+"""A teacher that torch computes on a GPU, where whit's runtime would use the CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BATCH_TOKEN_COUNT = 32_768
 
 
 class TorchTeacher:
-    """A checkpoint folder as a ``whit.export.distill.teacher.Teacher``, with products in bfloat16: cosine 0.9999 and better."""
+    """A checkpoint folder as a ``whit.export.distill.teacher.Teacher``, on a GPU with products in bfloat16."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         checkpoint = read_checkpoint(folder)
