@@ -11,11 +11,12 @@ import pytest
 from tests.support import tiny
 from whit.export.checkpoint import CheckpointError, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.cosines import row_cosines
 from whit.export.encoder_graph import OUTPUT, Head, build_graph
 from whit.export.families import encoder_weights
 from whit.export.linear import Plan
 from whit.export.prune.shapes import Shape, shapes_of
-from whit.export.prune.subject import cosines, embed, micro_batch_feeds, read_subject, write_layers
+from whit.export.prune.subject import embed, micro_batch_feeds, read_subject, write_layers
 from whit.export.prune.width import WidthOptions, prune_to_shapes, prune_width
 from whit.runtime.encoder import open_session
 
@@ -123,5 +124,5 @@ def test_nothing_to_prune_changes_nothing(tmp_path: Path) -> None:
     subject = read_subject(tiny.write_checkpoint(tmp_path), None)
     same = prune_to_shapes(subject, shapes_of(subject.weights), "obs")
     ids = subject.token_ids(subject.texts[:4])
-    assert cosines(embed(same, subject.head, ids), embed(subject.weights, subject.head, ids)).min() > 0.999999
+    assert row_cosines(embed(same, subject.head, ids), embed(subject.weights, subject.head, ids)).min() > 0.999999
     assert same is subject.weights

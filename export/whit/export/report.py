@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.contract.manifest import GRAPH_FILE, TOKENIZER_FILE, LinearScheme
+from whit.export.cosines import row_cosines
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import Package
 from whit.runtime.tokenizer import Tokenizer
@@ -64,8 +65,7 @@ def measure(
     if package is not reference:
         encoders = [Encoder(reference), Encoder(package)]
         vectors = [encoder.encode(sequences) for encoder in encoders]
-        norms = [np.maximum(np.linalg.norm(v, axis=1), 1e-12) for v in vectors]
-        cosines = (vectors[0] * vectors[1]).sum(axis=1) / (norms[0] * norms[1])
+        cosines = row_cosines(*vectors)
         loss = 100 - rank_agreement(vectors[0], vectors[1])
         ratios = []
         for done in range(_ROUNDS):

@@ -18,6 +18,7 @@ from torch import Tensor
 from whit.contract.manifest import MANIFEST_FILE
 from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import Progress
+from whit.export.cosines import row_cosines, unit_rows
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.augment import augment
 from whit.export.distill.batches import Indices, batches, chunks
@@ -269,14 +270,13 @@ class _Run:
         """Adds a line to the history: nearness to the teacher on the texts kept back, and the STS score."""
         at = self._position
         ours, theirs = self._embed([self._texts[i] for i in self._held]), self._targets(self._held)
-        norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-        cosine = float(((ours * theirs).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
+        cosine = float(row_cosines(ours, theirs).mean())
         line = {"texts": at.texts, "minutes": round(at.seconds / 60, 2), "cosine": round(cosine, 5)}
         if at.texts:
             line["loss"] = round(self._loss, 6)
         if self._pairs is not None:
             first, second = (self._embed(side) for side in (self._pairs.first, self._pairs.second))
-            line["sts"] = round(sts_score(_unit(first), _unit(second), self._pairs.scores), 3)
+            line["sts"] = round(sts_score(unit_rows(first), unit_rows(second), self._pairs.scores), 3)
         at.history.append(line)
 
     def _embed(self, texts: Sequence[str]) -> FloatArray:
@@ -337,8 +337,3 @@ def _use_bfloat16(options: DistillOptions, device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     # Without these instructions bfloat16 is emulated, which is slower than float32.
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def _unit(vectors: FloatArray) -> FloatArray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)

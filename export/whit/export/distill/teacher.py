@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from whit.contract.manifest import MANIFEST_FILE
 from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import ExportOptions, Progress, compile_checkpoint
+from whit.export.cosines import unit_rows
 from whit.runtime.opening import open_encoder
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
@@ -81,7 +82,7 @@ class JointTeacher:
     def encode(self, texts: Sequence[str], max_token_count: int) -> FloatArray:
         """As ``Teacher.encode``; the vectors are of length 1."""
         found = [teacher.encode(texts, max_token_count) for teacher in self._teachers]
-        units = [vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in found]
+        units = [unit_rows(vectors) for vectors in found]
         return np.asarray(np.concatenate(units, axis=1) / np.sqrt(len(units)), np.float32)
 
 

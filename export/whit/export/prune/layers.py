@@ -11,10 +11,10 @@ import numpy as np
 
 from whit.export.checkpoint import CheckpointError, FloatArray
 from whit.export.compile import Progress
+from whit.export.cosines import row_cosines, unit_rows
 from whit.export.prune.shapes import shapes_of
 from whit.export.prune.subject import (
     Subject,
-    cosines,
     embed,
     hidden_states,
     parameter_count,
@@ -84,7 +84,7 @@ def drop_layers(source: Path, out: Path, options: LayerOptions, progress: Progre
     if options.reuse:
         kept = reuse_layers(subject, kept, progress)
     pruned = replace(subject.weights, layers=[subject.weights.layers[i] for i in kept])
-    same = cosines(embed(subject.weights, subject.head, sequences), embed(pruned, subject.head, sequences))
+    same = row_cosines(embed(subject.weights, subject.head, sequences), embed(pruned, subject.head, sequences))
     report = LayerReport(
         kept=tuple(kept),
         dropped=tuple(i for i in range(total) if i not in kept),
@@ -142,7 +142,7 @@ def reuse_layers(subject: Subject, kept: Sequence[int], progress: Progress = lam
 
     def likeness(places: Sequence[int | None]) -> float:
         model = replace(subject.weights, layers=[layers[i] for i in places if i is not None])
-        return float(cosines(embed(model, subject.head, sequences), wanted).mean())
+        return float(row_cosines(embed(model, subject.head, sequences), wanted).mean())
 
     places: list[int | None] = [i if i in kept else None for i in range(len(layers))]
     empty = [i for i in reversed(range(len(layers))) if i not in kept]
@@ -163,7 +163,7 @@ def even_layers(total: int, count: int) -> list[int]:
 
 def block_influence(subject: Subject) -> list[float]:
     """1 - mean cosine between what enters and what leaves each layer (ShortGPT, arXiv:2403.03853)."""
-    return [float(1 - cosines(a, b).mean()) for a, b in _changes(subject)]
+    return [float(1 - row_cosines(a, b).mean()) for a, b in _changes(subject)]
 
 
 def entropy_increase(subject: Subject) -> list[float]:
@@ -210,7 +210,7 @@ def loss_curve(subject: Subject) -> list[float]:
     for count in range(1, len(subject.weights.layers) + 1):
         cut = replace(subject.weights, layers=subject.weights.layers[:count])
         a, b = embed(cut, subject.head, firsts), embed(cut, subject.head, seconds)
-        losses.append(_contrastive_loss(_unit(a), _unit(b)))
+        losses.append(_contrastive_loss(unit_rows(a), unit_rows(b)))
     return losses
 
 
@@ -237,8 +237,3 @@ def _contrastive_loss(a: FloatArray, b: FloatArray) -> float:
         scores -= scores.max(axis=1, keepdims=True)
         losses.append(np.log(np.exp(scores).sum(axis=1)) - np.diag(scores))
     return float(np.concatenate(losses).mean())
-
-
-def _unit(x: FloatArray) -> FloatArray:
-    unit: FloatArray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return unit

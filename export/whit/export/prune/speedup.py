@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from whit.export.checkpoint import CheckpointError
 from whit.export.compile import Progress
+from whit.export.cosines import row_cosines
 from whit.export.families import EncoderWeights, Layer
 from whit.export.prune.columns import Moments, refit
 from whit.export.prune.latency import DTYPES, LatencyTable, Timer, cut_to_shapes, measure_latency
 from whit.export.prune.shapes import Shape, shapes_of
-from whit.export.prune.subject import Subject, cosines, embed, linear_inputs, read_subject, with_layer, write_layers
+from whit.export.prune.subject import Subject, embed, linear_inputs, read_subject, with_layer, write_layers
 from whit.export.prune.width import (
     ATTENTION,
     BLOCKS,
@@ -223,7 +224,7 @@ class _Scored:
 
     def error(self, weights: EncoderWeights) -> float:
         """Mean of 1 - cosine to the unpruned model's vectors."""
-        return float(1 - cosines(embed(weights, self.subject.head, self.sequences), self.vectors).mean())
+        return float(1 - row_cosines(embed(weights, self.subject.head, self.sequences), self.vectors).mean())
 
 
 def _effects(

@@ -98,13 +98,6 @@ def layer_norm(x: FloatArray, norm: Norm, epsilon: float) -> FloatArray:
     return normed
 
 
-def cosines(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Cosine of each row of the one with the same row of the other."""
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    found: FloatArray = (first * second).sum(axis=1) / np.maximum(lengths, 1e-12)
-    return found
-
-
 def parameter_count(weights: EncoderWeights) -> int:
     """Numbers in the encoder's layers (the embedding tables are not pruned here)."""
     return sum(

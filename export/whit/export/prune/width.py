@@ -15,12 +15,12 @@ import numpy as np
 
 from whit.export.checkpoint import CheckpointError, FloatArray
 from whit.export.compile import Progress
+from whit.export.cosines import row_cosines
 from whit.export.families import EncoderWeights, Layer, Linear
 from whit.export.prune.columns import RANKINGS, Indices, Moments, refit
 from whit.export.prune.shapes import Shape, shapes_of
 from whit.export.prune.subject import (
     Subject,
-    cosines,
     embed,
     linear_inputs,
     parameter_count,
@@ -82,7 +82,7 @@ def prune_width(source: Path, out: Path, options: WidthOptions, progress: Progre
 def report_width(subject: Subject, pruned: EncoderWeights, method: str) -> WidthReport:
     """Compares a pruned encoder with the one it came from."""
     sequences = subject.token_ids(subject.texts)
-    same = cosines(embed(subject.weights, subject.head, sequences), embed(pruned, subject.head, sequences))
+    same = row_cosines(embed(subject.weights, subject.head, sequences), embed(pruned, subject.head, sequences))
     shapes = shapes_of(pruned)
     return WidthReport(
         method=method,

@@ -13,6 +13,7 @@ import numpy as np
 
 from whit.contract.manifest import KINDS, STATIC, TABLE_FILE, TOKENIZER_FILE, Manifest
 from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.cosines import unit_rows
 from whit.export.distill.options import cache_folder
 from whit.export.distill.projection import principal_directions, project
 from whit.export.distill.teacher import PackageTeacher, TeacherVectors, open_teacher
@@ -113,7 +114,7 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         directions = principal_directions(wanted, options.dimension_count)  # of sentences, not of tokens
         if options.dtype == "pq":
             directions = directions @ random_turn(options.dimension_count, options.seed)
-        targets = _units(project(wanted, directions))
+        targets = unit_rows(project(wanted, directions))
         sequences = tokens.encode(texts, options.max_token_count)
         table, start, counts = _learn(sequences, targets, said @ directions, tokens, options, progress)
 
@@ -244,7 +245,7 @@ def _report(
 ) -> StaticReport:
     some = np.array([i for i in held if len(sequences[i])])
     texts = [sequences[i] for i in some]
-    before = _units(bags(texts, len(tokens)) @ start)
+    before = unit_rows(bags(texts, len(tokens)) @ start)
     after = StaticEncoder(package).run(texts)
     found, wanted = (vectors[:1000] @ vectors[:1000].T for vectors in (after, targets[some]))
     pairs = np.triu_indices(len(found), 1)
@@ -263,8 +264,3 @@ def _report(
         cosine=round(float((after * targets[some]).sum(axis=1).mean()), 6),
         similarity_correlation=round(float(correlation), 6),
     )
-
-
-def _units(vectors: FloatArray) -> FloatArray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
