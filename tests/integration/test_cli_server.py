@@ -144,6 +144,13 @@ def test_embed_writes_npy(whit: Whit, files: Path) -> None:
     codes = np.load(files / "v.npy")
     assert (codes.dtype, codes.shape) == (np.int8, (3, 32))
 
+    assert whit("embed", "--file", "texts.txt", "--out", "p.npy", "--encoding", "3bit").code == 0
+    planes = np.load(files / "p.npy")
+    assert (planes.dtype, planes.shape) == (np.uint8, (3, 3 * 32 // 8 + 3 * 4))
+    printed = [json.loads(line) for line in whit("embed", "one", "--encoding", "3bit", "--json").out.splitlines()]
+    assert np.ravel(printed[0]["vector"]).tolist() == planes[0, :12].tolist()
+    assert printed[0]["scales"] == planes[0, 12:].view("<f4").tolist()
+
     assert whit("embed", "--file", "texts.txt", "--out", "s.npy", "--dimensions", 8).code == 0
     short = np.load(files / "s.npy")
     assert short.shape == (3, 8)

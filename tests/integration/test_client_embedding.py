@@ -196,7 +196,7 @@ def test_an_unknown_model_or_role_is_refused(whit: Client) -> None:
 # ---- embed_stream ----
 
 
-@pytest.mark.parametrize("encoding", ["float32", "float16", "int8", "binary"])
+@pytest.mark.parametrize("encoding", ["float32", "float16", "int8", "binary", "2bit", "3bit", "4bit"])
 def test_a_stream_gives_what_the_call_gives(whit: Client, encoding: str) -> None:
     batches = list(whit.embed_stream(iter(TEXTS), model=MODEL, encoding=encoding, batch_size=7))
 

@@ -239,4 +239,7 @@ def test_names_of_encodings_and_numbers_agree():
         Encoding.FLOAT16: FLOAT16,
         Encoding.INT8: INT8,
         Encoding.BINARY: BINARY,
+        Encoding.BITS_2: vector_pb2.VECTOR_ENCODING_BITS_2,
+        Encoding.BITS_3: vector_pb2.VECTOR_ENCODING_BITS_3,
+        Encoding.BITS_4: vector_pb2.VECTOR_ENCODING_BITS_4,
     }

@@ -32,6 +32,9 @@ _ENCODINGS = {
     Encoding.FLOAT16: vector_pb2.VECTOR_ENCODING_FLOAT16,
     Encoding.INT8: vector_pb2.VECTOR_ENCODING_INT8,
     Encoding.BINARY: vector_pb2.VECTOR_ENCODING_BINARY,
+    Encoding.BITS_2: vector_pb2.VECTOR_ENCODING_BITS_2,
+    Encoding.BITS_3: vector_pb2.VECTOR_ENCODING_BITS_3,
+    Encoding.BITS_4: vector_pb2.VECTOR_ENCODING_BITS_4,
 }
 
 

@@ -17,7 +17,7 @@ from whit.client import _requests as requests
 from whit.client._metadata import from_struct, to_struct
 from whit.client._split import Batch, refused
 from whit.contract.errors import FieldViolation, Problem, Reason, to_status
-from whit.contract.vectors import Encoding, encode
+from whit.contract.vectors import Encoding, decode, encode
 from whit.v1 import embedding_pb2, point_pb2, vector_pb2
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
@@ -62,7 +62,7 @@ def test_every_option_reaches_the_wire() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"encoding": "float64"}, "encoding must be 'float32', 'float16', 'int8' or 'binary'; got 'float64'"),
+        ({"encoding": "float64"}, "encoding must be 'float32', .* '3bit' or '4bit'; got 'float64'"),
         ({"encoding": []}, "encoding must be one or more different names"),
         ({"encoding": ["int8", "int8"]}, "encoding must be one or more different names"),
         ({"on_overflow": "cut"}, "on_overflow must be 'error' or 'truncate'; got 'cut'"),
@@ -194,26 +194,42 @@ def test_binary_vectors_cannot_be_sent() -> None:
         requests.rows_of(convert.vectors(wire(MATRIX, Encoding.BINARY)))
 
 
+@pytest.mark.parametrize("encoding", [Encoding.BITS_2, Encoding.BITS_3, Encoding.BITS_4])
+def test_residual_codes_cannot_be_sent(encoding: Encoding) -> None:
+    with pytest.raises(ValueError, match=f"vectors must not be {encoding}: .* give to_float32"):
+        requests.rows_of(convert.vectors(wire(MATRIX, encoding)))
+
+
 def test_vectors_of_words() -> None:
     with pytest.raises(TypeError, match="vectors must be numbers"):
         requests.rows_of([["a", "b"]])
 
 
 @pytest.mark.parametrize(
-    ("encoding", "dtype", "columns"),
-    [(Encoding.FLOAT32, np.float32, 4), (Encoding.FLOAT16, np.float16, 4), (Encoding.INT8, np.int8, 4), (Encoding.BINARY, np.uint8, 1)],
-)  # fmt: skip
-def test_vectors_are_views_of_what_was_received(encoding: Encoding, dtype: Any, columns: int) -> None:
+    ("encoding", "dtype", "row", "scales"),
+    [
+        (Encoding.FLOAT32, np.float32, (4,), None),
+        (Encoding.FLOAT16, np.float16, (4,), None),
+        (Encoding.INT8, np.int8, (4,), (3,)),
+        (Encoding.BINARY, np.uint8, (1,), None),
+        (Encoding.BITS_2, np.uint8, (2, 1), (3, 2)),
+        (Encoding.BITS_3, np.uint8, (3, 1), (3, 3)),
+        (Encoding.BITS_4, np.uint8, (4, 1), (3, 4)),
+    ],
+)
+def test_vectors_are_views_of_what_was_received(
+    encoding: Encoding, dtype: Any, row: tuple[int, ...], scales: tuple[int, ...] | None
+) -> None:
     vectors = convert.vectors(wire(MATRIX, encoding))
 
-    assert (vectors.values.dtype, vectors.values.shape) == (dtype, (3, columns))
+    assert (vectors.values.dtype, vectors.values.shape) == (dtype, (3, *row))
     assert vectors.dimension_count == 4
     assert not vectors.values.flags.owndata
-    assert (vectors.scales is not None) == (encoding is Encoding.INT8)
+    assert (None if vectors.scales is None else vectors.scales.shape) == scales
     if encoding is Encoding.BINARY:
         assert np.array_equal(vectors.to_float32(), np.where(MATRIX > 0, 1, -1))
     else:
-        assert np.allclose(vectors.to_float32(), MATRIX, atol=0.05)
+        assert np.array_equal(vectors.to_float32(), decode(encode(MATRIX, encoding)))
 
 
 def test_malformed_vectors_are_a_defect_of_the_server() -> None:
@@ -267,8 +283,11 @@ def test_refused_items_get_rows_of_zeros_between_the_others() -> None:
     refusal = convert._defect("cannot be sent")
     batch = Batch("texts", 10, ["a", "c"], {1: refusal})
 
-    result = convert.embed_result(response(MATRIX[:2], None, EMPTY, encodings=("int8", "float32")), batch)
+    result = convert.embed_result(response(MATRIX[:2], None, EMPTY, encodings=("int8", "float32", "3bit")), batch)
 
+    planes = result.by_encoding["3bit"].to_float32()
+    assert np.array_equal(planes[[0, 2]], decode(encode(MATRIX[:2], Encoding.BITS_3)))
+    assert not planes[1].any()
     assert np.array_equal(result.by_encoding["float32"].values, [MATRIX[0], np.zeros(4), MATRIX[1]])
     assert result.by_encoding["int8"].scales is not None
     assert result.by_encoding["int8"].scales[1] == 0
@@ -331,7 +350,9 @@ def test_a_batch_that_failed_whole_has_zeros_in_the_right_form(encoding: Encodin
 
     result = convert.failed_embed_result(Batch("texts", 0, ["a", "b"], {1: error}), error, 12, [encoding])
 
-    assert result.vectors.shape == (3, encoding.row_bytes(12) // result.vectors.itemsize)
+    assert len(result.vectors) == 3
+    assert result.vectors.nbytes == 3 * encoding.row_bytes(12)
+    assert (0 if result.scales is None else result.scales.size) == 3 * encoding.scale_count
     assert not result.vectors.any()
     assert [item.error for item in result.items] == [error] * 3
 

@@ -14,7 +14,7 @@ from whit.server.index import CollectionStore, PointWrite, keeper, search
 from whit.server.index.graph import Graph
 
 DIMENSIONS = 32
-STORAGES = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8)
+STORAGES = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8, Encoding.BITS_4, Encoding.BITS_2)
 COUNT = 400
 
 

@@ -61,12 +61,20 @@ def test_binary_is_most_significant_bit_first(row: list[float], data: str) -> No
     assert decode(encoded).tolist() == [[1.0 if value > 0 else -1.0 for value in row]]
 
 
+def test_residual_codes_are_planes_of_bits_and_a_scale_for_each() -> None:
+    encoded = encode(matrix([3, 1, -1, -3, 3, -3, 1, -1, 3], [0] * 9), Encoding.BITS_2)  # +-2 +-1
+
+    assert encoded.data == bytes([0b11001010, 0x80, 0b10101001, 0x80, 0, 0, 0, 0])
+    assert np.frombuffer(encoded.scales, "<f4").tolist() == [2, 1, 0, 0]
+    assert decode(encoded).tolist() == [[3, 1, -1, -3, 3, -3, 1, -1, 3], [0] * 9]
+
+
 @given(st.sampled_from(Encoding), shapes)
 def test_sizes_are_what_row_bytes_says(encoding: Encoding, shape: tuple[int, int]) -> None:
     encoded = encode(np.ones(shape, np.float32), encoding)
 
     assert len(encoded.data) == shape[0] * encoding.row_bytes(shape[1])
-    assert len(encoded.scales) == (4 * shape[0] if encoding is Encoding.INT8 else 0)
+    assert len(encoded.scales) == 4 * shape[0] * encoding.scale_count
 
 
 # Round trips
@@ -132,7 +140,8 @@ def test_a_row_does_not_depend_on_the_others(vectors: FloatMatrix, encoding: Enc
     together, alone = encode(vectors, encoding), encode(vectors[row : row + 1], encoding)
 
     assert native(together)[row].tobytes() == alone.data
-    assert together.scales[4 * row : 4 * row + len(alone.scales)] == alone.scales
+    size = 4 * encoding.scale_count
+    assert together.scales[size * row : size * (row + 1)] == alone.scales
 
 
 @pytest.mark.parametrize("encoding", Encoding)
@@ -146,15 +155,22 @@ def test_zero_rows_and_no_rows(encoding: Encoding) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoding", "dtype", "columns"),
-    [("float32", "<f4", 9), ("float16", "<f2", 9), ("int8", "i1", 9), ("binary", "u1", 2)],
+    ("encoding", "dtype", "row"),
+    [
+        ("float32", "<f4", (9,)),
+        ("float16", "<f2", (9,)),
+        ("int8", "i1", (9,)),
+        ("binary", "u1", (2,)),
+        ("2bit", "u1", (2, 2)),
+        ("4bit", "u1", (4, 2)),
+    ],
 )
-def test_native_codes_are_a_view(encoding: str, dtype: str, columns: int) -> None:
+def test_native_codes_are_a_view(encoding: str, dtype: str, row: tuple[int, ...]) -> None:
     encoded = encode(np.ones((3, 9), np.float32), Encoding(encoding))
 
     found = native(encoded)
 
-    assert (found.dtype, found.shape) == (np.dtype(dtype), (3, columns))
+    assert (found.dtype, found.shape) == (np.dtype(dtype), (3, *row))
     assert not found.flags.writeable
 
 

@@ -65,11 +65,23 @@ def test_every_limit_that_is_named_exists() -> None:
     assert set(re.findall(r"`(?:Limits\.)?(\w+_(?:byte|item|window|hit|token)_count)`", DOC)) <= limits
 
 
-@pytest.mark.parametrize("encoding", Encoding)
+@pytest.mark.parametrize("encoding", [Encoding.BITS_2, Encoding.BITS_3, Encoding.BITS_4])
+def test_the_snippet_of_residual_codes_reads_them(encoding: Encoding) -> None:
+    (snippet,) = snippets("\nBITS_2, BITS_3 and BITS_4.", "\n## Streams")
+    encoded = encode(np.random.default_rng(0).standard_normal((3, 13)).astype(np.float32), encoding)
+    number = vector_pb2.VectorEncoding.Value(f"VECTOR_ENCODING_{encoding.name}")
+    batch = SimpleNamespace(encoding=number, data=encoded.data, scales=encoded.scales, count=3, dimension_count=13)
+    names_after: dict[str, Any] = {"np": np, "batch": batch}
+
+    exec(snippet, names_after)
+
+    assert np.array_equal(names_after["vectors"], decode(encoded))
+
+
+@pytest.mark.parametrize("encoding", [Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8, Encoding.BINARY])
 def test_the_snippet_of_an_encoding_reads_and_writes_it(encoding: Encoding) -> None:
     names = [e.name for e in Encoding]
-    after = names.index(encoding.name) + 1
-    (snippet,) = snippets(f"\n{encoding.name}", f"\n{names[after]}" if after < len(names) else "\n## Streams")
+    (snippet,) = snippets(f"\n{encoding.name}", f"\n{names[names.index(encoding.name) + 1]}")
     vectors = np.random.default_rng(0).standard_normal((3, 13)).astype(np.float32)
     vectors[1] = 0
     encoded = encode(vectors, encoding)

@@ -19,7 +19,7 @@ from whit.cli.passages import BadLine, is_text, read_lines
 from whit.cli.remote import choose_model, connect, server_options, why
 from whit.client import EmbedResult
 
-ENCODINGS = ("float32", "float16", "int8", "binary")
+ENCODINGS = ("float32", "float16", "int8", "binary", "4bit", "3bit", "2bit")
 SHOWN_VALUE_COUNT = 4
 
 
@@ -81,7 +81,8 @@ def embed(
     """Turn each TEXT into a vector; "-" reads texts from standard input, one a line.
 
     Prints a table, or with --json one JSON object a line: text, token_count, truncated, vector. int8 and binary vectors are codes,
-    as numpy sees them.
+    as numpy sees them. 2bit, 3bit and 4bit vectors are planes of bits and have scales beside them; in a .npy file the scales of a
+    row follow its planes, 4 bytes each.
     """
     if role and instruction:
         raise click.UsageError("Give --role or --instruction, not both: each is what is put before the text.")
@@ -127,19 +128,28 @@ class _Row:
     token_count: int
     truncated: bool
     vector: NDArray[np.generic]
+    scales: NDArray[np.float32] | None  # of residual codes, which mean nothing without
     error: object = None
 
 
 def _rows(texts: list[str], results: Iterable[EmbedResult]) -> Iterator[_Row]:
     number = 0
     for result in results:
-        for item, vector in zip(result.items, result.vectors, strict=True):
+        for row, item in enumerate(result.items):
             number += 1
-            yield _Row(number, texts[number - 1], item.token_count, item.truncated, vector, item.error)
+            vector = result.vectors[row]
+            scales = result.scales[row] if result.encoding.bits and result.scales is not None else None
+            yield _Row(number, texts[number - 1], item.token_count, item.truncated, vector, scales, item.error)
 
 
 def _as_json(row: _Row) -> dict[str, Any]:
-    return {"text": row.text, "token_count": row.token_count, "truncated": row.truncated, "vector": row.vector.tolist()}
+    found = {
+        "text": row.text,
+        "token_count": row.token_count,
+        "truncated": row.truncated,
+        "vector": row.vector.tolist(),
+    }
+    return found if row.scales is None else found | {"scales": row.scales.tolist()}
 
 
 def _table(rows: list[_Row]) -> Table:
@@ -150,10 +160,10 @@ def _table(rows: list[_Row]) -> Table:
             (
                 snippet(row.text, 60),
                 f"{row.token_count}{' (cut)' if row.truncated else ''}",
-                len(row.vector),
+                row.vector.size,
                 " ".join(
                     f"{value:+.4f}" if row.vector.dtype.kind == "f" else str(value)
-                    for value in row.vector[:SHOWN_VALUE_COUNT]
+                    for value in row.vector.flat[:SHOWN_VALUE_COUNT]
                 ),
             )
             for row in rows
@@ -164,8 +174,12 @@ def _table(rows: list[_Row]) -> Table:
 
 
 def _write_npy(path: Path, rows: list[_Row]) -> None:
+    matrix = np.stack([row.vector for row in rows])
+    scales = [row.scales for row in rows if row.scales is not None]
+    if scales:
+        matrix = np.hstack([matrix.reshape(len(rows), -1), np.stack(scales).astype("<f4").view(np.uint8)])
     with path.open("wb") as file:
-        np.save(file, np.stack([row.vector for row in rows]), allow_pickle=False)
+        np.save(file, matrix, allow_pickle=False)
 
 
 def _texts(arguments: tuple[str, ...], path: Path | None) -> list[str]:

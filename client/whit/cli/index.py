@@ -50,7 +50,7 @@ class Tally:
 @click.option("--model", help="Model of a new collection. Default: the only one that the server has.")
 @click.option(
     "--storage",
-    type=click.Choice(["float32", "float16", "int8"]),
+    type=click.Choice(["float32", "float16", "int8", "4bit", "3bit", "2bit"]),
     help=f"How a new collection stores vectors. Default: {DEFAULT_STORAGE}.",
 )
 @click.option("--role", help="Role of the prompt put before each text. Default: document, where the model has it.")

@@ -52,7 +52,7 @@ class AsyncPoints:
         Args:
             name: 1 to 64 of a-z, 0-9, ``-`` and ``_``; starts with a letter or digit.
             model: name of the model that embeds its texts and queries.
-            storage: how vectors are stored: ``"float32"``, ``"float16"`` or ``"int8"``.
+            storage: how vectors are stored: ``"float32"``, ``"float16"``, ``"int8"``, ``"4bit"``, ``"3bit"`` or ``"2bit"``.
             dimension_count: values kept of each vector, renormalised. None: all.
             exist_ok: if there is one already of this package, storage and dimension count, return it.
             timeout: seconds for the whole call.

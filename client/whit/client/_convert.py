@@ -7,6 +7,7 @@ from datetime import UTC
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whit.client._errors import ItemErrors, WhitError, from_item_status, from_problem
 from whit.client._metadata import from_struct
@@ -40,6 +41,9 @@ ENCODING_TO_WIRE: Mapping[Encoding, vector_pb2.VectorEncoding.ValueType] = {
     Encoding.FLOAT16: vector_pb2.VECTOR_ENCODING_FLOAT16,
     Encoding.INT8: vector_pb2.VECTOR_ENCODING_INT8,
     Encoding.BINARY: vector_pb2.VECTOR_ENCODING_BINARY,
+    Encoding.BITS_2: vector_pb2.VECTOR_ENCODING_BITS_2,
+    Encoding.BITS_3: vector_pb2.VECTOR_ENCODING_BITS_3,
+    Encoding.BITS_4: vector_pb2.VECTOR_ENCODING_BITS_4,
 }
 _ENCODING_FROM_WIRE: Mapping[int, Encoding] = {wire: encoding for encoding, wire in ENCODING_TO_WIRE.items()}
 
@@ -154,8 +158,15 @@ def vectors(batch: vector_pb2.VectorBatch) -> Vectors:
         values = native(encoded)
     except ValueError as error:
         raise _defect(f"the server sent a malformed vector batch: {error}") from None
-    scales = np.frombuffer(batch.scales, "<f4") if encoding is Encoding.INT8 else None
-    return Vectors(encoding, batch.dimension_count, values, scales)
+    return Vectors(encoding, batch.dimension_count, values, _scales(encoding, batch.scales))
+
+
+def _scales(encoding: Encoding, data: bytes) -> NDArray[np.float32] | None:
+    """Float32 [n] for int8, [n, bits] for residual codes, None for the others."""
+    if not encoding.scale_count:
+        return None
+    scales = np.frombuffer(data, "<f4")
+    return scales.reshape(-1, encoding.bits) if encoding.bits else scales
 
 
 def embed_result(
@@ -212,20 +223,20 @@ def with_refused(sent: Iterable[T], batch: Batch, refuse: Callable[[WhitError], 
 
 def _spread(matrix: Vectors, rows: Sequence[int], count: int) -> Vectors:
     """``matrix`` with its rows moved to ``rows`` of ``count``, and zeros between them."""
-    values = np.zeros((count, matrix.values.shape[1]), matrix.values.dtype)
+    values = np.zeros((count, *matrix.values.shape[1:]), matrix.values.dtype)
     values[rows] = matrix.values
     if matrix.scales is None:
         return Vectors(matrix.encoding, matrix.dimension_count, values)
-    scales = np.zeros(count, np.float32)
+    scales = np.zeros((count, *matrix.scales.shape[1:]), np.float32)
     scales[rows] = matrix.scales
     return Vectors(matrix.encoding, matrix.dimension_count, values, scales)
 
 
 def _zeros(encoding: Encoding, count: int, dimension_count: int) -> Vectors:
-    scales = bytes(4 * count) if encoding is Encoding.INT8 else b""
+    scales = bytes(4 * encoding.scale_count * count)
     data = bytes(count * encoding.row_bytes(dimension_count))
     values = native(EncodedVectors(encoding, count, dimension_count, data, scales))
-    return Vectors(encoding, dimension_count, values, np.frombuffer(scales, "<f4") if scales else None)
+    return Vectors(encoding, dimension_count, values, _scales(encoding, scales))
 
 
 def join_embed_results(parts: Sequence[EmbedResult]) -> EmbedResult:

@@ -138,7 +138,7 @@ def room(limits: Limits, overhead_bytes: int) -> int:
 
 def answerable_count(limits: Limits, dimension_count: int, encodings: Iterable[Encoding]) -> int:
     """Items in a batch, by the server's limit and by what the message with their vectors can hold."""
-    item_bytes = _ANSWER_ITEM_BYTES + sum(encoding.row_bytes(dimension_count) + 4 for encoding in encodings)
+    item_bytes = _ANSWER_ITEM_BYTES + sum(e.row_bytes(dimension_count) + 4 * e.scale_count for e in encodings)
     return max(1, min(limits.batch_item_count, room(limits, 0) // item_bytes))
 
 

@@ -100,12 +100,16 @@ def rows_of(vectors: Vectors | ArrayLike, argument: str = "vectors") -> list[Row
     """The rows of a matrix, ready to send: float16 and int8 ``Vectors`` as they are, every other number as float32.
 
     Raises:
-        ValueError: no matrix, or binary codes, from which no cosine can be had.
+        ValueError: no matrix, or codes of 1 to 4 bits, which are not for sending.
         TypeError: no numbers.
     """
     if isinstance(vectors, Vectors):
         if vectors.encoding is Encoding.BINARY:
             raise ValueError(f"{argument} must not be binary: no cosine can be had from bits; give another encoding")
+        if vectors.encoding.bits:
+            raise ValueError(
+                f"{argument} must not be {vectors.encoding}: coded again they would lose more; give to_float32() of them"
+            )
         scales = [0.0] * len(vectors) if vectors.scales is None else vectors.scales.tolist()
         return [
             Row(vectors.encoding, vectors.dimension_count, values, scale)

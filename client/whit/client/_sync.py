@@ -130,7 +130,7 @@ class Client(SyncPoints):
             role: name of a prompt of the model that is put before each text, such as ``"query"``.
             instruction: free text that is put before each text; not with ``role``.
             dimension_count: keep this many values of each vector, renormalised. None: all.
-            encoding: ``"float32"``, ``"float16"``, ``"int8"`` or ``"binary"``, or several of them.
+            encoding: ``"float32"``, ``"float16"``, ``"int8"``, ``"binary"``, ``"2bit"``, ``"3bit"`` or ``"4bit"``, or several of them.
             on_overflow: for a text of more tokens than the model reads: ``"error"`` refuses it, ``"truncate"`` reads its
                 first part and sets ``truncated``.
             normalize: scale vectors to length 1.

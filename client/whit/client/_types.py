@@ -134,9 +134,10 @@ class ServerInfo:
 class Vectors:
     """A matrix of n vectors in one encoding, as numpy sees it. May be given wherever the clients take vectors.
 
-    ``values`` is float32 [n, d], float16 [n, d], int8 [n, d] or, for binary, uint8 [n, ceil(d / 8)] with the most significant bit first. It is
-    usually a read-only view of the bytes received; copy it to change it. ``scales`` is float32 [n] for int8
-    (``vector = code * scale``) and None otherwise. ``dimension_count`` is d.
+    ``values`` is float32 [n, d], float16 [n, d], int8 [n, d] or, for binary, uint8 [n, ceil(d / 8)] with the most significant bit first; for
+    2bit, 3bit and 4bit it is uint8 [n, 2 to 4, ceil(d / 8)], planes of such bits. It is usually a read-only view of the bytes received;
+    copy it to change it. ``scales`` is float32 [n] for int8 (``vector = code * scale``), [n, 2 to 4] for planes (the vector is their
+    signs times their scales, summed) and None otherwise. ``dimension_count`` is d.
     """
 
     encoding: Encoding
@@ -148,7 +149,7 @@ class Vectors:
         return len(self.values)
 
     def to_float32(self) -> NDArray[np.float32]:
-        """The vectors as float32 [n, d]: int8 codes times their scales; a binary 1 is +1 and a 0 is -1."""
+        """The vectors as float32 [n, d]: int8 codes times their scales; a bit of 1 is +1, of 0 is -1."""
         scales = b"" if self.scales is None else self.scales.tobytes()
         return decode(
             EncodedVectors(self.encoding, len(self.values), self.dimension_count, self.values.tobytes(), scales)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.contract.vectors import FloatMatrix
+FloatMatrix = NDArray[np.float32]
 
 MIN_BITS = 2
 MAX_BITS = 4

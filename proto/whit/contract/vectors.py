@@ -1,7 +1,8 @@
 """Vectors as bytes: one codec for each wire encoding, the same on both sides. Knows numpy and nothing else.
 
 Layouts are row-major, little-endian and unpadded (see ``vector.proto``). int8 is symmetric with one scale a row:
-``code = rint(x / scale)``, ``scale = max|x| / 127``, so codes keep the cosine and nothing ever saturates or wraps.
+``code = rint(x / scale)``, ``scale = max|x| / 127``, so codes keep the cosine and nothing ever saturates or wraps. Two to four bits
+are sums of sign planes, each with a scale (``residual``).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from whit.contract.residual import ResidualCodes, residual_codes, residual_vectors
 
 FloatMatrix = NDArray[np.float32]
 
@@ -22,9 +25,22 @@ class Encoding(enum.StrEnum):
     FLOAT16 = "float16"
     INT8 = "int8"
     BINARY = "binary"
+    BITS_2 = "2bit"
+    BITS_3 = "3bit"
+    BITS_4 = "4bit"
+
+    @property
+    def bits(self) -> int:
+        """Sign planes of a residual code; 0 for the others."""
+        return {Encoding.BITS_2: 2, Encoding.BITS_3: 3, Encoding.BITS_4: 4}.get(self, 0)
+
+    @property
+    def scale_count(self) -> int:
+        """Scales that each row has beside its codes."""
+        return 1 if self is Encoding.INT8 else self.bits
 
     def row_bytes(self, dimension_count: int) -> int:
-        """Bytes of one row of ``dimension_count`` values."""
+        """Bytes of one row of ``dimension_count`` values, its scales not counted."""
         match self:
             case Encoding.FLOAT32:
                 return 4 * dimension_count
@@ -34,11 +50,13 @@ class Encoding(enum.StrEnum):
                 return dimension_count
             case Encoding.BINARY:
                 return (dimension_count + 7) // 8
+            case Encoding.BITS_2 | Encoding.BITS_3 | Encoding.BITS_4:
+                return self.bits * ((dimension_count + 7) // 8)
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedVectors:
-    """A matrix as bytes. ``scales`` (count x float32) is empty for every encoding but INT8."""
+    """A matrix as bytes. ``scales`` has ``Encoding.scale_count`` float32 a row, row after row."""
 
     encoding: Encoding
     count: int
@@ -67,6 +85,9 @@ def encode(vectors: FloatMatrix, encoding: Encoding) -> EncodedVectors:
             data, scales = codes.tobytes(), row_scales.astype("<f4", copy=False).tobytes()
         case Encoding.BINARY:
             data = binary_codes(vectors).tobytes()
+        case Encoding.BITS_2 | Encoding.BITS_3 | Encoding.BITS_4:
+            residual = residual_codes(vectors, encoding.bits)
+            data, scales = residual.planes.tobytes(), residual.scales.astype("<f4", copy=False).tobytes()
     return EncodedVectors(encoding, count, dimension_count, data, scales)
 
 
@@ -87,22 +108,33 @@ def decode(encoded: EncodedVectors) -> FloatMatrix:
             scales = np.frombuffer(encoded.scales, "<f4").astype(np.float32)
             return np.frombuffer(encoded.data, np.int8).reshape(shape) * scales[:, None]
         case Encoding.BINARY:
-            packed = np.frombuffer(encoded.data, np.uint8).reshape(encoded.count, _columns(encoded))
-            bits = np.unpackbits(packed, axis=1, count=encoded.dimension_count)
+            bits = np.unpackbits(native(encoded).view(np.uint8), axis=1, count=encoded.dimension_count)
             return bits.astype(np.float32) * 2 - 1
+        case Encoding.BITS_2 | Encoding.BITS_3 | Encoding.BITS_4:
+            scales = np.frombuffer(encoded.scales, "<f4").astype(np.float32).reshape(-1, encoded.encoding.bits)
+            return residual_vectors(ResidualCodes(native(encoded).view(np.uint8), scales, encoded.dimension_count))
 
 
 def native(encoded: EncodedVectors) -> NDArray[np.generic]:
-    """The codes as numpy sees them, a read-only view: float32, float16, int8 [count, dims] or uint8 [count, ceil(dims/8)]."""
+    """The codes as numpy sees them, a read-only view.
+
+    float32, float16, int8 [count, dims]; BINARY uint8 [count, ceil(dims/8)]; residual codes uint8 [count, bits, ceil(dims/8)].
+    """
     check_size(encoded)
-    dtype = {Encoding.FLOAT32: "<f4", Encoding.FLOAT16: "<f2", Encoding.INT8: "i1", Encoding.BINARY: "u1"}
-    return np.frombuffer(encoded.data, dtype[encoded.encoding]).reshape(encoded.count, _columns(encoded))
+    dtype = {Encoding.FLOAT32: "<f4", Encoding.FLOAT16: "<f2", Encoding.INT8: "i1"}.get(encoded.encoding, "u1")
+    return np.frombuffer(encoded.data, dtype).reshape(encoded.count, *_row_shape(encoded))
 
 
-def _columns(encoded: EncodedVectors) -> int:
-    """Numbers in a row as numpy sees it. Not left to ``reshape(count, -1)``, which fails on a matrix without rows."""
-    dimension_count = encoded.dimension_count
-    return encoded.encoding.row_bytes(dimension_count) if encoded.encoding is Encoding.BINARY else dimension_count
+def _row_shape(encoded: EncodedVectors) -> tuple[int, ...]:
+    """Shape of a row as numpy sees it. Not left to ``reshape(count, -1)``, which fails on a matrix without rows."""
+    byte_count = (encoded.dimension_count + 7) // 8
+    match encoded.encoding:
+        case Encoding.BINARY:
+            return (byte_count,)
+        case Encoding.BITS_2 | Encoding.BITS_3 | Encoding.BITS_4:
+            return (encoded.encoding.bits, byte_count)
+        case _:
+            return (encoded.dimension_count,)
 
 
 def int8_codes(vectors: FloatMatrix) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -145,6 +177,6 @@ def check_size(encoded: EncodedVectors) -> None:
             f"data must have {expected} bytes for {encoded.count} x {encoded.dimension_count} {encoded.encoding}, "
             f"got {len(encoded.data)}"
         )
-    expected = 4 * encoded.count if encoded.encoding is Encoding.INT8 else 0
+    expected = 4 * encoded.encoding.scale_count * encoded.count
     if len(encoded.scales) != expected:
         raise ValueError(f"scales must have {expected} bytes for {encoded.encoding}, got {len(encoded.scales)}")

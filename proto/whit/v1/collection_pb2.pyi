@@ -36,7 +36,7 @@ class Collection(google.protobuf.message.Message):
     dimension_count: builtins.int
     """OPTIONAL. Values in a stored vector: the first of the model's, renormalised. Default: all."""
     storage: whit.v1.vector_pb2.VectorEncoding.ValueType
-    """OPTIONAL. How vectors are stored: FLOAT32 (default), FLOAT16 or INT8."""
+    """OPTIONAL. How vectors are stored: FLOAT32 (default), FLOAT16, INT8, BITS_4, BITS_3 or BITS_2."""
     point_count: builtins.int
     """OUTPUT ONLY. Points in it."""
     @property

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14whit/v1/vector.proto\x12\x07whit.v1\"~\n\x0bVectorBatch\x12)\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\x17.whit.v1.VectorEncoding\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x17\n\x0f\x64imension_count\x18\x03 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06scales\x18\x05 \x01(\x0c*\xa1\x01\n\x0eVectorEncoding\x12\x1f\n\x1bVECTOR_ENCODING_UNSPECIFIED\x10\x00\x12\x1b\n\x17VECTOR_ENCODING_FLOAT32\x10\x01\x12\x1b\n\x17VECTOR_ENCODING_FLOAT16\x10\x02\x12\x18\n\x14VECTOR_ENCODING_INT8\x10\x03\x12\x1a\n\x16VECTOR_ENCODING_BINARY\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14whit/v1/vector.proto\x12\x07whit.v1\"~\n\x0bVectorBatch\x12)\n\x08\x65ncoding\x18\x01 \x01(\x0e\x32\x17.whit.v1.VectorEncoding\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x17\n\x0f\x64imension_count\x18\x03 \x01(\x05\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x0e\n\x06scales\x18\x05 \x01(\x0c*\xf5\x01\n\x0eVectorEncoding\x12\x1f\n\x1bVECTOR_ENCODING_UNSPECIFIED\x10\x00\x12\x1b\n\x17VECTOR_ENCODING_FLOAT32\x10\x01\x12\x1b\n\x17VECTOR_ENCODING_FLOAT16\x10\x02\x12\x18\n\x14VECTOR_ENCODING_INT8\x10\x03\x12\x1a\n\x16VECTOR_ENCODING_BINARY\x10\x04\x12\x1a\n\x16VECTOR_ENCODING_BITS_2\x10\x05\x12\x1a\n\x16VECTOR_ENCODING_BITS_3\x10\x06\x12\x1a\n\x16VECTOR_ENCODING_BITS_4\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'whit.v1.vector_pb2', _globa
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VECTORENCODING']._serialized_start=162
-  _globals['_VECTORENCODING']._serialized_end=323
+  _globals['_VECTORENCODING']._serialized_end=407
   _globals['_VECTORBATCH']._serialized_start=33
   _globals['_VECTORBATCH']._serialized_end=159
 # @@protoc_insertion_point(module_scope)

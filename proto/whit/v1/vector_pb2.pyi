@@ -33,6 +33,14 @@ class _VectorEncodingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper.
     """Signed 8-bit codes in [-127, 127]: value = code * scales[row]. The code keeps the cosine, so codes may be compared raw."""
     VECTOR_ENCODING_BINARY: _VectorEncoding.ValueType  # 4
     """One bit a dimension, most significant bit first; 1 where the value is > 0. A row takes ceil(dimension_count / 8) bytes."""
+    VECTOR_ENCODING_BITS_2: _VectorEncoding.ValueType  # 5
+    """Residual codes of 2 bits a dimension: value = scales[row][0] * s0 + scales[row][1] * s1, where each s is -1 or +1. A row is the
+    bits of s0, then those of s1, each laid out as in BINARY. Only the server sends residual codes.
+    """
+    VECTOR_ENCODING_BITS_3: _VectorEncoding.ValueType  # 6
+    """The same with 3 planes of bits and 3 scales a row."""
+    VECTOR_ENCODING_BITS_4: _VectorEncoding.ValueType  # 7
+    """The same with 4 planes of bits and 4 scales a row."""
 
 class VectorEncoding(_VectorEncoding, metaclass=_VectorEncodingEnumTypeWrapper):
     """How the numbers of a vector are laid out in VectorBatch.data. Every layout is row-major, little-endian, unpadded."""
@@ -47,6 +55,14 @@ VECTOR_ENCODING_INT8: VectorEncoding.ValueType  # 3
 """Signed 8-bit codes in [-127, 127]: value = code * scales[row]. The code keeps the cosine, so codes may be compared raw."""
 VECTOR_ENCODING_BINARY: VectorEncoding.ValueType  # 4
 """One bit a dimension, most significant bit first; 1 where the value is > 0. A row takes ceil(dimension_count / 8) bytes."""
+VECTOR_ENCODING_BITS_2: VectorEncoding.ValueType  # 5
+"""Residual codes of 2 bits a dimension: value = scales[row][0] * s0 + scales[row][1] * s1, where each s is -1 or +1. A row is the
+bits of s0, then those of s1, each laid out as in BINARY. Only the server sends residual codes.
+"""
+VECTOR_ENCODING_BITS_3: VectorEncoding.ValueType  # 6
+"""The same with 3 planes of bits and 3 scales a row."""
+VECTOR_ENCODING_BITS_4: VectorEncoding.ValueType  # 7
+"""The same with 4 planes of bits and 4 scales a row."""
 global___VectorEncoding = VectorEncoding
 
 @typing.final
@@ -69,7 +85,9 @@ class VectorBatch(google.protobuf.message.Message):
     data: builtins.bytes
     """The values, row after row."""
     scales: builtins.bytes
-    """INT8 only: count little-endian binary32 numbers, the scale of each row (max|x| / 127; 0 for a row of zeros)."""
+    """INT8: count little-endian binary32 numbers, the scale of each row (max|x| / 127; 0 for a row of zeros).
+    BITS_2, BITS_3 and BITS_4: 2, 3 or 4 such numbers for each row, row after row. Otherwise empty.
+    """
     def __init__(
         self,
         *,

@@ -10,7 +10,6 @@ import enum
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.contract.residual import residual_codes, residual_vectors
 from whit.contract.vectors import Encoding, decode, encode, truncate
 from whit.export.evaluate.metrics import DEPTH, FloatMatrix, cosines, ranking
 
@@ -18,7 +17,7 @@ RESCORED = 8  # candidates by bits for each result that is wanted; chosen on dev
 
 
 class Code(enum.StrEnum):
-    """Ways of keeping vectors: the wire encodings, residual codes of 2 to 4 bits, and bits with int8 behind them."""
+    """Ways of keeping vectors: the wire encodings, and bits with int8 behind them."""
 
     FLOAT32 = "float32"
     FLOAT16 = "float16"
@@ -32,15 +31,12 @@ class Code(enum.StrEnum):
     @property
     def bits(self) -> int | None:
         """Bits a dimension of a residual code; None for the others."""
-        return {Code.BITS_4: 4, Code.BITS_3: 3, Code.BITS_2: 2}.get(self)
+        return None if self is Code.BINARY_RESCORED else Encoding(self).bits or None
 
     def row_bytes(self, dimension_count: int) -> int:
         """Bytes that a search reads for each document: of ``BINARY_RESCORED`` the bits, for int8 is read for few."""
-        if self.bits:
-            return self.bits * ((dimension_count + 7) // 8 + 4)
-        if self is Code.BINARY_RESCORED:
-            return Encoding.BINARY.row_bytes(dimension_count)
-        return Encoding(self).row_bytes(dimension_count) + (4 if self is Code.INT8 else 0)
+        encoding = Encoding.BINARY if self is Code.BINARY_RESCORED else Encoding(self)
+        return encoding.row_bytes(dimension_count) + 4 * encoding.scale_count
 
 
 def recoded(vectors: FloatMatrix, code: Code, centre: FloatMatrix | None = None) -> FloatMatrix:
@@ -54,7 +50,7 @@ def recoded(vectors: FloatMatrix, code: Code, centre: FloatMatrix | None = None)
     """
     if code.bits:
         centre = np.zeros(vectors.shape[1], np.float32) if centre is None else centre
-        return _unit(residual_vectors(residual_codes(vectors - centre, code.bits)) + centre)
+        return _unit(decode(encode(vectors - centre, Encoding(code))) + centre)
     if code is Code.BINARY and centre is not None:
         vectors = vectors - centre
     return _unit(decode(encode(vectors, Encoding(code))))

@@ -7,9 +7,10 @@ rule that keeps the two in step.
 from whit.server.index.collection import CollectionHandle
 from whit.server.index.files import DataDirectoryLocked
 from whit.server.index.store import CollectionStore
-from whit.server.index.types import CollectionInfo, PointWrite, SearchHit, StoredPoint
+from whit.server.index.types import STORAGES, CollectionInfo, PointWrite, SearchHit, StoredPoint
 
 __all__ = [
+    "STORAGES",
     "CollectionHandle",
     "CollectionInfo",
     "CollectionStore",

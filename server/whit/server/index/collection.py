@@ -21,6 +21,7 @@ from whit.server.errors import ServiceError, response_too_large
 from whit.server.index.database import Database, PointRow, State, View
 from whit.server.index.keeper import GraphKeeper
 from whit.server.index.problems import damaged, refusal, storage_errors
+from whit.server.index.rows import from_rows, to_rows
 from whit.server.index.scoring import lengths, unit
 from whit.server.index.search import Searcher
 from whit.server.index.types import CollectionInfo, PointWrite, SearchHit, StoredPoint
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 Row = TypeVar("Row", bound=tuple[Any, ...])
 
 # Lengths a vector may have: inside, neither squares in float32 nor float16 values overflow or vanish.
-_LENGTHS = {Encoding.FLOAT32: (1e-15, 1e15), Encoding.FLOAT16: (1e-2, 1e4), Encoding.INT8: (1e-15, 1e15)}
+_LENGTHS = {Encoding.FLOAT16: (1e-2, 1e4)}
+_OTHER_LENGTHS = (1e-15, 1e15)
 
 
 class CollectionHandle:
@@ -129,9 +131,8 @@ class CollectionHandle:
         if not with_vectors:
             return points, missing, None
         header = self._database.header
-        data = b"".join(vector for *_, vector in found)
-        scales = b"" if header.storage is not Encoding.INT8 else np.array([row[3] for row in found], "<f4").tobytes()
-        return points, missing, EncodedVectors(header.storage, len(found), header.dimension_count, data, scales)
+        stored = [(scale, vector) for *_, scale, vector in found]
+        return points, missing, from_rows(stored, header.storage, header.dimension_count)
 
     def search(
         self,
@@ -227,14 +228,10 @@ class CollectionHandle:
             return view.state
 
     def _rows(self, points: Sequence[PointWrite], vectors: FloatMatrix) -> list[PointRow]:
-        encoded = encode(vectors, self._database.header.storage)
-        size = len(encoded.data) // len(points)
-        scales: list[float] | list[None] = [None] * len(points)
-        if encoded.scales:
-            scales = np.frombuffer(encoded.scales, "<f4").tolist()
+        rows = to_rows(encode(vectors, self._database.header.storage))
         return [
-            PointRow(point.id, scale, encoded.data[row * size : (row + 1) * size], point.metadata, point.text)
-            for row, (point, scale) in enumerate(zip(points, scales, strict=True))
+            PointRow(point.id, scale, blob, point.metadata, point.text)
+            for point, (scale, blob) in zip(points, rows, strict=True)
         ]
 
     def _check_ids(self, ids: Sequence[str]) -> None:
@@ -279,7 +276,7 @@ def _within(rows: Generator[Row, None, None], byte_limit: int | None) -> Iterato
 
 
 def _unfit(vectors: FloatMatrix, storage: Encoding) -> dict[int, str]:
-    low, high = _LENGTHS[storage]
+    low, high = _LENGTHS.get(storage, _OTHER_LENGTHS)
     sizes = lengths(vectors)
     bad = np.flatnonzero(~((sizes >= low) & (sizes <= high)))  # NaN compares false, infinity is too long
     wanted = f"must be finite, not zero, and of a length from {low:g} to {high:g} for {storage} storage"

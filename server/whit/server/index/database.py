@@ -23,7 +23,8 @@ from whit.server.errors import ServiceError
 from whit.server.index.problems import damaged, refusal
 from whit.server.index.types import CollectionInfo
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # residual codes
+_FIRST_FORMAT_VERSION = 1  # of collections that older versions can read
 DATABASE_FILE = "points.db"
 _APPLICATION_ID = 0x77686974  # "whit"
 _BUSY_TIMEOUT_S = 5.0
@@ -90,7 +91,7 @@ class SnapshotRecord:
 
 @dataclass(frozen=True, slots=True)
 class PointRow:
-    """A row to insert. ``scale`` is None for float storage."""
+    """A row to insert. ``scale`` is that of int8 storage, None for others."""
 
     id: str
     scale: float | None
@@ -113,7 +114,8 @@ def create_database(directory: Path, header: Header) -> None:
                 f"the file system of {directory} cannot hold a database in WAL mode; put the data directory on a local disk",
             )
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        version = FORMAT_VERSION if header.storage.bits else _FIRST_FORMAT_VERSION
+        connection.execute(f"PRAGMA user_version = {version}")
         connection.executescript(_SCHEMA)
         connection.execute(
             "INSERT INTO collection VALUES (?, ?, ?, ?, ?)",

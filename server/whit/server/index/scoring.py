@@ -13,9 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.contract.vectors import Encoding, FloatMatrix
+from whit.contract.vectors import Encoding, FloatMatrix, decode
+from whit.server.index.rows import blob_bytes, from_rows
 
-# As stored, [count, dims]; int8 without the scale, which a cosine does not see.
+# As stored, [count, dims]; int8 without the scale, which a cosine does not see; residual codes decoded.
 Stored = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.int8]
 
 _DTYPES = {Encoding.FLOAT32: "<f4", Encoding.FLOAT16: "<f2", Encoding.INT8: "i1"}
@@ -52,14 +53,15 @@ def decode_rows(
     Raises:
         ValueError: a vector does not have the length that storage and dimension count imply.
     """
-    size = storage.row_bytes(dimension_count)
+    size = blob_bytes(storage, dimension_count)
     for _, id_, vector in rows:
         if len(vector) != size:
             raise ValueError(f"the vector of point {id_!r} has {len(vector)} bytes instead of {size}")
+    keys = np.array([key for key, _, _ in rows], np.int64)
+    if storage.bits:
+        return keys, decode(from_rows([(None, vector) for _, _, vector in rows], storage, dimension_count))
     data = b"".join(vector for _, _, vector in rows)
-    return np.array([key for key, _, _ in rows], np.int64), np.frombuffer(data, _DTYPES[storage]).reshape(
-        -1, dimension_count
-    )
+    return keys, np.frombuffer(data, _DTYPES[storage]).reshape(-1, dimension_count)
 
 
 def make_block(rows: Sequence[tuple[int, str, bytes]], storage: Encoding, dimension_count: int) -> Block:

@@ -25,7 +25,7 @@ from whit.server.index.files import (
     staging_directory,
 )
 from whit.server.index.problems import refusal, storage_errors
-from whit.server.index.types import CollectionInfo
+from whit.server.index.types import STORAGES, CollectionInfo
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ _COLLECTIONS = "collections"
 _AWAKE_COUNT = (
     64  # collections with files open and rows cached; the others rest, so that any number of them may be opened
 )
-_STORAGES = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8)
 
 
 class CollectionStore:
@@ -81,8 +80,8 @@ class CollectionStore:
         if dimension_count < 1:
             message = f"dimension_count must be at least 1, got {dimension_count}"
             raise refusal(Reason.INVALID_REQUEST, message, "collection.dimension_count")
-        if storage not in _STORAGES:
-            message = f"storage must be one of {', '.join(_STORAGES)}, got {storage}"
+        if storage not in STORAGES:
+            message = f"storage must be one of {', '.join(STORAGES)}, got {storage}"
             raise refusal(Reason.INVALID_REQUEST, message, "collection.storage")
         with self._lock:
             self._check_open()

@@ -7,6 +7,9 @@ from datetime import datetime
 
 from whit.contract.vectors import Encoding
 
+# How a collection may store vectors: bits alone have lost what a cosine needs.
+STORAGES = tuple(encoding for encoding in Encoding if encoding is not Encoding.BINARY)
+
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:

@@ -7,10 +7,10 @@ from whit.contract.names import collection_name, model_name, parse_collection_na
 from whit.contract.vectors import Encoding
 from whit.server.engine import Engine, LoadedModel
 from whit.server.errors import ServiceError
-from whit.server.index import CollectionHandle, CollectionInfo
+from whit.server.index import STORAGES, CollectionHandle, CollectionInfo
 from whit.server.service import checks
 from whit.server.service.backend import Backend
-from whit.server.service.convert import ENCODING_NUMBERS, INPUT_ENCODINGS, encoding_of
+from whit.server.service.convert import ENCODING_NUMBERS, encoding_of
 from whit.server.service.rpc import Call
 from whit.v1 import collection_pb2
 
@@ -28,9 +28,7 @@ class CollectionService:
         given, violations = request.collection, checks.Violations()
         collection_id = violations.read("collection.name", lambda: parse_collection_name(given.name), "")
         model_id = violations.read("collection.model", lambda: parse_model_name(given.model), "")
-        storage = violations.read(
-            "collection.storage", lambda: encoding_of(given.storage, INPUT_ENCODINGS), Encoding.FLOAT32
-        )
+        storage = violations.read("collection.storage", lambda: encoding_of(given.storage, STORAGES), Encoding.FLOAT32)
         if given.dimension_count < 0:
             violations.add("collection.dimension_count", f"must be at least 0; got {given.dimension_count}")
         violations.check()

@@ -198,7 +198,9 @@ class EmbeddingService:
         def work() -> list[vector_pb2.VectorBatch]:
             return [to_batch(encode(embedded.vectors, encoding)) for encoding in plan.encodings]
 
-        return await self._backend.run(embedded.vectors.size * len(plan.encodings) > _ENCODE_ON_LOOP_VALUES, work)
+        is_long = embedded.vectors.size * len(plan.encodings) > _ENCODE_ON_LOOP_VALUES
+        # Residual codes are fitted: a millisecond for one row.
+        return await self._backend.run(is_long or any(encoding.bits for encoding in plan.encodings), work)
 
 
 def describe_item(item: ItemOutcome) -> embedding_pb2.EmbedItem:
