@@ -5,9 +5,10 @@ Both levels are start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996; ne
 tokens divided by weight. Who comes back after having had nothing to do starts at the present *virtual time*, so nobody
 saves up credit by being idle, and a tag that waits is passed by in the end: that is the ageing.
 
-What is served is charged to a call in whole quanta, or when the call has nothing more to wait for. So a call of up to a
-quantum keeps its turn once it has begun, and ends before those that came later begin. Were it charged at once, all calls
-that wait would take turns, and under overload all of them would end too late.
+Were that all, calls of one size would advance together, and under overload all of them would end too late. So once a call
+has led a micro-batch, only calls that need less than what is left of it have turns beside it (as with the shortest
+remaining time first, Schrage, Operations Research 1968); others wait until it ends. And what is served is charged to it in
+whole quanta, or when nothing more of it waits: up to that nobody takes its turn.
 
 Within a lane, virtual time also moves on with the service given, by tokens / number of flows (the rule of WF2Q+,
 Bennett and Zhang, SIGCOMM 1996). Else an endless arrival of new small calls, which all start at the virtual time, would
@@ -17,6 +18,7 @@ stop the clock and starve a large one.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable, Iterator
 
 from whit.server.engine.jobs import Job
@@ -80,6 +82,7 @@ class _LaneQueue:
         self.tag = 0.0
         self.flows: dict[Flow, int] = {}  # how many waiting jobs each has
         self._line = Line(lambda job: bool(job.groups))
+        self._begun: dict[Job, None] = {}  # led a micro-batch, and have more
         self._virtual_time = 0.0
         self._in_service = 0.0  # by how much it moves on when what was charged last has been served
 
@@ -94,14 +97,21 @@ class _LaneQueue:
         self.flows[job.flow] -= 1
         if not self.flows[job.flow]:
             del self.flows[job.flow]
+        self._begun.pop(job, None)
         self._line.remove(job)
 
     def leader(self) -> Job:
-        job = self._line.first()
+        job = self._first_up_to(min(self._begun, key=_left)) if self._begun else self._line.first()
         assert job is not None, "only asked while jobs wait"
+        self._begun[job] = None
         self._virtual_time = max(self._virtual_time + self._in_service, job.flow.tag)
         self._in_service = 0.0
         return job
+
+    def _first_up_to(self, begun: Job) -> Job:
+        """Whose turn it is among a job that has begun and those that need less than what is left of it."""
+        smaller = (job for job in self._line.jobs() if _left(job) < _left(begun))
+        return min(itertools.chain((begun,), smaller), key=lambda job: (job.flow.tag, job.arrival))
 
     def charge(self, job: Job, token_count: int) -> None:
         job.flow.owed += token_count
@@ -114,6 +124,10 @@ class _LaneQueue:
     def _settle(flow: Flow) -> None:
         flow.tag += flow.owed
         flow.owed = 0
+
+
+def _left(job: Job) -> int:
+    return job.waiting_tokens
 
 
 class Turns:

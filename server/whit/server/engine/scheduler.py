@@ -227,8 +227,9 @@ class Scheduler:
         attention_length = min(leader.groups, key=lambda length: leader.groups[length][0].row)
         now = self._clock()
         draft = Draft(self._budget(leader, attention_length, now), attention_length)
-        # Interactive work is taken along by bulk. The other way round it would be made to wait for more than itself, and
-        # all that is saved is the fixed cost of a run.
+        if not self._shed(leader, now):
+            self._start(leader, attention_length, draft, now)
+        # Bulk takes interactive work along. The other way round that would wait for more than itself, to save a run.
         for each in (lane,) if lane is Lane.INTERACTIVE else (lane, Lane.INTERACTIVE):
             self._start_line(self._buckets.line(model_id, attention_length, each), attention_length, draft, now)
         for other, line in self._buckets.company(model_id, attention_length, lane) if draft.entries else ():
