@@ -168,6 +168,44 @@ def test_work_past_its_deadline_is_not_started():
     assert not has_work(scheduler)
 
 
+def measured_scheduler(clock):
+    """A scheduler that has seen what runs cost: 1 ms a token."""
+    scheduler = make_scheduler(clock=clock, budget=64)
+    for length in (16, 32, 64, 48):
+        scheduler.submit(make_job([length])[0])
+        batch = take(scheduler)
+        clock.now += length / 1000
+        scheduler.finish(batch)
+    return scheduler
+
+
+def test_a_call_that_has_begun_is_ended_in_a_small_micro_batch_where_a_full_one_would_be_late():
+    clock = Clock()
+    scheduler = measured_scheduler(clock)
+    begun, _ = make_job([16] * 5, deadline=clock.now + 0.13)
+    scheduler.submit(begun)
+    for _ in range(8):
+        scheduler.submit(make_job([16])[0])
+    batch = take(scheduler)
+    assert [job for job, _ in rows(batch)] == [begun] * 4
+    clock.now += 0.1  # slower than predicted: a full micro-batch would now take twice what is left
+    scheduler.finish(batch)
+    assert rows(take(scheduler))[0] == (begun, 4)
+    assert begun.problem is None
+
+
+def test_a_call_of_another_size_waits_for_as_much_of_each_other_as_it_has_itself():
+    clock = Clock()
+    scheduler = measured_scheduler(clock)
+    for _ in range(3):
+        scheduler.submit(make_job([16] * 20)[0])  # 0.96 s of work
+    assert scheduler.submit(make_job([16], deadline=clock.now + 0.4)[0]) is None  # after a quantum of each
+    refused = scheduler.submit(make_job([16] * 20, deadline=clock.now + 1.2)[0])
+    assert refused is not None
+    assert refused.reason is Reason.DEADLINE_EXCEEDED
+    assert scheduler.submit(make_job([16] * 20, deadline=clock.now + 2)[0]) is None
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_back():
     scheduler = make_scheduler(queue=100, budget=100)
     scheduler.submit(make_job([50])[0])

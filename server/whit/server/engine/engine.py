@@ -221,7 +221,8 @@ class Engine:
         with self._counted():
             refusal = reading.check_spec(call.model, call.spec)
             if refusal is None and not call.wait:
-                refusal = self._scheduler.refusal(call.model.id, call.lane, call.deadline, least_tokens=len(items))
+                likely = reading.likely_token_count(items, call.model.manifest.max_token_count)
+                refusal = self._scheduler.refusal(call.model.id, call.lane, call.deadline, likely)
             if refusal is not None:
                 raise ServiceError(refusal)
             try:

@@ -81,6 +81,8 @@ class _LaneQueue:
         self._quantum = quantum
         self.tag = 0.0
         self.flows: dict[Flow, int] = {}  # how many waiting jobs each has
+        self._large: dict[Flow, None] = {}  # had more waiting than a quantum when they came
+        self._waiting_tokens = 0
         self._line = Line(lambda job: bool(job.groups))
         self._begun: dict[Job, None] = {}  # led a micro-batch, and have more
         self._virtual_time = 0.0
@@ -91,12 +93,17 @@ class _LaneQueue:
             job.flow.tag = max(job.flow.tag, self._virtual_time)
         self.flows[job.flow] = self.flows.get(job.flow, 0) + 1
         self._line.add(job)
+        self._waiting_tokens += job.waiting_tokens
+        job.flow.waiting_tokens += job.waiting_tokens
+        if job.flow.waiting_tokens > self._quantum:
+            self._large[job.flow] = None
 
     def remove(self, job: Job) -> None:
         self._settle(job.flow)
         self.flows[job.flow] -= 1
         if not self.flows[job.flow]:
             del self.flows[job.flow]
+            self._large.pop(job.flow, None)
         self._begun.pop(job, None)
         self._line.remove(job)
 
@@ -119,6 +126,14 @@ class _LaneQueue:
             self._settle(job.flow)
         self._in_service += token_count / len(self.flows)
         self.tag += token_count / self.weight
+
+    def leave(self, job: Job, token_count: int) -> None:
+        self._waiting_tokens -= token_count
+        job.flow.waiting_tokens -= token_count
+
+    def tokens_ahead(self, token_count: int) -> int:
+        most = max(token_count, self._quantum)
+        return self._waiting_tokens - sum(max(0, flow.waiting_tokens - most) for flow in self._large)
 
     @staticmethod
     def _settle(flow: Flow) -> None:
@@ -165,6 +180,13 @@ class Turns:
         self._virtual_time = max(self._virtual_time, lane.tag)
         return lane.leader()
 
-    def flow_count(self, lane: Lane) -> int:
-        """Flows with waiting work in a lane."""
-        return len(self._lanes[lane].flows)
+    def leave(self, job: Job, token_count: int) -> None:
+        """So many tokens of a job no longer wait, whether they are run or dropped."""
+        self._lanes[job.lane].leave(job, token_count)
+
+    def tokens_ahead(self, lane: Lane, token_count: int) -> int:
+        """Tokens of a lane that are served before a job of so many ends that comes now.
+
+        Of each flow as much as the job has itself, or a quantum; the other lane is not counted.
+        """
+        return self._lanes[lane].tokens_ahead(token_count)

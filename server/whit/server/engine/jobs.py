@@ -65,6 +65,11 @@ class Job:
         self.waiting_cells = sum(length * length * len(group) for length, group in self.groups.items())
         self.unfinished = sum(len(group) for group in self.groups.values())
 
+    @property
+    def begun(self) -> bool:
+        """Whether a part of it was started."""
+        return self.last_start_time > 0
+
     def all_at_once(self, numbers: Iterator[int], now: float) -> list[MicroBatch]:
         """Takes all that waits into micro-batches of its own, one for each attention length."""
         batches = []

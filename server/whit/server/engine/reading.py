@@ -17,6 +17,9 @@ from whit.server.engine.models import LoadedModel
 from whit.server.engine.problems import bad_item, bad_option
 from whit.server.engine.types import EmbedSpec, ItemOutcome, TokenIds
 
+# English, where a tokenizer was made for it. Only words of a hundred letters have far fewer tokens than this says.
+_CHARACTERS_A_TOKEN = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -25,6 +28,13 @@ class Reading:
     items: list[ItemOutcome]
     groups: dict[int, deque[Waiting]]
     seconds: float
+
+
+def likely_token_count(items: Sequence[Sequence[object]], maximum: int) -> int:
+    """About how many tokens unread texts or token ids have; ``maximum`` of them are read of each."""
+    return sum(
+        min(maximum, 2 + len(item) // _CHARACTERS_A_TOKEN if isinstance(item, str) else len(item)) for item in items
+    )
 
 
 def check_spec(model: LoadedModel, spec: EmbedSpec) -> Problem | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -31,15 +32,15 @@ from whit.server.engine.types import Lane
 _MIN_SHARE_TOKENS = 64
 
 # For so long after an interactive job came, others are to be expected, and bulk is run in small micro-batches: they may
-# need more than the express worker. Such a run takes so many seconds, or longer where otherwise more than so large a
-# part of it were the fixed cost of a run.
+# need more than the express worker. Such a run takes so many seconds, or longer if the fixed cost were a larger part of it.
 _INTERACTIVE_MEMORY_S = 2.0
 _BULK_RUN_S = 0.02
 _FIXED_PART = 0.1
 
-# Predictions err. A job is let in only if it would still be done in time if all took so much longer, since what is run of a
-# job that then comes too late is lost to others.
+# Predictions err. A job is let in only if it would be in time even if all took so much longer: what is run of one that is
+# late is lost to others. And it is read only with a larger margin: to read costs a tenth of what to run does.
 _ADMISSION_MARGIN = 1.2
+_READING_MARGIN = 1.3
 
 
 class Scheduler:
@@ -108,18 +109,18 @@ class Scheduler:
             self._statistics.lanes[job.lane].job_count += 1
             return job.all_at_once(self._batch_numbers, now)
 
-    def refusal(self, model_id: str, lane: Lane, deadline: float | None, least_tokens: int) -> Problem | None:
-        """Why even a job of so few tokens would be refused now, or None: so that no work is spent on reading it."""
+    def refusal(self, model_id: str, lane: Lane, deadline: float | None, token_count: int) -> Problem | None:
+        """Why a job of about so many tokens would be refused now, or None: so that no work is spent on reading it."""
         with self._work:
             if not self._admissions[model_id].has_room(1):
                 self._statistics.refused_job_count += 1
                 return self._queue_full(model_id, 1)
             if deadline is None or not self._queued:
                 return None
-            work = self._tokens_ahead(model_id, lane, least_tokens), least_tokens, 0
-            hopeless = self._hopeless(model_id, lane, deadline - self._clock(), *work, _ADMISSION_MARGIN)
+            work = self._tokens_ahead(model_id, lane, token_count), token_count, 0
+            hopeless = self._hopeless(model_id, lane, deadline - self._clock(), *work, _READING_MARGIN)
             if hopeless is not None:
-                self._statistics.deadline_token_count += least_tokens
+                self._statistics.deadline_token_count += token_count
             return hopeless
 
     def set_budget(self, token_count: int) -> None:
@@ -199,9 +200,9 @@ class Scheduler:
             self._statistics.add_run(batch.token_count, seconds)
             if problem is None:
                 self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds)
-            done = []
             for job in {job: None for job, _ in batch.entries}:
                 job.infer_s += seconds
+            done = []
             for job, _ in batch.entries:
                 job.unfinished -= 1
                 if problem is not None:
@@ -271,11 +272,16 @@ class Scheduler:
         waiting = sum(numbers.waiting_token_count for numbers in self._statistics.lanes.values())
         share = -(-waiting // (self._idle_workers + 1))
         budget = min(self._micro_batch_token_count, max(_MIN_SHARE_TOKENS, share))
+        costs = self._costs[leader.model_id].costs
+        if costs is None:
+            return budget
+        seconds = math.inf
         if leader.lane is Lane.BULK and now - self._interactive_time < _INTERACTIVE_MEMORY_S:
-            costs = self._costs[leader.model_id].costs
-            if costs is not None:
-                seconds = max(_BULK_RUN_S, costs.run_s / _FIXED_PART)
-                budget = min(budget, max(_MIN_SHARE_TOKENS, costs.tokens_within(seconds, attention_length)))
+            seconds = max(_BULK_RUN_S, costs.run_s / _FIXED_PART)
+        if leader.begun and leader.deadline is not None:  # what was run of it is lost unless the rest is in time
+            seconds = min(seconds, leader.deadline - now)
+        if math.isfinite(seconds):
+            budget = min(budget, max(_MIN_SHARE_TOKENS, costs.tokens_within(seconds, attention_length)))
         return budget
 
     def _shed(self, job: Job, now: float) -> bool:
@@ -289,14 +295,11 @@ class Scheduler:
         return problem is not None
 
     def _hopeless_job(self, job: Job, now: float, tokens_ahead: int, margin: float = 1.0) -> Problem | None:
-        """Why starting a job is useless: it would be done after its deadline. None if it may be in time, or who knows.
-
-        Where nothing else waits the job is run all the same: from time to time something must be measured.
-        """
+        """Why starting a job is useless: it would be late. None if it may be in time, who knows, or nothing else waits."""
         if job.deadline is None or not any(other is not job for other in self._queued):
             return None
         work = tokens_ahead, job.waiting_tokens, job.waiting_cells
-        return self._hopeless(job.model_id, job.lane, job.deadline - now, *work, margin)
+        return self._hopeless(job.model_id, job.lane, job.deadline - now, *work, margin, shared=not job.begun)
 
     def _hopeless(
         self,
@@ -307,23 +310,21 @@ class Scheduler:
         token_count: int,
         cell_count: int,
         margin: float = 1.0,
+        *,
+        shared: bool = True,
     ) -> Problem | None:
         """Why a job of so much work would be done after its deadline, in ``left_s``; None if it may be, or who knows."""
-        # A job is done when the last micro-batch is that it is in, and that one fills up with others' work. Under overload
-        # it is better to drop who comes too late for that than to run in small micro-batches, later and later.
-        company = min(self._statistics.lanes[lane].waiting_token_count, self._micro_batch_token_count)
+        # A job is done when the last micro-batch is that it is in, which fills up with others' work. Under overload dropping
+        # who comes too late for that is better than small micro-batches, later and later.
+        company = min(self._statistics.lanes[lane].waiting_token_count, self._micro_batch_token_count) if shared else 0
         needed_s = self._costs[model_id].needed_s(token_count, cell_count, tokens_ahead, company, self._worker_count)
         if needed_s is None or needed_s * margin <= left_s:
             return None
         return problems.deadline_hopeless(needed_s, left_s)
 
     def _tokens_ahead(self, model_id: str, lane: Lane, token_count: int) -> int:
-        """Tokens that will run before a job is done that comes now: of each flow a quantum, or as much as of its own.
-
-        Errs on the low side: of the other lane and of other models nothing is counted.
-        """
-        waiting = min(self._statistics.lanes[lane].waiting_token_count, self._admissions[model_id].waiting_tokens)
-        return min(waiting, max(token_count, self._micro_batch_token_count) * self._turns.flow_count(lane))
+        """Tokens that will run before a job is done that comes now. Errs on the low side: other models are not counted."""
+        return min(self._admissions[model_id].waiting_tokens, self._turns.tokens_ahead(lane, token_count))
 
     # How jobs come and go.
 
@@ -376,6 +377,7 @@ class Scheduler:
     def _leave(self, job: Job, token_count: int) -> None:
         """So many tokens of a job no longer wait, and if they were the last, nor does the job."""
         job.waiting_tokens -= token_count
+        self._turns.leave(job, token_count)
         lane = self._statistics.lanes[job.lane]
         lane.waiting_token_count -= token_count
         if job in self._queued and not job.groups:

@@ -27,13 +27,15 @@ class Flow:
     Attributes:
         tag: how much service it has had, in virtual time; this and the next belong to the scheduler.
         owed: tokens served that are not in the tag yet.
+        waiting_tokens: tokens of its jobs that no worker has started.
     """
 
-    __slots__ = ("owed", "tag")
+    __slots__ = ("owed", "tag", "waiting_tokens")
 
     def __init__(self) -> None:
         self.tag = 0.0
         self.owed = 0
+        self.waiting_tokens = 0
 
 
 @dataclass(frozen=True, slots=True)
