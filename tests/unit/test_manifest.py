@@ -364,6 +364,7 @@ WRONG: dict[str, list[object]] = {
     "files": [None, [], "model.onnx", {"model.onnx": 3}, {"model.onnx": "md5:0"}],
     "normalized": [1, "true", None],
     "matryoshka_dimension_counts": [3, [0], ["8"], None],
+    "layer_counts": [3, [0], ["8"], None, [3, 2], [2, 2]],
     "prompts": [[], None, {"query": 3}],
     "attention_bucket": [0, "16", None],
     "unmasked_length": [-1, "16", None, True],

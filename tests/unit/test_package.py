@@ -95,9 +95,9 @@ def test_a_missing_file(directory: Path, name: str) -> None:
 
 
 def test_a_newer_format(directory: Path) -> None:
-    packages.edit_manifest(directory, lambda content: content.update(format_version=3))
+    packages.edit_manifest(directory, lambda content: content.update(format_version=4))
 
-    assert "has format version 3, this whit reads up to 2; upgrade whit" in refusal(directory)
+    assert "has format version 4, this whit reads up to 3; upgrade whit" in refusal(directory)
 
 
 # Faults that checksums cannot see: the files are the ones that the manifest names, and still wrong

@@ -58,6 +58,13 @@ _NAMELESS = re.compile(
     show_default=True,
     help="int8: bits of a value in the table of word embeddings, which is half of a small package.",
 )
+@click.option(
+    "--depths",
+    metavar="N,M,…",
+    callback=lambda _context, _parameter, value: numbers(value),
+    help="Numbers of layers, fewer than all, with which the package can be run, too: each request chooses. The weights are "
+    "stored once; train for it with whit distill --depths.",
+)
 @click.option("--name", help="Name under which the package is served. Default: the name of the CHECKPOINT folder.")
 @click.option(
     "--calibration",
@@ -108,6 +115,7 @@ def export(
     out: Path,
     dtype: str,
     embedding_bits: str,
+    depths: tuple[int, ...] | None,
     name: str | None,
     calibration: Path | None,
     pooling: str | None,
@@ -136,6 +144,7 @@ def export(
     options = ExportOptions(
         dtype=dtype,
         embedding_bits=int(embedding_bits),
+        depths=depths or (),
         name=name,
         calibration=calibration,
         pooling=pooling,
@@ -157,10 +166,30 @@ def export(
 
 
 def _refuse_beside_recipe(context: click.Context) -> None:
-    for name in ("dtype", "embedding_bits", "calibration", "pooling", "max_token_count", "max_loss", "sensitivity"):
+    chosen = (
+        "dtype",
+        "embedding_bits",
+        "depths",
+        "calibration",
+        "pooling",
+        "max_token_count",
+        "max_loss",
+        "sensitivity",
+    )
+    for name in chosen:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{flag} is the recipe's to say: set {name} in its [export] table.", context)
+
+
+def numbers(value: str | None) -> tuple[int, ...] | None:
+    """Whole numbers separated by commas, as an option gives them; None if it was not given."""
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"give whole numbers separated by commas, got {value!r}") from None
 
 
 def is_nameless(name: str) -> bool:

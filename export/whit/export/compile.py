@@ -14,6 +14,7 @@ from typing import Any
 
 from whit.contract.manifest import (
     GRAPH_FILE,
+    SHALLOWER_VERSION,
     TOKENIZER_FILE,
     LinearScheme,
     Manifest,
@@ -56,6 +57,7 @@ class ExportOptions:
     max_layer_error: float = 0.03  # int8: error of a layer's output up to which a cheaper scheme is taken
     max_loss: float = 5.0  # int8: points of rank agreement with float32 that may be lost; see ``gate``
     sensitivity: bool = False  # int8: whether to measure what each linear layer loses alone
+    depths: tuple[int, ...] = ()  # numbers of layers, fewer than all, that the package can be run with, too
     embedding_bits: int = 8  # int8: of a value in the table of word embeddings, 8 or 4
 
 
@@ -74,6 +76,7 @@ def compile_checkpoint(
     check_out(out)
     weights = encoder_weights(source)
     head = Head(source.pooling, source.dense, source.normalize)
+    _check_depths(options.depths, weights, head)
     limit = _max_token_count(source, weights, options)
     # No text reaches the positions beyond the limit: they are left out of the package.
     weights = replace(weights, positions=weights.positions[: limit + weights.position_offset])
@@ -114,6 +117,20 @@ def _check_options(options: ExportOptions) -> None:
         raise CheckpointError(f"max_layer_error must be between 0 and 1, got {options.max_layer_error}")
     if not 0 <= options.max_loss <= 100:
         raise CheckpointError(f"max_loss must be between 0 and 100 points, got {options.max_loss}")
+
+
+def _check_depths(depths: Sequence[int], weights: EncoderWeights, head: Head) -> None:
+    count = len(weights.layers)
+    if list(depths) != sorted(set(depths)) or not all(0 < depth < count for depth in depths):
+        raise CheckpointError(
+            f"depths must be numbers of layers in ascending order, 1 to {count - 1} of this model's {count}, "
+            f"got {', '.join(map(str, depths))}"
+        )
+    ditto = ditto_head(head.pooling)
+    if depths and ditto and depths[0] <= ditto[0]:
+        raise CheckpointError(
+            f"depths must be at least {ditto[0] + 1}, for pooling {head.pooling!r} reads that layer, got {depths[0]}"
+        )
 
 
 def _max_token_count(source: Checkpoint, weights: EncoderWeights, options: ExportOptions) -> int:
@@ -201,7 +218,7 @@ def _write(
     """Writes graph, tokenizer and licence. Golden vectors and report follow in ``_seal``, since they need it to run."""
     directory.mkdir()
     unmasked_length = _unmasked_length(weights, head, limit)
-    graph = build_graph(weights, head, plan, unmasked_length=unmasked_length)
+    graph = build_graph(weights, head, plan, unmasked_length=unmasked_length, depths=options.depths)
     (directory / GRAPH_FILE).write_bytes(graph.SerializeToString(deterministic=True))
     (directory / TOKENIZER_FILE).write_text(source.tokenizer.to_str(pretty=False), encoding="utf-8")
     for path in source.license_files:
@@ -217,6 +234,8 @@ def _write(
         files=file_hashes(directory),
         normalized=head.normalize,
         matryoshka_dimension_counts=source.matryoshka_dimension_counts,
+        layer_counts=(*options.depths, len(weights.layers)) if options.depths else (),
+        format_version=SHALLOWER_VERSION if options.depths else 1,
         prompts=source.prompts,
         attention_bucket=ATTENTION_BUCKET,
         unmasked_length=unmasked_length,
@@ -228,7 +247,8 @@ def _write(
 
 
 def _provenance(source: Checkpoint, options: ExportOptions, texts: Sequence[str]) -> dict[str, Any]:
-    chosen = {key: value for key, value in asdict(options).items() if key not in ("calibration", "name")}
+    left_out = ("calibration", "name", *(() if options.depths else ("depths",)))
+    chosen = {key: value for key, value in asdict(options).items() if key not in left_out}
     return {
         "whit_version": metadata.version("whit"),
         "checkpoint": source.name,

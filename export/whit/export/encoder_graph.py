@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx
@@ -31,6 +32,7 @@ INPUTS = {
     "scatter_idx": (INT64, ["T"]),
 }
 OUTPUT = "vectors"
+LAYER_COUNT = "layer_count"  # an input, int64 [1], of a graph that can be run with fewer layers
 
 # Added to the score of a cell that holds no token: exp() of it is exactly 0 beside any real score.
 MASKED = -1e4
@@ -55,6 +57,7 @@ def build_graph(
     plan: Plan,
     *,
     unmasked_length: int = 0,
+    depths: Sequence[int] = (),
     taps: dict[str, str] | None = None,
 ) -> onnx.ModelProto:
     """Builds the graph.
@@ -65,23 +68,41 @@ def build_graph(
         plan: how each linear layer is computed, by its name (``layers.0.up``); what it does not name stays float32.
         unmasked_length: attention length that only texts of exactly so many tokens have; 0: none, which a relative bias and
             Ditto need.
+        depths: numbers of layers after which it may end, ascending, fewer than all: the input ``layer_count`` says where
+            (2-D Matryoshka, arXiv:2402.14776). What lies beyond is not computed, and every weight is there once. Ditto's
+            layer must be among the first ``depths[0]``.
         taps: if given, filled with the name of the value that enters each linear layer, and these become outputs too.
     """
     g = Graph()
     ditto = _ditto_head(weights, head.pooling)
     attention = _Attention(g, weights, unmasked_length)
     x = _embed(g, weights, plan.embedding_bits)
-    states, diagonal = [], ""
-    for i, layer in enumerate(weights.layers):
-        x = _layer(g, x, i, weights, plan, attention, _linear_emitter(g, layer, plan, taps))
-        states.append(x)
-        if ditto and ditto[0] == i:
-            diagonal = attention.diagonal(ditto[1])
-    _finish(g, _pool(g, states, head.pooling, diagonal), head)
+    first = diagonal = ""
+
+    def layers(g: Graph, x: str, start: int, end: int) -> str:
+        nonlocal first, diagonal
+        for i in range(start, end):
+            x = _layer(g, x, i, weights, plan, attention, _linear_emitter(g, weights.layers[i], plan, taps))
+            first = first or x
+            if ditto and ditto[0] == i:
+                diagonal = attention.diagonal(g, ditto[1])
+        return x
+
+    ends = [*depths, len(weights.layers)]
+    x = layers(g, x, 0, ends[0])
+    for start, end in itertools.pairwise(ends):
+        # Side by side, not one inside the other: two levels down onnxruntime leaves out optimisations, which changes bits.
+        deeper = g.op("Greater", LAYER_COUNT, g.ints(start))
+        x = g.choose(deeper, partial(layers, x=x, start=start, end=end), partial(_same, x=x))
+    _finish(g, _pool(g, first, x, head.pooling, diagonal), head)
     outputs: dict[str, list[int | str]] = {OUTPUT: ["B", head.dimension_count(weights.hidden_count)]}
     for value in taps.values() if taps else ():
         outputs[value] = ["T", "K"]
-    return g.model(INPUTS, outputs)
+    return g.model(INPUTS | ({LAYER_COUNT: (INT64, [1])} if depths else {}), outputs)
+
+
+def _same(g: Graph, x: str) -> str:
+    return g.op("Identity", x)
 
 
 Emitter = Callable[[str, str], str]
@@ -112,7 +133,7 @@ def _layer(
     layer, name = weights.layers[number], f"layers.{number}"
     heads, inner = weights.heads_of(layer), layer.up.weight.shape[1]
     # Where pruning left nothing of a block, its bias is all that it adds.
-    change = linear(attention(linear(x, f"{name}.qkv"), heads), f"{name}.out") if heads else g.const(layer.out.bias)
+    change = linear(attention(g, linear(x, f"{name}.qkv"), heads), f"{name}.out") if heads else g.const(layer.out.bias)
     x = _norm(g, g.op("Add", change, x), layer.attention_norm, weights.epsilon)
     if inner:
         values = _activate(g, linear(x, f"{name}.up"), weights.activation)
@@ -133,7 +154,6 @@ class _Attention:
     """
 
     def __init__(self, g: Graph, weights: EncoderWeights, unmasked_length: int) -> None:
-        self._g = g
         self._width = weights.head_width
         head_counts = [heads for heads in dict.fromkeys(map(weights.heads_of, weights.layers)) if heads]
         first = g.op("Mul", g.op("Transpose", "gather_idx", perm=[1, 0]), g.ints(3))
@@ -141,7 +161,7 @@ class _Attention:
         self._rows = [first, g.op("Add", first, g.ints(1)), g.op("Add", first, g.ints(2))]
         self._length = length = g.op("Shape", "gather_idx", start=1, end=2)
         text, cell = g.op("Div", "scatter_idx", length), g.op("Mod", "scatter_idx", length)
-        self._back = {heads: self._back_of(heads, text, cell, length) for heads in head_counts}
+        self._back = {heads: _back_of(g, heads, text, cell, length) for heads in head_counts}
         empty = g.op("Sub", g.scalar(1), "key_mask")
         bias = g.op("Unsqueeze", g.op("Mul", empty, g.scalar(MASKED)), g.ints(1, 2))  # [B, 1, 1, S]
         if weights.relative_bias is not None:
@@ -153,21 +173,11 @@ class _Attention:
         if unmasked_length:
             self._is_full = g.op("Equal", length, g.ints(unmasked_length))
 
-    def _back_of(self, heads: int, text: str, cell: str, length: str) -> str:
-        """Row of (token, head) in the attention output seen as [B * heads * S, width]."""
-        g, head_ids = self._g, np.arange(heads, dtype=np.int64)
-        text_head = g.op(
-            "Add", g.op("Unsqueeze", g.op("Mul", text, g.ints(heads)), g.ints(1)), g.const(head_ids.reshape(1, heads))
-        )
-        return g.op("Add", g.op("Mul", text_head, length), g.op("Unsqueeze", cell, g.ints(1)))
-
-    def __call__(self, qkv: str, heads: int) -> str:
+    def __call__(self, g: Graph, qkv: str, heads: int) -> str:
         """``qkv`` [T, 3 * heads * width] to [T, heads * width]."""
         if not self._unmasked_length:
-            return self._masked(self._g, qkv, heads)
-        return self._g.choose(
-            self._is_full, lambda g: self._unmasked(g, qkv, heads), lambda g: self._masked(g, qkv, heads)
-        )
+            return self._masked(g, qkv, heads)
+        return g.choose(self._is_full, lambda g: self._unmasked(g, qkv, heads), lambda g: self._masked(g, qkv, heads))
 
     def _unmasked(self, g: Graph, qkv: str, heads: int) -> str:
         """Every cell of the grid holds a token: the pack is the grid, and the scores need never be in memory (flash)."""
@@ -197,13 +207,21 @@ class _Attention:
         by_head = g.op("Reshape", context, g.ints(-1, self._width))
         return g.op("Reshape", g.op("Gather", by_head, self._back[heads]), g.ints(-1, heads * self._width))
 
-    def diagonal(self, head: int) -> str:
+    def diagonal(self, g: Graph, head: int) -> str:
         """How much each token attends to itself in one head of the layer just made: [B, S], 0 in empty cells."""
-        g = self._g
         one = g.op("Gather", self._attention, g.const(np.array(head, np.int64)), axis=1)
         places = g.op("Mul", _cells(g, self._length), g.op("Add", self._length, g.ints(1)))
         own = g.op("Gather", g.op("Flatten", one, axis=1), places, axis=1)
         return g.op("Mul", own, "key_mask")
+
+
+def _back_of(g: Graph, heads: int, text: str, cell: str, length: str) -> str:
+    """Row of (token, head) in the attention output seen as [B * heads * S, width]."""
+    head_ids = np.arange(heads, dtype=np.int64)
+    text_head = g.op(
+        "Add", g.op("Unsqueeze", g.op("Mul", text, g.ints(heads)), g.ints(1)), g.const(head_ids.reshape(1, heads))
+    )
+    return g.op("Add", g.op("Mul", text_head, length), g.op("Unsqueeze", cell, g.ints(1)))
 
 
 # From this distance on, the bias no longer changes.
@@ -255,16 +273,15 @@ def _activate(g: Graph, x: str, kind: str) -> str:
             return x
 
 
-def _pool(g: Graph, states: Sequence[str], pooling: str, diagonal: str) -> str:
-    """One row a text, [B, H], from what leaves each layer, [T, H] each; ``diagonal`` weighs the tokens for Ditto."""
-    x = states[-1]
+def _pool(g: Graph, first: str, x: str, pooling: str, diagonal: str) -> str:
+    """One row a text, [B, H], from what leaves the first layer and the last, [T, H]; ``diagonal`` weighs tokens for Ditto."""
     if pooling in ("cls", "pooler"):
         return g.op("Gather", x, g.op("Gather", "gather_idx", g.const(np.array(0, np.int64)), axis=1))
     if pooling == "max":
         empty = g.op("Unsqueeze", g.op("Mul", g.op("Sub", g.scalar(1), "key_mask"), g.scalar(-3e38)), g.ints(2))
         return g.op("ReduceMax", g.op("Add", g.op("Gather", x, "gather_idx"), empty), axes=[1], keepdims=0)
     if pooling == "first_last" or diagonal:
-        x = g.op("Mul", g.op("Add", states[0], x), g.scalar(0.5))
+        x = g.op("Mul", g.op("Add", first, x), g.scalar(0.5))
     weights = diagonal or "key_mask"
     if pooling == "weighted_mean":  # SGPT (arXiv:2202.08904): a token counts by its place
         place = g.op("CumSum", "key_mask", g.const(np.array(1, np.int64)))

@@ -19,7 +19,7 @@ from typing import Any
 from whit.contract.names import MODEL_ID_RULE, is_model_id
 from whit.contract.pooling import POOLING_RULE, is_pooling
 
-FORMAT_VERSION = 2  # the newest that this whit reads; a package has the version that its kind needs
+FORMAT_VERSION = 3  # the newest that this whit reads; a package has the version that it needs
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
 TABLE_FILE = "table.safetensors"
@@ -27,6 +27,8 @@ TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.json"
 REPORT_FILE = "report.json"
 REQUIRED_FILES = (GRAPH_FILE, TOKENIZER_FILE, GOLDEN_FILE, REPORT_FILE)
+
+SHALLOWER_VERSION = 3  # the first with layer_counts
 
 ONNX = "onnx"
 STATIC = "static"
@@ -89,6 +91,7 @@ class Manifest:
     files: Mapping[str, str]  # file name -> "sha256:..." of its bytes
     normalized: bool = True  # the graph's output has length 1
     matryoshka_dimension_counts: Sequence[int] = ()
+    layer_counts: Sequence[int] = ()  # it can be run with so many layers, the last is all; empty: with all only
     prompts: Mapping[str, str] = field(default_factory=dict)
     attention_bucket: int = 16  # the attention length of a text is its token count rounded up to a multiple of this
     unmasked_length: int = 0  # attention length of texts with exactly so many tokens, which need no mask; 0: none
@@ -118,6 +121,8 @@ class Manifest:
             "normalized": self.normalized,
             "prompts": dict(self.prompts),
         }
+        if self.layer_counts:
+            content["layer_counts"] = list(self.layer_counts)
         return "sha256:" + hashlib.sha256(_canonical(content)).hexdigest()
 
     def to_json(self) -> str:
@@ -125,6 +130,8 @@ class Manifest:
         content = dataclasses.asdict(self) | {"fingerprint": self.fingerprint}
         if self.kind == ONNX:  # what version 1 takes for granted, so that its packages keep their bytes
             del content["kind"]
+        if not self.layer_counts:
+            del content["layer_counts"]
         return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -228,8 +235,14 @@ def _from_dict(content: Mapping[str, Any], path: Path) -> Manifest:
             f"{path}: matryoshka_dimension_counts must be at most dimension_count ({content['dimension_count']}), "
             f"got {max(counts)}; export the package again"
         )
+    depths = tuple(content.get("layer_counts", ()))
+    if depths and content["format_version"] < SHALLOWER_VERSION:
+        raise PackageError(
+            f"{path}: layer_counts needs format_version {SHALLOWER_VERSION}, got {content['format_version']}; "
+            "export the package again"
+        )
     linears = tuple(LinearScheme(**entry) for entry in content.get("linears", ()))
-    return Manifest(**{**content, "linears": linears, "matryoshka_dimension_counts": counts})
+    return Manifest(**{**content, "linears": linears, "matryoshka_dimension_counts": counts, "layer_counts": depths})
 
 
 def _kind(content: Mapping[str, Any], path: Path) -> Kind:
@@ -249,6 +262,10 @@ def _kind(content: Mapping[str, Any], path: Path) -> Kind:
 
 def _is_count(value: object) -> bool:
     return type(value) is int and value >= 1  # a bool is an int too, but not a count
+
+
+def _is_ascending(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_count, value)) and value == sorted(set(value))
 
 
 def _is_linear(value: object) -> bool:
@@ -287,6 +304,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: isinstance(value, list) and all(map(_is_count, value)),
         "a list of positive integers",
     ),
+    "layer_counts": (_is_ascending, "a list of positive integers in ascending order"),
     "prompts": (_is_map_of_text, "an object of roles and their prompts"),
     "attention_bucket": _COUNT,
     "unmasked_length": (lambda value: type(value) is int and value >= 0, "an integer, 0 or more"),

@@ -16,6 +16,7 @@ from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
 
 CPU = "CPUExecutionProvider"
 OUTPUT = "vectors"
+LAYER_COUNT = "layer_count"
 
 # SkipLayerNormalization is several times slower per element on the CPU than the Add and LayerNormalization it replaces.
 _DISABLED_OPTIMIZERS = ["SkipLayerNormFusion", "BiasSkipLayerNormFusion"]
@@ -73,20 +74,24 @@ class Encoder:
         """Length of the attention grid of a text with ``token_count`` tokens: a function of the text alone."""
         return attention_length(token_count, self.manifest.attention_bucket, self.manifest.unmasked_length)
 
-    def run(self, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
         """Vectors of one micro-batch.
 
         Args:
             sequences: int64 [token count] each, 1 to ``manifest.max_token_count`` tokens within the vocabulary. Those
                 of the unmasked length must be among themselves; others share a grid of the longest one's length.
+            layer_count: compute only so many layers, one of ``manifest.layer_counts``; 0: all.
 
         Returns:
             float32 [len(sequences), dimension_count]; a row depends on its own sequence only, to the last bit (with
             several attention lengths: where ``Verification.mixes_lengths`` is true).
 
         Raises:
-            ValueError: sequences of the unmasked length beside others.
+            ValueError: sequences of the unmasked length beside others; a layer count that the package does not have.
         """
+        depths = self.manifest.layer_counts
+        if layer_count and layer_count not in depths:
+            raise ValueError(f"layer_count must be 0 or one of {list(depths)}, got {layer_count}")
         lengths = {self.attention_length(len(ids)) for ids in sequences}
         if len(lengths) > 1 and self.manifest.unmasked_length in lengths:
             raise ValueError(
@@ -96,11 +101,18 @@ class Encoder:
         # A single token would take onnxruntime's matrix-vector kernels, which round differently: run it twice over.
         padded = [*sequences, *sequences] if len(sequences) == 1 and len(sequences[0]) == 1 else sequences
         feeds = pack(padded, length=max(lengths), position_offset=self.manifest.position_offset)
+        if depths:
+            feeds[LAYER_COUNT] = np.array([layer_count or depths[-1]])
         vectors: NDArray[np.float32] = self._session.run([OUTPUT], feeds)[0]
         return vectors[: len(sequences)]
 
     def encode(
-        self, sequences: Sequence[TokenIds], *, token_budget: int = 512, executor: Executor | None = None
+        self,
+        sequences: Sequence[TokenIds],
+        *,
+        token_budget: int = 512,
+        executor: Executor | None = None,
+        layer_count: int = 0,
     ) -> NDArray[np.float32]:
         """Vectors of any number of sequences: sorted into micro-batches, side by side if an executor is given.
 
@@ -114,7 +126,9 @@ class Encoder:
         run = executor.map if executor else map
         # Longest first, so that the last micro-batches to finish are short.
         for batch, rows in zip(
-            reversed(batches), run(lambda b: self.run([sequences[i] for i in b]), reversed(batches)), strict=True
+            reversed(batches),
+            run(lambda b: self.run([sequences[i] for i in b], layer_count), reversed(batches)),
+            strict=True,
         ):
             vectors[batch] = rows
         return vectors

@@ -38,16 +38,22 @@ class StaticEncoder:
         del token_count
         return 1
 
-    def run(self, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
         """Vectors of any number of texts.
 
         Args:
             sequences: int64 [token count] each, at least one token, within the vocabulary.
+            layer_count: 0; a table has no layers to leave out.
 
         Returns:
             float32 [len(sequences), dimension_count]; a row depends on its own sequence only, to the last bit. A text
             whose rows add up to nothing has the zero vector.
+
+        Raises:
+            ValueError: ``layer_count`` is not 0.
         """
+        if layer_count:
+            raise ValueError(f"layer_count must be 0 for a table, got {layer_count}")
         sums = np.empty((len(sequences), self.manifest.dimension_count), self._sum_dtype)
         for row, ids in zip(sums, sequences, strict=True):
             np.add.reduce(self._rows[ids], axis=0, dtype=self._sum_dtype, out=row)
