@@ -38,6 +38,7 @@ class Step:
 STEPS: Mapping[str, Step] = {
     "trim": Step("whit.export.vocabulary:trim_vocabulary", "whit.export.vocabulary:TrimOptions"),
     "whiten": Step("whit.export.whitening:whiten", "whit.export.whitening:WhitenOptions"),
+    "rotate": Step("whit.export.rotation:rotate", "whit.export.rotation:RotateOptions"),
     "drop-layers": Step("whit.export.prune.layers:drop_layers", "whit.export.prune.layers:LayerOptions"),
     "narrow": Step("whit.export.prune.width:prune_width", "whit.export.prune.width:WidthOptions"),
     "speedup": Step("whit.export.prune.speedup:prune_to_speedup", "whit.export.prune.speedup:SpeedupOptions"),
