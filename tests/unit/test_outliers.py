@@ -11,7 +11,7 @@ from whit.export.checkpoint import read_checkpoint
 from whit.export.encoder_graph import OUTPUT, Head, build_graph
 from whit.export.families import EncoderWeights, Linear, encoder_weights
 from whit.export.linear import Plan, Static
-from whit.export.outliers import split_outliers
+from whit.export.outliers import find_splits, split_outliers
 from whit.export.quantize import Subject, static_candidate
 from whit.runtime.encoder import open_session
 from whit.runtime.packing import pack
@@ -37,7 +37,7 @@ def vectors(weights: EncoderWeights, plan: Plan) -> np.ndarray:
 
 
 def split_of(weights: EncoderWeights) -> EncoderWeights:
-    return split_outliers(weights, calibrate(weights, Head("mean"), SEQUENCES, bucket=16))
+    return split_outliers(weights, find_splits(weights, calibrate(weights, Head("mean"), SEQUENCES, bucket=16)))
 
 
 def test_only_the_outlier_is_split_and_every_copy_has_an_idle_neighbour(weights: EncoderWeights) -> None:

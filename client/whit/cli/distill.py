@@ -120,6 +120,17 @@ if TYPE_CHECKING:
     help="Matryoshka: prefixes of the vectors that are to be good vectors, too.",
 )
 @click.option(
+    "--depths",
+    metavar="N,M,…",
+    callback=lambda _context, _parameter, value: _numbers(value),
+    help="2-D Matryoshka: numbers of layers after which there is to be a good vector, too, for whit export --depths.",
+)
+@click.option(
+    "--qat",
+    is_flag=True,
+    help="Quantisation-aware training: compute with the int8 codes that the package will have. Last of all steps.",
+)
+@click.option(
     "--projection",
     type=click.Choice(["pca", "learned"]),
     default="pca",
@@ -194,6 +205,7 @@ def _print_report(report: DistillReport) -> None:
     if report.sts_before is not None and report.sts_after is not None:
         pairs.append(("STS score", f"{report.sts_before:.2f} before, {report.sts_after:.2f} after"))
     console().print(facts(pairs))
-    names = ["texts", "minutes", "loss", "cosine", *(["sts"] if report.sts_before is not None else [])]
+    shallow = [name for name in report.history[-1] if name.startswith("cosine_")]
+    names = ["texts", "minutes", "loss", "cosine", *shallow, *(["sts"] if report.sts_before is not None else [])]
     rows = [[str(line.get(name, "")) for name in names] for line in report.history]
     console().print(table(names, rows, right=names))

@@ -27,11 +27,12 @@ from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.gate import Gate
 from whit.export.linear import Plan, Scheme
-from whit.export.outliers import split_outliers
-from whit.export.quantize import Subject, choose_scheme
+from whit.export.outliers import Split, find_splits, split_outliers
+from whit.export.quantize import Subject, choose_scheme, scheme_error
 from whit.export.report import Report, measure
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal, tokenize
 from whit.export.texts import read_texts
+from whit.export.trained import Rounding, read_rounding
 from whit.runtime.package import Package
 
 DTYPES = ("float32", "int8")
@@ -81,6 +82,7 @@ def compile_checkpoint(
     # No text reaches the positions beyond the limit: they are left out of the package.
     weights = replace(weights, positions=weights.positions[: limit + weights.position_offset])
     texts = calibration_texts(options.calibration)
+    rounding = read_rounding(checkpoint)
 
     with scratch_beside(out) as scratch:
         float_dir, new_dir = scratch / "float32", scratch / "package"
@@ -91,7 +93,7 @@ def compile_checkpoint(
             package = float_package
         else:
             gate = Gate(weights, head, tokenize(float_package, texts), ATTENTION_BUCKET, progress)
-            gate, plan, linears = _quantize(gate, options)
+            gate, plan, linears = _as_trained(gate, options, rounding) if rounding else _quantize(gate, options)
             plan, linears, sensitivities = _keep_within(gate, plan, linears, options)
             package = _write(new_dir, source, gate.weights, head, plan, linears, options, limit, texts)
         report = measure(float_package, package, texts, sensitivities, progress)
@@ -162,35 +164,65 @@ def calibration_texts(path: Path | None) -> list[str]:
 
 def _quantize(gate: Gate, options: ExportOptions) -> tuple[Gate, Plan, list[LinearScheme]]:
     """Calibrates, splits outlier neurons and chooses the scheme of every linear layer."""
-    sequences, progress = gate.sequences, gate.progress
-    total = sum(len(ids) for ids in sequences)
+    plan, linears, splits = choose_plan(gate, options)
+    return replace(gate, weights=split_outliers(int8_weights(gate.weights), splits)), plan, linears
 
-    def seen_by(weights: EncoderWeights) -> Mapping[str, Activations]:
-        def show(tokens: int) -> None:
-            progress("calibrate (tokens)", tokens, total)
 
-        return calibrate(weights, gate.head, sequences, bucket=gate.bucket, progress=show)
-
-    # The tanh form is within 0.0005 of GELU, less than a tenth of a step of the codes that it becomes, and quicker.
-    quick = {"gelu": "gelu_tanh"}.get(gate.weights.activation, gate.weights.activation)
-    plain = replace(gate.weights, activation=quick)
-    seen = seen_by(plain)
-    weights = split_outliers(plain, seen)
-    if weights is not plain:
-        seen = seen_by(weights)
+def choose_plan(gate: Gate, options: ExportOptions) -> tuple[Plan, list[LinearScheme], Mapping[int, Split]]:
+    """The scheme of every linear layer of ``int8_weights(gate.weights)``, once its outlier neurons are split as is said."""
+    plain = int8_weights(gate.weights)
+    seen = _seen_by(plain, gate)
+    splits = find_splits(plain, seen)
+    weights = split_outliers(plain, splits)
+    if splits:
+        seen = _seen_by(weights, gate)
     schemes: dict[str, Scheme] = {}
     linears = []
-    for done, (name, activations) in enumerate(seen.items(), start=1):
-        prefix, _, part = name.rpartition(".")
-        layer = weights.layers[int(prefix.rpartition(".")[2])]
-        before = {"out": f"{prefix}.qkv", "down": f"{prefix}.up"}.get(part)
-        stream = seen[before].sample if before else None
-        shared = sum(layer is other for other in weights.layers) > 1
-        subject = Subject(getattr(layer, part), activations, stream, shared)
-        kind, schemes[name], error = choose_scheme(subject, options.max_layer_error)
+    for done, name in enumerate(seen, start=1):
+        kind, schemes[name], error = choose_scheme(_subject(weights, seen, name), options.max_layer_error)
         linears.append(LinearScheme(name, kind, round(error, 6)))
-        progress("quantise (layers)", done, len(seen))
-    return replace(gate, weights=weights), Plan(schemes, options.embedding_bits), linears
+        gate.progress("quantise (layers)", done, len(seen))
+    return Plan(schemes, options.embedding_bits), linears, splits
+
+
+def int8_weights(weights: EncoderWeights) -> EncoderWeights:
+    """The encoder that int8 packages compute.
+
+    The tanh form is within 0.0005 of GELU, less than a tenth of a step of the codes that it becomes, and quicker.
+    """
+    return replace(weights, activation={"gelu": "gelu_tanh"}.get(weights.activation, weights.activation))
+
+
+def _as_trained(gate: Gate, options: ExportOptions, rounding: Rounding) -> tuple[Gate, Plan, list[LinearScheme]]:
+    """The codes that the checkpoint was trained with; calibration only tells how far they are off."""
+    plain = int8_weights(gate.weights)
+    plan = rounding.plan(plain, options.embedding_bits)
+    weights = split_outliers(plain, rounding.splits)
+    seen = _seen_by(weights, gate)
+    linears = []
+    for name in seen:
+        scheme = plan.scheme(name, getattr(weights.layers[int(name.split(".")[1])], name.split(".")[2]))
+        kind, error = scheme_error(_subject(weights, seen, name), scheme)
+        linears.append(LinearScheme(name, kind, round(error, 6)))
+    return replace(gate, weights=weights), plan, linears
+
+
+def _seen_by(weights: EncoderWeights, gate: Gate) -> Mapping[str, Activations]:
+    total = sum(len(ids) for ids in gate.sequences)
+
+    def show(tokens: int) -> None:
+        gate.progress("calibrate (tokens)", tokens, total)
+
+    return calibrate(weights, gate.head, gate.sequences, bucket=gate.bucket, progress=show)
+
+
+def _subject(weights: EncoderWeights, seen: Mapping[str, Activations], name: str) -> Subject:
+    prefix, _, part = name.rpartition(".")
+    layer = weights.layers[int(prefix.rpartition(".")[2])]
+    before = {"out": f"{prefix}.qkv", "down": f"{prefix}.up"}.get(part)
+    stream = seen[before].sample if before else None
+    shared = sum(layer is other for other in weights.layers) > 1
+    return Subject(getattr(layer, part), seen[name], stream, shared)
 
 
 def _keep_within(

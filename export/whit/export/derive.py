@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from whit.export.checkpoint import CheckpointError, Tensors, encoder_folder
+from whit.export.trained import ROUNDING_FILE, Rounding
 
 STEPS_FILE = "whit.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.h5", "*.msgpack", "onnx", "openvino")
@@ -32,6 +33,8 @@ def derive_checkpoint(
     config: Mapping[str, Any] | None = None,
     tokenizer: tokenizers.Tokenizer | None = None,
     step: Mapping[str, Any],
+    rounding: Rounding | None = None,
+    keep_rounding: bool = False,
 ) -> None:
     """Writes ``out``: ``source`` with other encoder weights. It appears whole or not at all.
 
@@ -42,6 +45,8 @@ def derive_checkpoint(
         config: fields of ``config.json`` that change.
         tokenizer: takes the place of ``tokenizer.json``; None: unchanged.
         step: what was done and with which options, as plain JSON; appended to the list in ``whit.json``.
+        rounding: how the int8 package will round the linear layers, if they were trained for it.
+        keep_rounding: True where the linear layers are those of ``source``, and are to be rounded as they would be there.
 
     Raises:
         CheckpointError: ``out`` is something else, or cannot be written (no permission, disk full).
@@ -52,8 +57,11 @@ def derive_checkpoint(
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
             new = Path(scratch, "new")
             encoder = encoder_folder(source)
-            shutil.copytree(source, new, ignore=lambda folder, names: _weights(Path(folder), names, encoder))
+            kept = {ROUNDING_FILE} if keep_rounding else set()
+            shutil.copytree(source, new, ignore=lambda folder, names: _weights(Path(folder), names, encoder) - kept)
             _write_encoder(new / encoder.relative_to(source), tensors, config or {}, tokenizer)
+            if rounding is not None:
+                rounding.write(new)
             _write_json(new / STEPS_FILE, {"steps": [*read_steps(source), dict(step)]})
             if out.exists():
                 out.replace(Path(scratch, "old"))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,51 +31,71 @@ _MOST_COPIES = 8
 _LEAST_GAIN = 0.75
 
 
-def split_outliers(weights: EncoderWeights, seen: Mapping[str, Activations]) -> EncoderWeights:
-    """The encoder with its outlier neurons split; the same object where it has none."""
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How the outlier neurons of one layer are split: ``copies`` of each beside itself, all cut off at ``ceiling``."""
+
+    ceiling: float
+    copies: Mapping[int, int]
+
+    def layer(self, layer: Layer) -> Layer:
+        """The layer with its neurons split."""
+        return replace(
+            layer,
+            up=Linear(self.spread(layer.up.weight), self.shifted(layer.up.bias)),
+            down=Linear(self.spread(layer.down.weight.T).T.copy(), layer.down.bias),
+            ceiling=self.ceiling,
+        )
+
+    def shifted(self, bias: FloatArray) -> FloatArray:
+        """The bias of ``up``: that of the k-th copy is lower by k ceilings."""
+        ordinals = [np.arange(1, count + 1, dtype=np.float32) for count in self.copies.values()]
+        found = self.spread(bias)
+        found[len(bias) + len(bias) % 2 :: 2] -= np.float32(self.ceiling) * np.concatenate(ordinals)
+        return found
+
+    def spread(self, values: FloatArray, idle: float = 0) -> FloatArray:
+        """What belongs to each neuron, [..., n], with that of the copies after it, in the order of ``layer``.
+
+        Beside each copy lies an ``idle`` neuron: two copies side by side would have to share the room of a pair
+        (``rounding``).
+        """
+        source = [neuron for neuron, count in self.copies.items() for _ in range(count)]
+        first = values.shape[-1] % 2
+        added = np.full((*values.shape[:-1], first + 2 * len(source)), idle, np.float32)
+        added[..., first::2] = values[..., source]
+        return np.concatenate([values, added], axis=-1)
+
+
+def find_splits(weights: EncoderWeights, seen: Mapping[str, Activations]) -> dict[int, Split]:
+    """How to split the outlier neurons of each layer that has any, by its number."""
     if weights.activation not in _CAN:
-        return weights
+        return {}
     uses = Counter(map(id, weights.layers))  # a layer that is run several times is stored once: it stays as it is
-    layers = [
-        _split(layer, seen[f"layers.{i}.down"].high) if f"layers.{i}.down" in seen and uses[id(layer)] == 1 else layer
-        for i, layer in enumerate(weights.layers)
-    ]
-    changed = any(new is not old for new, old in zip(layers, weights.layers, strict=True))
-    return replace(weights, layers=layers) if changed else weights
+    found = {}
+    for i, layer in enumerate(weights.layers):
+        if f"layers.{i}.down" in seen and uses[id(layer)] == 1:
+            split = _find(seen[f"layers.{i}.down"].high)
+            if split is not None:
+                found[i] = split
+    return found
 
 
-def _split(layer: Layer, high: FloatArray) -> Layer:
-    """``high`` float32 [inner]: the largest value of each neuron."""
-    ceiling, copies = _ceiling(high)
-    if not copies:
-        return layer
-    source = [neuron for neuron, count in copies.items() for _ in range(count)]
-    shift = np.concatenate([ceiling * np.arange(1, count + 1, dtype=np.float32) for count in copies.values()])
-    # Beside each copy an idle neuron: two copies side by side would have to share the room of a pair (``rounding``).
-    up, down = layer.up, layer.down
-    idle = len(high) % 2
-    return replace(
-        layer,
-        up=Linear(_spaced(up.weight, up.weight[:, source], idle), _spaced(up.bias, up.bias[source] - shift, idle)),
-        down=Linear(_spaced(down.weight.T, down.weight[source].T, idle).T.copy(), down.bias),
-        ceiling=ceiling,
-    )
+def split_outliers(weights: EncoderWeights, splits: Mapping[int, Split]) -> EncoderWeights:
+    """The encoder with its outlier neurons split; the same object where there are none."""
+    if not splits:
+        return weights
+    layers = [splits[i].layer(layer) if i in splits else layer for i, layer in enumerate(weights.layers)]
+    return replace(weights, layers=layers)
 
 
-def _ceiling(high: FloatArray) -> tuple[float, dict[int, int]]:
-    """The lowest ceiling that few copies can keep, and how many of them each outlier neuron needs."""
+def _find(high: FloatArray) -> Split | None:
+    """The lowest ceiling that few copies can keep; ``high`` float32 [inner]: the largest value of each neuron."""
     largest = np.argsort(-high, kind="stable")[: _MOST_NEURONS + 1]
     for count in range(min(_MOST_NEURONS, len(high) - 1), 0, -1):
         ceiling = float(np.float32(_ROOM) * high[largest[count]])
         if 0 < ceiling <= _LEAST_GAIN * high[largest[0]]:
             copies = {int(n): int(np.ceil(high[n] / ceiling)) - 1 for n in largest[:count] if high[n] > ceiling}
             if sum(copies.values()) <= _MOST_COPIES:
-                return ceiling, copies
-    return 0.0, {}
-
-
-def _spaced(values: FloatArray, copies: FloatArray, idle: int) -> FloatArray:
-    """``values`` [..., n] with ``copies`` [..., m] after them, each followed by a zero, and ``idle`` zeros in between."""
-    added = np.zeros((*copies.shape[:-1], idle + 2 * copies.shape[-1]), np.float32)
-    added[..., idle::2] = copies
-    return np.concatenate([values, added], axis=-1)
+                return Split(ceiling, copies)
+    return None

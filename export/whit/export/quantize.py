@@ -85,8 +85,7 @@ def static_candidate(subject: Subject, smoothing: FloatArray | None = None, *, c
         moment = seen.covariance.astype(np.float64) * np.outer(factor, factor)
         moment += scale**2 / 12 * np.eye(len(moment))  # rounding is noise of this variance, in every channel
         codes = compensated_codes(weight, weight_scales, moment)
-    x = seen.sample * factor
-    rounded = (np.clip(np.rint(x / np.float32(scale)) + zero_point, 0, 255) - zero_point) * np.float32(scale)
+    rounded = _round_static(seen.sample * factor, scale, zero_point)
     bias, error = _correct(subject, rounded @ (codes * weight_scales))
     return Candidate(Static(codes.astype(np.int8), weight_scales, bias, scale, zero_point, smoothing), error)
 
@@ -103,11 +102,34 @@ def row_candidate(subject: Subject) -> Candidate:
     codes, weight_scales = nearest_codes(subject.linear.weight)
     if not subject.shared:
         codes = compensated_codes(subject.linear.weight, weight_scales, subject.seen.covariance.astype(np.float64))
-    sample = subject.seen.sample
-    scales = np.maximum(np.abs(sample).max(axis=1, keepdims=True) / np.float32(127), np.float32(1e-30))
-    rounded = np.rint(sample / scales) * scales
-    bias, error = _correct(subject, rounded @ (codes * weight_scales))
+    bias, error = _correct(subject, _round_rows(subject.seen.sample) @ (codes * weight_scales))
     return Candidate(Row(codes.astype(np.int8), weight_scales, bias), error)
+
+
+def scheme_error(subject: Subject, scheme: Scheme) -> tuple[str, float]:
+    """What a scheme is called in a manifest, and how far it is off beside a constant: see ``Candidate.error``."""
+    sample = subject.seen.sample
+    match scheme:
+        case Linear():
+            return "float32", 0.0
+        case Static():
+            name = "static" if scheme.smoothing is None else "smoothed"
+            x = sample if scheme.smoothing is None else sample * scheme.smoothing
+            rounded = _round_static(x, scheme.scale, scheme.zero_point)
+        case Row():
+            name, rounded = "row", _round_rows(sample)
+    weight = scheme.codes * scheme.weight_scales
+    return name, _correct(subject, rounded @ weight)[1]
+
+
+def _round_static(x: FloatArray, scale: float, zero_point: int) -> FloatArray:
+    codes = np.clip(np.rint(x / np.float32(scale)) + zero_point, 0, 255)
+    return np.asarray((codes - zero_point) * np.float32(scale), np.float32)
+
+
+def _round_rows(x: FloatArray) -> FloatArray:
+    scales = np.maximum(np.abs(x).max(axis=1, keepdims=True) / np.float32(127), np.float32(1e-30))
+    return np.asarray(np.rint(x / scales) * scales, np.float32)
 
 
 def smoothing_factors(subject: Subject, exponent: float) -> FloatArray:

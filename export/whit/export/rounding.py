@@ -43,11 +43,11 @@ def nearest_codes(weight: FloatArray) -> tuple[FloatArray, FloatArray]:
     best_errors = np.full(weight.shape[1], np.inf, np.float32)
     for factor in _SCALE_GRID:
         scales = base * factor
-        difference = _codes(weight, scales) * scales - weight
+        difference = codes_at(weight, scales) * scales - weight
         errors = np.einsum("ij,ij->j", difference, difference)
         best_scales = np.where(errors < best_errors, scales, best_scales)
         best_errors = np.minimum(errors, best_errors)
-    return _codes(weight, best_scales), best_scales
+    return codes_at(weight, best_scales), best_scales
 
 
 def compensated_codes(weight: FloatArray, scales: FloatArray, moment: NDArray[np.float64]) -> FloatArray:
@@ -101,7 +101,8 @@ def _row_codes(row: FloatArray, first: FloatArray | None, following: FloatArray 
     return np.clip(np.rint(row), -_LARGEST, _LARGEST)
 
 
-def _codes(weight: FloatArray, scales: FloatArray) -> FloatArray:
+def codes_at(weight: FloatArray, scales: FloatArray) -> FloatArray:
+    """Each weight's nearest saturation-free code [in, out] at given scales [out]."""
     codes = weight * np.reciprocal(scales)
     np.rint(codes, out=codes)
     np.clip(codes, -_LARGEST, _LARGEST, out=codes)

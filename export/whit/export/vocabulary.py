@@ -122,6 +122,7 @@ def trim_vocabulary(source: Path, out: Path, options: TrimOptions, progress: Pro
         tensors=_trimmed_tensors(checkpoint.tensors, kept, rows),
         config=_trimmed_config(checkpoint.config, new_ids),
         tokenizer=tokenizer,
+        keep_rounding=True,
         step={"step": "trim", "size": options.size, "share": options.share, **counted},
     )
     return report

@@ -81,7 +81,7 @@ def whiten(
     report = WhitenReport(len(texts), vectors.shape[1], count, round(share, 6))
     step = {"step": "whiten", "power": options.power, "dimension_count": count, "text_count": len(texts)}
     with with_dense(source, (weight, bias), pooling=checkpoint.pooling) as folder:
-        derive_checkpoint(folder, out, tensors=checkpoint.tensors, step=step)
+        derive_checkpoint(folder, out, tensors=checkpoint.tensors, step=step, keep_rounding=True)
     return report
 
 

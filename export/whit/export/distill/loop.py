@@ -26,6 +26,7 @@ from whit.export.distill.head import with_dense
 from whit.export.distill.objective import Objective
 from whit.export.distill.options import DistillOptions, cache_folder
 from whit.export.distill.projection import fit_teacher, principal_directions, project
+from whit.export.distill.qat import choose_rounding
 from whit.export.distill.schedule import learning_rate_at
 from whit.export.distill.state import Position, StateFile
 from whit.export.distill.student import Student
@@ -33,6 +34,7 @@ from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, T
 from whit.export.distill.torch_teacher import TorchTeacher
 from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.texts import read_texts
+from whit.export.trained import Rounding
 from whit.runtime.packing import TokenIds
 
 _HELD_OUT = 512  # texts at most that are kept back to measure on
@@ -56,7 +58,7 @@ class DistillReport:
     cosine_after: float
     sts_before: float | None = None  # Spearman x 100 on sts_dev
     sts_after: float | None = None
-    history: Sequence[Mapping[str, float]] = ()  # the measurements: texts, minutes, loss, cosine, sts
+    history: Sequence[Mapping[str, float]] = ()  # the measurements: texts, minutes, loss, cosine, cosine_DEPTH, sts
 
 
 def distill(source: Path, out: Path, options: DistillOptions, progress: Progress = lambda *_: None) -> DistillReport:
@@ -89,6 +91,10 @@ class _Run:
         self._tokenizer = checkpoint.tokenizer
         limit = min(options.max_token_count, checkpoint.max_token_count or options.max_token_count)
         self._tokenizer.enable_truncation(min(limit, self._student.max_token_count))
+        self._rounding: Rounding | None = None
+        if options.qat:
+            self._rounding, start = choose_rounding(checkpoint, progress)
+            self._student.round_as(self._rounding, start)
         self._texts = [text for path in options.texts for text in read_texts(path)]
         if len(self._texts) < _LEAST_TEXTS:
             raise CheckpointError(
@@ -160,7 +166,7 @@ class _Run:
             "options": dict(self._options.decisive()),
         }
         with with_dense(self._source, self._student.projection_arrays()) as source:
-            derive_checkpoint(source, self._out, tensors=self._student.arrays(), step=step)
+            derive_checkpoint(source, self._out, tensors=self._student.arrays(), step=step, rounding=self._rounding)
         self._state.remove()
         return DistillReport(
             out=str(self._out),
@@ -272,6 +278,9 @@ class _Run:
         ours, theirs = self._embed([self._texts[i] for i in self._held]), self._targets(self._held)
         cosine = float(row_cosines(ours, theirs).mean())
         line = {"texts": at.texts, "minutes": round(at.seconds / 60, 2), "cosine": round(cosine, 5)}
+        for depth in self._options.depths:
+            shallow = self._embed([self._texts[i] for i in self._held], depth)
+            line[f"cosine_{depth}"] = round(float(row_cosines(shallow, theirs).mean()), 5)
         if at.texts:
             line["loss"] = round(self._loss, 6)
         if self._pairs is not None:
@@ -279,13 +288,15 @@ class _Run:
             line["sts"] = round(sts_score(unit_rows(first), unit_rows(second), self._pairs.scores), 3)
         at.history.append(line)
 
-    def _embed(self, texts: Sequence[str]) -> FloatArray:
-        """The student's vectors in float32, in the order of the texts."""
+    def _embed(self, texts: Sequence[str], layer_count: int | None = None) -> FloatArray:
+        """The student's vectors in float32, in the order of the texts; None: with all its layers."""
+        depth = layer_count or self._student.layer_count
         sequences = self._tokenize(texts)
         found = np.empty((len(texts), self._student.dimension_count), np.float32)
         with torch.no_grad():
             for batch in batches([len(ids) for ids in sequences], 2 * self._options.batch_token_count, (0,)):
-                found[batch] = self._student.encode([sequences[i] for i in batch]).vectors.cpu().numpy()
+                encoded = self._student.encode([sequences[i] for i in batch])
+                found[batch] = self._student.vectors_after(encoded, depth).cpu().numpy()
         return found
 
     def _tokenize(self, texts: Sequence[str]) -> list[TokenIds]:

@@ -43,6 +43,8 @@ class DistillOptions:
     hidden_weight: float = 0.0
     hidden_layers: tuple[int, ...] | None = None  # the teacher's layer for each of the student's; None: evenly spaced
     dimension_counts: tuple[int, ...] = ()  # Matryoshka: prefixes of the vector that must be good vectors, too
+    depths: tuple[int, ...] = ()  # 2-D Matryoshka: numbers of layers after which there must be a good vector, too
+    qat: bool = False  # compute with the int8 codes that the package will have
     projection: str = "pca"  # where the widths differ: shrink the teacher, or give the student a Dense to its width
     teacher_dtype: str = "float32"
     seed: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,8 +17,10 @@ from torch.nn import functional
 
 from whit.contract.pooling import ditto_head
 from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray
+from whit.export.distill.qat import FakeRounding, round_rows
 from whit.export.encoder_graph import relative_buckets
-from whit.export.families import LAYER_NAMES, Source, encoder_weights
+from whit.export.families import LAYER_NAMES, EncoderWeights, Linear, Source, encoder_weights
+from whit.export.trained import Rounding, place
 from whit.runtime.packing import TokenIds
 
 
@@ -51,6 +53,7 @@ class Student:
             for d in checkpoint.dense
         ]
         self.tensors = {name: self._tensor(array) for name, array in checkpoint.tensors.items()}
+        self._rounding: FakeRounding | None = None
         self.extra: tuple[Tensor, Tensor] | None = None  # a Dense to the teacher's width: weight [out, in], bias
         dense_count = len(checkpoint.dense[-1].weight.T) if checkpoint.dense else self._weights.hidden_count
         self.dimension_count = dense_count
@@ -81,9 +84,33 @@ class Student:
         self.extra = self._tensor(weight.T), self._tensor(np.zeros(weight.shape[1], np.float32))
         self.dimension_count = weight.shape[1]
 
+    def round_as(self, rounding: Rounding, start: EncoderWeights) -> None:
+        """From here on the student computes what an int8 package does, beginning with the package of ``start``."""
+        self._rounding = FakeRounding(rounding, self._device)
+        self._weights = replace(self._weights, activation=start.activation)
+        for name in rounding.layers:
+            number, part = place(name)
+            linear: Linear = getattr(start.layers[number], part)
+            names = self._places(number)[part]
+            for tensor, weight, bias in zip(
+                names, np.split(linear.weight.T, len(names)), np.split(linear.bias, len(names)), strict=True
+            ):
+                self.tensors[f"{self._prefix}{tensor}.weight"] = self._tensor(weight)
+                self.tensors[f"{self._prefix}{tensor}.bias"] = self._tensor(bias)
+
     def arrays(self) -> dict[str, FloatArray]:
-        """The encoder's weights as numpy arrays, for a checkpoint."""
-        return {name: tensor.detach().cpu().numpy() for name, tensor in self.tensors.items()}
+        """The encoder's weights as numpy arrays, for a checkpoint; as they are rounded, where they are."""
+        found = {name: tensor.detach().cpu().numpy() for name, tensor in self.tensors.items()}
+        return found if self._rounding is None else found | self._rounded(self._rounding)
+
+    def _rounded(self, rounding: FakeRounding) -> dict[str, FloatArray]:
+        found: dict[str, FloatArray] = {}
+        for i in range(self.layer_count):
+            for part, names in self._places(i).items():
+                weight = torch.cat([self._get(f"{name}.weight").detach() for name in names])
+                arrays = np.split(rounding.weight(f"layers.{i}.{part}", weight).cpu().numpy(), len(names))
+                found |= {f"{self._prefix}{name}.weight": array for name, array in zip(names, arrays, strict=True)}
+        return found
 
     def projection_arrays(self) -> tuple[FloatArray, FloatArray] | None:
         """Weight [in, out] and bias [out] of the added Dense, if there is one."""
@@ -107,18 +134,30 @@ class Student:
             hidden.append(x)
         return Encoded(self._head(hidden, mask), hidden, mask)
 
+    def vectors_after(self, encoded: Encoded, layer_count: int) -> Tensor:
+        """The vectors [B, d] of a batch if the model ended after ``layer_count`` of its layers, with the same head."""
+        return self._head(encoded.hidden[:layer_count], encoded.mask)
+
     def _tensor(self, array: FloatArray) -> Tensor:
         return torch.tensor(np.ascontiguousarray(array, np.float32), device=self._device)
 
     def _get(self, name: str) -> Tensor:
         return self.tensors[self._prefix + name]
 
-    def _linear(self, x: Tensor, *names: str) -> Tensor:
-        """One linear layer, or several side by side in one product."""
-        if len(names) == 1:
-            return functional.linear(x, self._get(f"{names[0]}.weight"), self._get(f"{names[0]}.bias"))
-        weight = torch.cat([self._get(f"{name}.weight") for name in names])
-        return functional.linear(x, weight, torch.cat([self._get(f"{name}.bias") for name in names]))
+    def _places(self, i: int) -> dict[str, Sequence[str]]:
+        """Names below which the linear layers of encoder layer ``i`` lie, by their part of it."""
+        names, at = self._names, f"{self._names.stack}.{i}"
+        qkv = [f"{at}.{part}" for part in (names.query, names.key, names.value)]
+        return {"qkv": qkv, "out": [f"{at}.{names.out}"], "up": [f"{at}.{names.up}"], "down": [f"{at}.{names.down}"]}
+
+    def _linear(self, x: Tensor, i: int, part: str) -> Tensor:
+        """One linear layer of encoder layer ``i``; query, key and value side by side in one product."""
+        names = self._places(i)[part]
+        weights, biases = ([self._get(f"{name}.{kind}") for name in names] for kind in ("weight", "bias"))
+        weight, bias = (tensors[0] if len(tensors) == 1 else torch.cat(tensors) for tensors in (weights, biases))
+        if self._rounding is None:
+            return functional.linear(x, weight, bias)
+        return self._rounding.linear(f"layers.{i}.{part}", x, weight, bias)
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         gain, bias = self._get(f"{name}.weight"), self._get(f"{name}.bias")
@@ -126,12 +165,16 @@ class Student:
 
     def _embed(self, ids: Tensor) -> Tensor:
         offset = self._weights.position_offset
-        x = functional.embedding(ids, self._get("embeddings.word_embeddings.weight"))
-        x = x + self._get("embeddings.position_embeddings.weight")[offset : offset + ids.shape[1]]
+        words = functional.embedding(ids, self._get("embeddings.word_embeddings.weight"))
+        places = self._get("embeddings.position_embeddings.weight")[offset : offset + ids.shape[1]]
         if self._has_types:
-            x = x + self._get("embeddings.token_type_embeddings.weight")[0]
-        x = self._norm(x, "embeddings.LayerNorm")
-        return self._linear(x, "embeddings_project") if self._has_projection else x
+            places = places + self._get("embeddings.token_type_embeddings.weight")[0]
+        if self._rounding is not None:
+            words, places = round_rows(words), round_rows(places)
+        x = self._norm(words + places, "embeddings.LayerNorm")
+        if not self._has_projection:
+            return x
+        return functional.linear(x, self._get("embeddings_project.weight"), self._get("embeddings_project.bias"))
 
     def _attention_bias(self, mask: Tensor, *, padded: bool) -> Tensor | None:
         """What is added to the scores [B, heads, S, S]: nothing where no text is padded, which is the usual case."""
@@ -148,12 +191,15 @@ class Student:
         names, at = self._names, f"{self._names.stack}.{i}"
         count, width = self._weights.heads_of(self._weights.layers[i]), self._weights.head_width
         batch, length = x.shape[:2]
-        qkv = self._linear(x, *(f"{at}.{part}" for part in (names.query, names.key, names.value)))
+        qkv = self._linear(x, i, "qkv")
         query, key, value = qkv.view(batch, length, 3, count, width).permute(2, 0, 3, 1, 4)
         context = _attend(query, key, value, bias).transpose(1, 2).reshape(batch, length, count * width)
-        x = self._norm(x + self._linear(context, f"{at}.{names.out}"), f"{at}.{names.attention_norm}")
-        inner = _activate(self._linear(x, f"{at}.{names.up}"), self._weights.activation)
-        return self._norm(x + self._linear(inner, f"{at}.{names.down}"), f"{at}.{names.output_norm}")
+        x = self._norm(x + self._linear(context, i, "out"), f"{at}.{names.attention_norm}")
+        inner = self._linear(x, i, "up")
+        if self._rounding is not None:
+            inner = self._rounding.with_copies(i, inner)
+        inner = _activate(inner, self._weights.activation)
+        return self._norm(x + self._linear(inner, i, "down"), f"{at}.{names.output_norm}")
 
     def _head(self, hidden: Sequence[Tensor], mask: Tensor) -> Tensor:
         with torch.autocast(self._device.type, enabled=False):

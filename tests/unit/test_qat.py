@@ -1,0 +1,120 @@
+"""Quantisation-aware training: the student is the int8 package it will be, and that package is nearer to the teacher."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.tiny import vocabulary, write_checkpoint
+from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.compile import ExportOptions, compile_checkpoint, int8_weights
+from whit.export.derive import derive_checkpoint
+from whit.export.distill.options import DistillOptions
+from whit.export.families import encoder_weights
+from whit.export.trained import ROUNDING_FILE, LayerRounding, Rounding, read_rounding
+from whit.export.vocabulary import TrimOptions, trim_vocabulary
+from whit.runtime.encoder import Encoder
+from whit.runtime.package import open_package
+from whit.runtime.tokenizer import Tokenizer
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.train
+
+
+def sentences(count: int, seed: int) -> list[str]:
+    random = np.random.default_rng(seed)
+    words = [word for word in vocabulary() if word.isalpha() and len(word) > 1]
+    return [" ".join(random.choice(words, random.integers(2, 9))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model one of whose neurons is far above all others, texts, and what two runs made of the model."""
+    from whit.export.distill.loop import distill
+
+    folder = tmp_path_factory.mktemp("qat")
+    plain = write_checkpoint(folder / "plain")
+    tensors = dict(read_checkpoint(plain).tensors)
+    bias = tensors["encoder.layer.1.intermediate.dense.bias"].copy()
+    bias[5] += 8
+    derive_checkpoint(
+        plain,
+        folder / "model",
+        tensors=tensors | {"encoder.layer.1.intermediate.dense.bias": bias},
+        step={"step": "test"},
+    )
+    (folder / "texts.txt").write_text("\n".join(sentences(1500, 0)) + "\n", encoding="utf-8")
+    for name, qat in (("with", True), ("without", False)):
+        distill(folder / "model", folder / name, options(folder, qat=qat))
+        compile_checkpoint(folder / name, folder / f"{name}-int8", ExportOptions(max_loss=100))
+    compile_checkpoint(folder / "model", folder / "teacher", ExportOptions(dtype="float32"))
+    return folder
+
+
+def options(folder: Path, **changes: Any) -> DistillOptions:
+    plain = DistillOptions(
+        teacher=folder / "model",
+        texts=(folder / "texts.txt",),
+        cache=folder / "cache",
+        epochs=4,
+        learning_rate=1e-3,
+        batch_token_count=256,
+        precision="float32",
+        threads=1,
+    )
+    return replace(plain, **changes)
+
+
+def vectors(package: Path, texts: list[str]) -> np.ndarray[Any, Any]:
+    opened = open_package(package)
+    return Encoder(opened).encode(Tokenizer(opened).encode(texts))
+
+
+def test_the_int8_package_comes_nearer_to_the_teacher(place: Path) -> None:
+    texts = sentences(300, 1)
+    teacher = vectors(place / "teacher", texts)
+    errors = {
+        name: float(1 - (vectors(place / f"{name}-int8", texts) * teacher).sum(axis=1).mean())
+        for name in ("with", "without")
+    }
+    assert errors["with"] < 0.5 * errors["without"]
+
+
+def test_the_package_computes_what_was_trained(place: Path) -> None:
+    """Codes and ranges of the run are those of the package, with an outlier neuron split in it."""
+    from whit.export.distill.student import Student
+
+    rounding = read_rounding(place / "with")
+    assert rounding is not None
+    assert list(rounding.splits) == [1]
+    checkpoint = read_checkpoint(place / "with")
+    student = Student(checkpoint)
+    student.round_as(rounding, int8_weights(encoder_weights(checkpoint)))
+    texts = sentences(50, 2)
+    opened = open_package(place / "with-int8")
+    with torch.no_grad():
+        trained = student.encode(Tokenizer(opened).encode(texts)).vectors.numpy()
+    assert np.abs(trained - vectors(place / "with-int8", texts)).max() < 1e-5
+
+
+def test_other_layers_lose_the_rounding_and_a_trimmed_vocabulary_keeps_it(place: Path, tmp_path: Path) -> None:
+    assert (place / "with" / ROUNDING_FILE).is_file()
+    tensors = read_checkpoint(place / "with").tensors
+    derive_checkpoint(place / "with", tmp_path / "other", tensors=tensors, step={"step": "test"})
+    assert read_rounding(tmp_path / "other") is None
+    trim_vocabulary(place / "with", tmp_path / "trimmed", TrimOptions(corpus=place / "texts.txt"))
+    assert read_rounding(tmp_path / "trimmed") is not None
+
+
+def test_a_rounding_that_does_not_fit_is_named(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(place / "with", tmp_path / "model")
+    scales = np.ones(32, np.float32)
+    Rounding({"layers.7.up": LayerRounding(scales)}, {}).write(tmp_path / "model")
+    with pytest.raises(CheckpointError, match=r"rounding.safetensors does not fit layers.7.up .*; remove the file"):
+        compile_checkpoint(tmp_path / "model", tmp_path / "package")
+    (tmp_path / "model" / ROUNDING_FILE).write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match=r"rounding.safetensors is damaged"):
+        compile_checkpoint(tmp_path / "model", tmp_path / "package")
