@@ -15,10 +15,22 @@ from whit.runtime.packing import TokenIds
 
 
 class Objective:
-    """Losses by their weights. Hidden states are compared with a teacher that torch computes beside the student."""
+    """Losses by their weights. Hidden states are compared with a teacher that torch computes beside the student.
+
+    With ``depths`` the vectors after fewer layers have the same losses, all together as much as the last layer's (2-D
+    Matryoshka, arXiv:2402.14776). There one depth is drawn at each step; here all count at every one, for the layers were
+    computed anyway, and what a depth adds is a head and its losses: a few per cent of a step, no chance to be saved with a
+    stopped run. Every depth learns the teacher's vectors, which also draws it to the last layer's.
+    """
 
     def __init__(self, options: DistillOptions, student: Student, device: torch.device) -> None:
-        self._options = options
+        self._options, self._student = options, student
+        depths, last = options.depths, student.layer_count
+        if list(depths) != sorted(set(depths)) or not all(0 < depth < last for depth in depths):
+            raise CheckpointError(
+                f"depths must be numbers of layers in ascending order, 1 to {last - 1} of the student's {last}, "
+                f"got {', '.join(map(str, depths))}"
+            )
         for count in options.dimension_counts:
             if not 1 <= count < student.dimension_count:
                 raise CheckpointError(
@@ -47,7 +59,17 @@ class Objective:
             targets: the teacher's vectors, float32 [B, d].
             states: what ``teacher_states`` gave for the batch.
         """
-        options, vectors = self._options, encoded.vectors
+        total = self._of_vectors(encoded.vectors, targets)
+        for depth in self._options.depths:
+            shallow = self._of_vectors(self._student.vectors_after(encoded, depth), targets)
+            total = total + shallow / len(self._options.depths)
+        for ours, theirs in zip(encoded.hidden, states, strict=bool(states)):
+            share = self._options.hidden_weight / len(states)
+            total = total + share * losses.hidden_loss(ours, theirs, encoded.mask)
+        return total
+
+    def _of_vectors(self, vectors: Tensor, targets: Tensor) -> Tensor:
+        options = self._options
         total = torch.zeros((), device=vectors.device)
         if options.cosine_weight:
             total = total + options.cosine_weight * losses.cosine_loss(vectors, targets)
@@ -58,8 +80,6 @@ class Objective:
         if options.dimension_counts:
             weight = options.similarity_weight or 1.0
             total = total + weight * losses.prefix_loss(vectors, targets, options.dimension_counts)
-        for ours, theirs in zip(encoded.hidden, states, strict=bool(states)):
-            total = total + options.hidden_weight / len(states) * losses.hidden_loss(ours, theirs, encoded.mask)
         return total
 
 
