@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from whit.server.engine.jobs import Job, MicroBatch, Waiting
+from whit.server.engine.jobs import ALL_LAYERS, Depth, Job, MicroBatch, Waiting
 from whit.server.engine.scheduler import Scheduler
 from whit.server.engine.types import Flow, Lane
 
@@ -53,6 +53,7 @@ def make_job(
     deadline: float | None = None,
     lane: Lane = Lane.INTERACTIVE,
     flow: Flow | None = None,
+    depth: Depth = ALL_LAYERS,
 ) -> tuple[Job, list[None]]:
     """A job of sequences of so many tokens, and the list that gets an entry each time it is settled."""
     groups: dict[int, deque[Waiting]] = {}
@@ -66,6 +67,7 @@ def make_job(
         lane=lane,
         deadline=deadline,
         patient=patient,
+        depth=depth,
         on_done=lambda: calls.append(None),
         flow=flow or Flow(),
     )

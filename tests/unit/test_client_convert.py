@@ -34,7 +34,7 @@ def wire(matrix: np.ndarray[Any, Any], encoding: Encoding) -> vector_pb2.VectorB
 def options(**changes: Any) -> embedding_pb2.EmbedOptions:
     values: dict[str, Any] = {
         "model": "m", "role": None, "instruction": None, "dimension_count": None, "encoding": "float32",
-        "on_overflow": "error", "normalize": True,
+        "on_overflow": "error", "normalize": True, "layer_count": None,
     }  # fmt: skip
     return opts.embed_options(**(values | changes))
 
@@ -44,7 +44,12 @@ def options(**changes: Any) -> embedding_pb2.EmbedOptions:
 
 def test_every_option_reaches_the_wire() -> None:
     built = options(
-        role="query", dimension_count=8, encoding=["int8", "binary"], on_overflow="truncate", normalize=False
+        role="query",
+        dimension_count=8,
+        encoding=["int8", "binary"],
+        on_overflow="truncate",
+        normalize=False,
+        layer_count=4,
     )
 
     assert built == embedding_pb2.EmbedOptions(
@@ -54,6 +59,7 @@ def test_every_option_reaches_the_wire() -> None:
         encodings=[vector_pb2.VECTOR_ENCODING_INT8, vector_pb2.VECTOR_ENCODING_BINARY],
         on_overflow=embedding_pb2.OVERFLOW_POLICY_TRUNCATE,
         normalize=False,
+        layer_count=4,
     )
     assert options(instruction="find: ").instruction == "find: "
     assert options().WhichOneof("prompt") is None

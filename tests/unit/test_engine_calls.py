@@ -60,7 +60,7 @@ class FakeEncoder:
     def attention_length(self, token_count):
         return -(-token_count // 16) * 16
 
-    def run(self, sequences):
+    def run(self, sequences, layer_count=0):
         self.batches.append([ids.tolist() for ids in sequences])
         self.started.release()
         assert self.gate.wait(PATIENCE_S)
@@ -483,9 +483,9 @@ def test_settings_must_be_positive(name):
 class HoldsLongTexts(FakeEncoder):
     """Lets short texts through whatever the gate."""
 
-    def run(self, sequences):
+    def run(self, sequences, layer_count=0):
         if len(sequences[0]) > 16:
-            return super().run(sequences)
+            return super().run(sequences, layer_count)
         return np.stack([vector_of(ids) for ids in sequences])
 
 
@@ -516,9 +516,9 @@ def test_an_instant_model_runs_short_interactive_calls_on_the_loop_and_all_else_
         threads = []
 
         class Encoder(FakeEncoder):
-            def run(self, sequences):
+            def run(self, sequences, layer_count=0):
                 threads.append(threading.current_thread() is threading.main_thread())
-                return super().run(sequences)
+                return super().run(sequences, layer_count)
 
         model = make_model(encoder=Encoder(), is_instant=True)
         async with make_engine(model) as engine:
@@ -549,9 +549,9 @@ def test_workers_give_way_to_the_event_loop_and_bulk_to_interactive_work():
     found = {}
 
     class Encoder(FakeEncoder):
-        def run(self, sequences):
+        def run(self, sequences, layer_count=0):
             found[len(sequences[0])] = os.getpriority(os.PRIO_PROCESS, 0)  # of the thread that calls
-            return super().run(sequences)
+            return super().run(sequences, layer_count)
 
     async def main():
         model = make_model(encoder=Encoder())

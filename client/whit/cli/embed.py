@@ -51,6 +51,12 @@ SHOWN_VALUE_COUNT = 4
     help="Keep this many values of each vector. Default: all.",
 )
 @click.option(
+    "--layers",
+    "layer_count",
+    type=click.IntRange(min=1),
+    help="Compute only so many layers, which the model must offer (whit models). Default: all.",
+)
+@click.option(
     "--on-overflow",
     type=click.Choice(["error", "truncate"]),
     default="error",
@@ -72,6 +78,7 @@ def embed(
     instruction: str | None,
     encoding: str,
     dimension_count: int | None,
+    layer_count: int | None,
     on_overflow: str,
     out: Path | None,
     server: str,
@@ -98,6 +105,7 @@ def embed(
             instruction=instruction,
             encoding=encoding,
             dimension_count=dimension_count,
+            layer_count=layer_count,
             on_overflow=on_overflow,
             on_error="return",
         )

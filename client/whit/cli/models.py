@@ -37,12 +37,24 @@ def models(server: str, timeout_s: float, costs: bool, as_json: bool) -> None:
 
 def models_table(found: Sequence[Model]) -> Table:
     """The models as a table for people."""
-    columns = ["model", "dtype", "dimensions", "max tokens", "pooling", "prompts", "size", "verified", "fingerprint"]
+    columns = [
+        "model",
+        "dtype",
+        "dimensions",
+        "layers",
+        "max tokens",
+        "pooling",
+        "prompts",
+        "size",
+        "verified",
+        "fingerprint",
+    ]
     rows = (
         [
             model.name,
             model.dtype,
             model.dimension_count,
+            ", ".join(map(str, model.layer_counts)) or "all",
             model.max_token_count,
             model.pooling,
             ", ".join(sorted(model.prompts)) or "-",

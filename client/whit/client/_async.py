@@ -116,6 +116,7 @@ class AsyncClient(AsyncPoints):
         role: str | None = None,
         instruction: str | None = None,
         dimension_count: int | None = None,
+        layer_count: int | None = None,
         encoding: str | Sequence[str] = "float32",
         on_overflow: str = "error",
         normalize: bool = True,
@@ -133,6 +134,8 @@ class AsyncClient(AsyncPoints):
             role: name of a prompt of the model that is put before each text, such as ``"query"``.
             instruction: free text that is put before each text; not with ``role``.
             dimension_count: keep this many values of each vector, renormalised. None: all.
+            layer_count: compute only so many layers, one of the model's ``layer_counts``: quicker, and other vectors, which
+                are not to be compared with those of another layer count. None: all, as in collections.
             encoding: ``"float32"``, ``"float16"``, ``"int8"``, ``"binary"``, ``"2bit"``, ``"3bit"`` or ``"4bit"``, or several of them.
             on_overflow: for a text of more tokens than the model reads: ``"error"`` refuses it, ``"truncate"`` reads its
                 first part and sets ``truncated``.
@@ -155,6 +158,7 @@ class AsyncClient(AsyncPoints):
                 role=role,
                 instruction=instruction,
                 dimension_count=dimension_count,
+                layer_count=layer_count,
                 encoding=encoding,
                 on_overflow=on_overflow,
                 normalize=normalize,
@@ -173,6 +177,7 @@ class AsyncClient(AsyncPoints):
         role: str | None = None,
         instruction: str | None = None,
         dimension_count: int | None = None,
+        layer_count: int | None = None,
         encoding: str | Sequence[str] = "float32",
         on_overflow: str = "error",
         normalize: bool = True,
@@ -205,6 +210,7 @@ class AsyncClient(AsyncPoints):
             role=role,
             instruction=instruction,
             dimension_count=dimension_count,
+            layer_count=layer_count,
             encoding=encoding,
             on_overflow=on_overflow,
             normalize=normalize,

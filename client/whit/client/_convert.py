@@ -76,6 +76,7 @@ def model(message: model_pb2.Model) -> Model:
         verified=message.verified,
         size_bytes=message.size_bytes,
         costs=model_costs(message.costs) if message.HasField("costs") else None,
+        layer_counts=tuple(message.layer_counts),
     )
 
 

@@ -85,6 +85,7 @@ def embed_options(
     encoding: str | Sequence[str],
     on_overflow: str,
     normalize: bool,
+    layer_count: int | None,
 ) -> embedding_pb2.EmbedOptions:
     """The options of an embedding call.
 
@@ -102,6 +103,7 @@ def embed_options(
         encodings=[ENCODING_TO_WIRE[name] for name in encodings(encoding)],
         on_overflow=overflow(on_overflow),
         normalize=normalize,
+        layer_count=positive(layer_count, "layer_count"),
     )
 
 

@@ -113,6 +113,7 @@ class Client(SyncPoints):
         role: str | None = None,
         instruction: str | None = None,
         dimension_count: int | None = None,
+        layer_count: int | None = None,
         encoding: str | Sequence[str] = "float32",
         on_overflow: str = "error",
         normalize: bool = True,
@@ -130,6 +131,8 @@ class Client(SyncPoints):
             role: name of a prompt of the model that is put before each text, such as ``"query"``.
             instruction: free text that is put before each text; not with ``role``.
             dimension_count: keep this many values of each vector, renormalised. None: all.
+            layer_count: compute only so many layers, one of the model's ``layer_counts``: quicker, and other vectors, which
+                are not to be compared with those of another layer count. None: all, as in collections.
             encoding: ``"float32"``, ``"float16"``, ``"int8"``, ``"binary"``, ``"2bit"``, ``"3bit"`` or ``"4bit"``, or several of them.
             on_overflow: for a text of more tokens than the model reads: ``"error"`` refuses it, ``"truncate"`` reads its
                 first part and sets ``truncated``.
@@ -152,6 +155,7 @@ class Client(SyncPoints):
                 role=role,
                 instruction=instruction,
                 dimension_count=dimension_count,
+                layer_count=layer_count,
                 encoding=encoding,
                 on_overflow=on_overflow,
                 normalize=normalize,
@@ -170,6 +174,7 @@ class Client(SyncPoints):
         role: str | None = None,
         instruction: str | None = None,
         dimension_count: int | None = None,
+        layer_count: int | None = None,
         encoding: str | Sequence[str] = "float32",
         on_overflow: str = "error",
         normalize: bool = True,
@@ -201,6 +206,7 @@ class Client(SyncPoints):
             role=role,
             instruction=instruction,
             dimension_count=dimension_count,
+            layer_count=layer_count,
             encoding=encoding,
             on_overflow=on_overflow,
             normalize=normalize,

@@ -59,7 +59,7 @@ class Model:
     ``dimension_count`` is the length of a full vector; any shorter one may be asked for, and those in
     ``matryoshka_dimension_counts`` are the ones it was trained for. ``prompts`` maps roles to the text put before the input.
     ``verified`` is true if the package's golden vectors were recomputed on that machine and agreed. ``costs`` are None until
-    they are known there.
+    they are known there. ``layer_counts`` are the numbers of layers it can be run with, the last is all; empty: only all.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Model:
     verified: bool
     size_bytes: int
     costs: ModelCosts | None = None
+    layer_counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

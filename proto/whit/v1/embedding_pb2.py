@@ -26,35 +26,35 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from whit.v1 import vector_pb2 as whit_dot_v1_dot_vector__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17whit/v1/embedding.proto\x12\x07whit.v1\x1a\x17google/rpc/status.proto\x1a\x14whit/v1/vector.proto\"\xe7\x01\n\x0c\x45mbedOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04role\x18\x02 \x01(\tH\x00\x12\x15\n\x0binstruction\x18\x03 \x01(\tH\x00\x12\x17\n\x0f\x64imension_count\x18\x04 \x01(\x05\x12*\n\tencodings\x18\x05 \x03(\x0e\x32\x17.whit.v1.VectorEncoding\x12,\n\x0bon_overflow\x18\x06 \x01(\x0e\x32\x17.whit.v1.OverflowPolicy\x12\x16\n\tnormalize\x18\x07 \x01(\x08H\x01\x88\x01\x01\x42\x08\n\x06promptB\x0c\n\n_normalize\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"k\n\x0c\x45mbedRequest\x12&\n\x07options\x18\x01 \x01(\x0b\x32\x15.whit.v1.EmbedOptions\x12\r\n\x05texts\x18\x02 \x03(\t\x12$\n\ttoken_ids\x18\x03 \x03(\x0b\x32\x11.whit.v1.TokenIds\"q\n\tEmbedItem\x12\x13\n\x0btoken_count\x18\x01 \x01(\x05\x12\x18\n\x10used_token_count\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\"\n\x06status\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"U\n\x0b\x45mbedTiming\x12\x15\n\rqueue_time_us\x18\x01 \x01(\x03\x12\x18\n\x10tokenize_time_us\x18\x02 \x01(\x03\x12\x15\n\rinfer_time_us\x18\x03 \x01(\x03\"\x9a\x01\n\rEmbedResponse\x12%\n\x07vectors\x18\x01 \x03(\x0b\x32\x14.whit.v1.VectorBatch\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.whit.v1.EmbedItem\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.whit.v1.EmbedTiming\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\"t\n\x12StreamEmbedRequest\x12\'\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x15.whit.v1.EmbedOptionsH\x00\x12*\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x19.whit.v1.StreamEmbedBatchH\x00\x42\t\n\x07request\";\n\x10StreamEmbedBatch\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.whit.v1.StreamEmbedItem\"^\n\x0fStreamEmbedItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x11.whit.v1.TokenIdsH\x00\x42\x07\n\x05input\"\xd1\x01\n\x13StreamEmbedResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12%\n\x07vectors\x18\x02 \x03(\x0b\x32\x14.whit.v1.VectorBatch\x12!\n\x05items\x18\x03 \x03(\x0b\x32\x12.whit.v1.EmbedItem\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.whit.v1.EmbedTiming\x12\"\n\x06status\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t*j\n\x0eOverflowPolicy\x12\x1f\n\x1bOVERFLOW_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15OVERFLOW_POLICY_ERROR\x10\x01\x12\x1c\n\x18OVERFLOW_POLICY_TRUNCATE\x10\x02\x32\x98\x01\n\x10\x45mbeddingService\x12\x36\n\x05\x45mbed\x12\x15.whit.v1.EmbedRequest\x1a\x16.whit.v1.EmbedResponse\x12L\n\x0bStreamEmbed\x12\x1b.whit.v1.StreamEmbedRequest\x1a\x1c.whit.v1.StreamEmbedResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17whit/v1/embedding.proto\x12\x07whit.v1\x1a\x17google/rpc/status.proto\x1a\x14whit/v1/vector.proto\"\xfc\x01\n\x0c\x45mbedOptions\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x04role\x18\x02 \x01(\tH\x00\x12\x15\n\x0binstruction\x18\x03 \x01(\tH\x00\x12\x17\n\x0f\x64imension_count\x18\x04 \x01(\x05\x12*\n\tencodings\x18\x05 \x03(\x0e\x32\x17.whit.v1.VectorEncoding\x12,\n\x0bon_overflow\x18\x06 \x01(\x0e\x32\x17.whit.v1.OverflowPolicy\x12\x16\n\tnormalize\x18\x07 \x01(\x08H\x01\x88\x01\x01\x12\x13\n\x0blayer_count\x18\x08 \x01(\x05\x42\x08\n\x06promptB\x0c\n\n_normalize\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"k\n\x0c\x45mbedRequest\x12&\n\x07options\x18\x01 \x01(\x0b\x32\x15.whit.v1.EmbedOptions\x12\r\n\x05texts\x18\x02 \x03(\t\x12$\n\ttoken_ids\x18\x03 \x03(\x0b\x32\x11.whit.v1.TokenIds\"q\n\tEmbedItem\x12\x13\n\x0btoken_count\x18\x01 \x01(\x05\x12\x18\n\x10used_token_count\x18\x02 \x01(\x05\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x12\"\n\x06status\x18\x04 \x01(\x0b\x32\x12.google.rpc.Status\"U\n\x0b\x45mbedTiming\x12\x15\n\rqueue_time_us\x18\x01 \x01(\x03\x12\x18\n\x10tokenize_time_us\x18\x02 \x01(\x03\x12\x15\n\rinfer_time_us\x18\x03 \x01(\x03\"\x9a\x01\n\rEmbedResponse\x12%\n\x07vectors\x18\x01 \x03(\x0b\x32\x14.whit.v1.VectorBatch\x12!\n\x05items\x18\x02 \x03(\x0b\x32\x12.whit.v1.EmbedItem\x12$\n\x06timing\x18\x03 \x01(\x0b\x32\x14.whit.v1.EmbedTiming\x12\x19\n\x11model_fingerprint\x18\x04 \x01(\t\"t\n\x12StreamEmbedRequest\x12\'\n\x06\x63onfig\x18\x01 \x01(\x0b\x32\x15.whit.v1.EmbedOptionsH\x00\x12*\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x19.whit.v1.StreamEmbedBatchH\x00\x42\t\n\x07request\";\n\x10StreamEmbedBatch\x12\'\n\x05items\x18\x01 \x03(\x0b\x32\x18.whit.v1.StreamEmbedItem\"^\n\x0fStreamEmbedItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12&\n\ttoken_ids\x18\x03 \x01(\x0b\x32\x11.whit.v1.TokenIdsH\x00\x42\x07\n\x05input\"\xd1\x01\n\x13StreamEmbedResponse\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12%\n\x07vectors\x18\x02 \x03(\x0b\x32\x14.whit.v1.VectorBatch\x12!\n\x05items\x18\x03 \x03(\x0b\x32\x12.whit.v1.EmbedItem\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.whit.v1.EmbedTiming\x12\"\n\x06status\x18\x05 \x01(\x0b\x32\x12.google.rpc.Status\x12\x19\n\x11model_fingerprint\x18\x06 \x01(\t*j\n\x0eOverflowPolicy\x12\x1f\n\x1bOVERFLOW_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15OVERFLOW_POLICY_ERROR\x10\x01\x12\x1c\n\x18OVERFLOW_POLICY_TRUNCATE\x10\x02\x32\x98\x01\n\x10\x45mbeddingService\x12\x36\n\x05\x45mbed\x12\x15.whit.v1.EmbedRequest\x1a\x16.whit.v1.EmbedResponse\x12L\n\x0bStreamEmbed\x12\x1b.whit.v1.StreamEmbedRequest\x1a\x1c.whit.v1.StreamEmbedResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'whit.v1.embedding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OVERFLOWPOLICY']._serialized_start=1297
-  _globals['_OVERFLOWPOLICY']._serialized_end=1403
+  _globals['_OVERFLOWPOLICY']._serialized_start=1318
+  _globals['_OVERFLOWPOLICY']._serialized_end=1424
   _globals['_EMBEDOPTIONS']._serialized_start=84
-  _globals['_EMBEDOPTIONS']._serialized_end=315
-  _globals['_TOKENIDS']._serialized_start=317
-  _globals['_TOKENIDS']._serialized_end=340
-  _globals['_EMBEDREQUEST']._serialized_start=342
-  _globals['_EMBEDREQUEST']._serialized_end=449
-  _globals['_EMBEDITEM']._serialized_start=451
-  _globals['_EMBEDITEM']._serialized_end=564
-  _globals['_EMBEDTIMING']._serialized_start=566
-  _globals['_EMBEDTIMING']._serialized_end=651
-  _globals['_EMBEDRESPONSE']._serialized_start=654
-  _globals['_EMBEDRESPONSE']._serialized_end=808
-  _globals['_STREAMEMBEDREQUEST']._serialized_start=810
-  _globals['_STREAMEMBEDREQUEST']._serialized_end=926
-  _globals['_STREAMEMBEDBATCH']._serialized_start=928
-  _globals['_STREAMEMBEDBATCH']._serialized_end=987
-  _globals['_STREAMEMBEDITEM']._serialized_start=989
-  _globals['_STREAMEMBEDITEM']._serialized_end=1083
-  _globals['_STREAMEMBEDRESPONSE']._serialized_start=1086
-  _globals['_STREAMEMBEDRESPONSE']._serialized_end=1295
-  _globals['_EMBEDDINGSERVICE']._serialized_start=1406
-  _globals['_EMBEDDINGSERVICE']._serialized_end=1558
+  _globals['_EMBEDOPTIONS']._serialized_end=336
+  _globals['_TOKENIDS']._serialized_start=338
+  _globals['_TOKENIDS']._serialized_end=361
+  _globals['_EMBEDREQUEST']._serialized_start=363
+  _globals['_EMBEDREQUEST']._serialized_end=470
+  _globals['_EMBEDITEM']._serialized_start=472
+  _globals['_EMBEDITEM']._serialized_end=585
+  _globals['_EMBEDTIMING']._serialized_start=587
+  _globals['_EMBEDTIMING']._serialized_end=672
+  _globals['_EMBEDRESPONSE']._serialized_start=675
+  _globals['_EMBEDRESPONSE']._serialized_end=829
+  _globals['_STREAMEMBEDREQUEST']._serialized_start=831
+  _globals['_STREAMEMBEDREQUEST']._serialized_end=947
+  _globals['_STREAMEMBEDBATCH']._serialized_start=949
+  _globals['_STREAMEMBEDBATCH']._serialized_end=1008
+  _globals['_STREAMEMBEDITEM']._serialized_start=1010
+  _globals['_STREAMEMBEDITEM']._serialized_end=1104
+  _globals['_STREAMEMBEDRESPONSE']._serialized_start=1107
+  _globals['_STREAMEMBEDRESPONSE']._serialized_end=1316
+  _globals['_EMBEDDINGSERVICE']._serialized_start=1427
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1579
 # @@protoc_insertion_point(module_scope)

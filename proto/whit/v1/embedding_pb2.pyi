@@ -58,6 +58,7 @@ class EmbedOptions(google.protobuf.message.Message):
     ENCODINGS_FIELD_NUMBER: builtins.int
     ON_OVERFLOW_FIELD_NUMBER: builtins.int
     NORMALIZE_FIELD_NUMBER: builtins.int
+    LAYER_COUNT_FIELD_NUMBER: builtins.int
     model: builtins.str
     """REQUIRED. Resource name, "models/{model}"."""
     role: builtins.str
@@ -70,6 +71,10 @@ class EmbedOptions(google.protobuf.message.Message):
     """OPTIONAL. Default: ERROR."""
     normalize: builtins.bool
     """OPTIONAL. Scale each vector to length 1. Default: true."""
+    layer_count: builtins.int
+    """OPTIONAL. Compute only the first layer_count layers: quicker, and another vector, not to be compared with those of
+    other layer counts. One of Model.layer_counts; 0 (default) computes all, as collections always do.
+    """
     @property
     def encodings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[whit.v1.vector_pb2.VectorEncoding.ValueType]:
         """OPTIONAL. Encodings wanted, each once; the response has one VectorBatch for each, in this order. Default: FLOAT32."""
@@ -84,9 +89,10 @@ class EmbedOptions(google.protobuf.message.Message):
         encodings: collections.abc.Iterable[whit.v1.vector_pb2.VectorEncoding.ValueType] | None = ...,
         on_overflow: global___OverflowPolicy.ValueType = ...,
         normalize: builtins.bool | None = ...,
+        layer_count: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_normalize", b"_normalize", "instruction", b"instruction", "normalize", b"normalize", "prompt", b"prompt", "role", b"role"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_normalize", b"_normalize", "dimension_count", b"dimension_count", "encodings", b"encodings", "instruction", b"instruction", "model", b"model", "normalize", b"normalize", "on_overflow", b"on_overflow", "prompt", b"prompt", "role", b"role"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_normalize", b"_normalize", "dimension_count", b"dimension_count", "encodings", b"encodings", "instruction", b"instruction", "layer_count", b"layer_count", "model", b"model", "normalize", b"normalize", "on_overflow", b"on_overflow", "prompt", b"prompt", "role", b"role"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_normalize", b"_normalize"]) -> typing.Literal["normalize"] | None: ...
     @typing.overload

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13whit/v1/model.proto\x12\x07whit.v1\"\xf1\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x17\n\x0f\x64imension_count\x18\x04 \x01(\x05\x12#\n\x1bmatryoshka_dimension_counts\x18\x05 \x03(\x05\x12\x17\n\x0fmax_token_count\x18\x06 \x01(\x05\x12\x0f\n\x07pooling\x18\x07 \x01(\t\x12,\n\x07prompts\x18\x08 \x03(\x0b\x32\x1b.whit.v1.Model.PromptsEntry\x12\r\n\x05\x64type\x18\t \x01(\t\x12\x10\n\x08provider\x18\n \x01(\t\x12\x10\n\x08verified\x18\x0b \x01(\x08\x12\x12\n\nsize_bytes\x18\x0c \x01(\x03\x12\"\n\x05\x63osts\x18\r \x01(\x0b\x32\x13.whit.v1.ModelCosts\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\nModelCosts\x12\x13\n\x0brun_time_us\x18\x01 \x01(\x01\x12\x15\n\rtoken_time_us\x18\x02 \x01(\x01\x12\x14\n\x0c\x63\x65ll_time_us\x18\x03 \x01(\x01\x12\x11\n\trun_count\x18\x04 \x01(\x03\x12\x1b\n\x0erelative_error\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_relative_error\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"M\n\x12ListModelsResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.whit.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10GetModelResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.whit.v1.Model\"\"\n\x12VerifyModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"~\n\x13VerifyModelResponse\x12\x10\n\x08verified\x18\x01 \x01(\x08\x12\x12\n\ntext_count\x18\x02 \x01(\x05\x12\x1a\n\x12max_abs_difference\x18\x03 \x01(\x01\x12\x12\n\nmin_cosine\x18\x04 \x01(\x01\x12\x11\n\ttolerance\x18\x05 \x01(\x01\x32\xe0\x01\n\x0cModelService\x12\x45\n\nListModels\x12\x1a.whit.v1.ListModelsRequest\x1a\x1b.whit.v1.ListModelsResponse\x12?\n\x08GetModel\x12\x18.whit.v1.GetModelRequest\x1a\x19.whit.v1.GetModelResponse\x12H\n\x0bVerifyModel\x12\x1b.whit.v1.VerifyModelRequest\x1a\x1c.whit.v1.VerifyModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13whit/v1/model.proto\x12\x07whit.v1\"\x87\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x17\n\x0f\x64imension_count\x18\x04 \x01(\x05\x12#\n\x1bmatryoshka_dimension_counts\x18\x05 \x03(\x05\x12\x17\n\x0fmax_token_count\x18\x06 \x01(\x05\x12\x0f\n\x07pooling\x18\x07 \x01(\t\x12,\n\x07prompts\x18\x08 \x03(\x0b\x32\x1b.whit.v1.Model.PromptsEntry\x12\r\n\x05\x64type\x18\t \x01(\t\x12\x10\n\x08provider\x18\n \x01(\t\x12\x10\n\x08verified\x18\x0b \x01(\x08\x12\x12\n\nsize_bytes\x18\x0c \x01(\x03\x12\"\n\x05\x63osts\x18\r \x01(\x0b\x32\x13.whit.v1.ModelCosts\x12\x14\n\x0clayer_counts\x18\x0e \x03(\x05\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x91\x01\n\nModelCosts\x12\x13\n\x0brun_time_us\x18\x01 \x01(\x01\x12\x15\n\rtoken_time_us\x18\x02 \x01(\x01\x12\x14\n\x0c\x63\x65ll_time_us\x18\x03 \x01(\x01\x12\x11\n\trun_count\x18\x04 \x01(\x03\x12\x1b\n\x0erelative_error\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x11\n\x0f_relative_error\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"M\n\x12ListModelsResponse\x12\x1e\n\x06models\x18\x01 \x03(\x0b\x32\x0e.whit.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"1\n\x10GetModelResponse\x12\x1d\n\x05model\x18\x01 \x01(\x0b\x32\x0e.whit.v1.Model\"\"\n\x12VerifyModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"~\n\x13VerifyModelResponse\x12\x10\n\x08verified\x18\x01 \x01(\x08\x12\x12\n\ntext_count\x18\x02 \x01(\x05\x12\x1a\n\x12max_abs_difference\x18\x03 \x01(\x01\x12\x12\n\nmin_cosine\x18\x04 \x01(\x01\x12\x11\n\ttolerance\x18\x05 \x01(\x01\x32\xe0\x01\n\x0cModelService\x12\x45\n\nListModels\x12\x1a.whit.v1.ListModelsRequest\x1a\x1b.whit.v1.ListModelsResponse\x12?\n\x08GetModel\x12\x18.whit.v1.GetModelRequest\x1a\x19.whit.v1.GetModelResponse\x12H\n\x0bVerifyModel\x12\x1b.whit.v1.VerifyModelRequest\x1a\x1c.whit.v1.VerifyModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,23 +34,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODEL_PROMPTSENTRY']._loaded_options = None
   _globals['_MODEL_PROMPTSENTRY']._serialized_options = b'8\001'
   _globals['_MODEL']._serialized_start=33
-  _globals['_MODEL']._serialized_end=402
-  _globals['_MODEL_PROMPTSENTRY']._serialized_start=356
-  _globals['_MODEL_PROMPTSENTRY']._serialized_end=402
-  _globals['_MODELCOSTS']._serialized_start=405
-  _globals['_MODELCOSTS']._serialized_end=550
-  _globals['_LISTMODELSREQUEST']._serialized_start=552
-  _globals['_LISTMODELSREQUEST']._serialized_end=610
-  _globals['_LISTMODELSRESPONSE']._serialized_start=612
-  _globals['_LISTMODELSRESPONSE']._serialized_end=689
-  _globals['_GETMODELREQUEST']._serialized_start=691
-  _globals['_GETMODELREQUEST']._serialized_end=722
-  _globals['_GETMODELRESPONSE']._serialized_start=724
-  _globals['_GETMODELRESPONSE']._serialized_end=773
-  _globals['_VERIFYMODELREQUEST']._serialized_start=775
-  _globals['_VERIFYMODELREQUEST']._serialized_end=809
-  _globals['_VERIFYMODELRESPONSE']._serialized_start=811
-  _globals['_VERIFYMODELRESPONSE']._serialized_end=937
-  _globals['_MODELSERVICE']._serialized_start=940
-  _globals['_MODELSERVICE']._serialized_end=1164
+  _globals['_MODEL']._serialized_end=424
+  _globals['_MODEL_PROMPTSENTRY']._serialized_start=378
+  _globals['_MODEL_PROMPTSENTRY']._serialized_end=424
+  _globals['_MODELCOSTS']._serialized_start=427
+  _globals['_MODELCOSTS']._serialized_end=572
+  _globals['_LISTMODELSREQUEST']._serialized_start=574
+  _globals['_LISTMODELSREQUEST']._serialized_end=632
+  _globals['_LISTMODELSRESPONSE']._serialized_start=634
+  _globals['_LISTMODELSRESPONSE']._serialized_end=711
+  _globals['_GETMODELREQUEST']._serialized_start=713
+  _globals['_GETMODELREQUEST']._serialized_end=744
+  _globals['_GETMODELRESPONSE']._serialized_start=746
+  _globals['_GETMODELRESPONSE']._serialized_end=795
+  _globals['_VERIFYMODELREQUEST']._serialized_start=797
+  _globals['_VERIFYMODELREQUEST']._serialized_end=831
+  _globals['_VERIFYMODELRESPONSE']._serialized_start=833
+  _globals['_VERIFYMODELRESPONSE']._serialized_end=959
+  _globals['_MODELSERVICE']._serialized_start=962
+  _globals['_MODELSERVICE']._serialized_end=1186
 # @@protoc_insertion_point(module_scope)

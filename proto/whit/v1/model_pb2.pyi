@@ -47,6 +47,7 @@ class Model(google.protobuf.message.Message):
     VERIFIED_FIELD_NUMBER: builtins.int
     SIZE_BYTES_FIELD_NUMBER: builtins.int
     COSTS_FIELD_NUMBER: builtins.int
+    LAYER_COUNTS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """Resource name, "models/{model}"."""
     fingerprint: builtins.str
@@ -79,6 +80,10 @@ class Model(google.protobuf.message.Message):
     def costs(self) -> global___ModelCosts:
         """What running it costs on this machine; left out until it is known."""
 
+    @property
+    def layer_counts(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Numbers of layers that it can be run with, ascending; the last is all of them. Empty: only with all."""
+
     def __init__(
         self,
         *,
@@ -95,9 +100,10 @@ class Model(google.protobuf.message.Message):
         verified: builtins.bool = ...,
         size_bytes: builtins.int = ...,
         costs: global___ModelCosts | None = ...,
+        layer_counts: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["costs", b"costs"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "costs", b"costs", "dimension_count", b"dimension_count", "dtype", b"dtype", "fingerprint", b"fingerprint", "matryoshka_dimension_counts", b"matryoshka_dimension_counts", "max_token_count", b"max_token_count", "name", b"name", "pooling", b"pooling", "prompts", b"prompts", "provider", b"provider", "size_bytes", b"size_bytes", "verified", b"verified"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture", "costs", b"costs", "dimension_count", b"dimension_count", "dtype", b"dtype", "fingerprint", b"fingerprint", "layer_counts", b"layer_counts", "matryoshka_dimension_counts", b"matryoshka_dimension_counts", "max_token_count", b"max_token_count", "name", b"name", "pooling", b"pooling", "prompts", b"prompts", "provider", b"provider", "size_bytes", b"size_bytes", "verified", b"verified"]) -> None: ...
 
 global___Model = Model
 

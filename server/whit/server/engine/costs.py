@@ -83,16 +83,16 @@ class CostModel:
             self._costs = Costs(run_s, token_s, cell_s, self._run_count, error)
         return self._costs
 
-    def add(self, token_count: int, cell_count: int, seconds: float) -> None:
-        """Notes one micro-batch."""
+    def add(self, token_count: int, cell_count: int, seconds: float, share: float = 1.0) -> None:
+        """Notes one micro-batch; ``share`` of the model's layers were run, and it is taken to cost that share of all."""
         self._run_count += 1
         predicted_by = self.costs if self._run_count % _CHECK_EVERY == 0 else self._costs
         if predicted_by is not None:
-            predicted = predicted_by.seconds(token_count, cell_count)
+            predicted = share * predicted_by.seconds(token_count, cell_count)
             seconds = min(seconds, _LARGEST_SURPRISE * predicted)
             self._checked_seconds = _DECAY * self._checked_seconds + seconds
             self._missed_seconds = _DECAY * self._missed_seconds + abs(seconds - predicted)
-        row = (1.0, float(token_count), float(cell_count))
+        row = (share, share * token_count, share * cell_count)
         for i, value in enumerate(row):
             weighted = value / token_count
             self._moments[i] = [
@@ -108,17 +108,23 @@ class CostModel:
         return self._seconds / self._tokens if self._tokens else None
 
     def needed_s(
-        self, token_count: int, cell_count: int, tokens_ahead: int, company_tokens: int, worker_count: int
+        self,
+        token_count: int,
+        cell_count: int,
+        tokens_ahead: int,
+        company_tokens: int,
+        worker_count: int,
+        share: float = 1.0,
     ) -> float | None:
         """Seconds until a job is done that has ``tokens_ahead`` before it, its last run shared with ``company_tokens``.
 
-        None before anything was measured.
+        ``share`` is that of the layers it is run with. None before anything was measured.
         """
         costs, token_s = self.costs, self.token_s()
         if costs is None or token_s is None:
             return None
-        own_s = costs.seconds(token_count, cell_count)
-        run_s = costs.run_s + token_s * company_tokens
+        own_s = share * costs.seconds(token_count, cell_count)
+        run_s = share * costs.run_s + token_s * company_tokens
         return token_s * tokens_ahead / worker_count + max(own_s / worker_count, run_s)
 
     def wait_s(self, token_count: int, worker_count: int) -> float:

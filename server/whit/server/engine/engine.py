@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from whit.contract.errors import Problem
 from whit.server.engine import problems, reading
-from whit.server.engine.jobs import Job
+from whit.server.engine.jobs import ALL_LAYERS, Depth, Job
 from whit.server.engine.memory import MemoryGovernor
 from whit.server.engine.models import LoadedModel
 from whit.server.engine.scheduler import Scheduler
@@ -222,7 +222,7 @@ class Engine:
             refusal = reading.check_spec(call.model, call.spec)
             if refusal is None and not call.wait:
                 likely = reading.likely_token_count(items, call.model.manifest.max_token_count)
-                refusal = self._scheduler.refusal(call.model.id, call.lane, call.deadline, likely)
+                refusal = self._scheduler.refusal(call.model.id, call.lane, call.deadline, likely, _depth(call))
             if refusal is not None:
                 raise ServiceError(refusal)
             try:
@@ -250,6 +250,7 @@ class Engine:
         if batch.groups:
             job = Job(
                 model_id=call.model.id,
+                depth=_depth(call),
                 groups=batch.groups,
                 vectors=vectors,
                 lane=call.lane,
@@ -343,6 +344,12 @@ class _Completions:
             done = self._waiting.popleft()
             if not done.done():  # cancelled
                 done.set_result(None)
+
+
+def _depth(call: _Call) -> Depth:
+    """With how many layers a call is run; naming all of them is the same as leaving it out."""
+    depths, asked = call.model.manifest.layer_counts, call.spec.layer_count
+    return ALL_LAYERS if asked == 0 or asked == depths[-1] else Depth(asked, asked / depths[-1])
 
 
 def _is_short(items: Sequence[Sequence[object]]) -> bool:

@@ -21,6 +21,16 @@ class Waiting(NamedTuple):
     ids: TokenIds
 
 
+class Depth(NamedTuple):
+    """With how many of a model's layers sequences are run, 0 for all, and what share of all layers that is."""
+
+    layer_count: int = 0
+    share: float = 1.0
+
+
+ALL_LAYERS = Depth()
+
+
 @dataclass(eq=False, slots=True)
 class Job:
     """The sequences of one call and the array that their vectors go to.
@@ -30,6 +40,7 @@ class Job:
     neither block nor call the scheduler.
 
     Attributes:
+        depth: with how many layers its sequences are run: only those of one depth share a micro-batch.
         flow: jobs of one flow share a turn, in order of arrival; a job is one of its own unless told otherwise.
         groups: the waiting sequences by attention length, each in the order of the call; emptied as work starts.
         vectors: float32 [items, dimension_count]; a sequence writes its own row and no other.
@@ -47,6 +58,7 @@ class Job:
     lane: Lane
     deadline: float | None
     patient: bool
+    depth: Depth = ALL_LAYERS
     on_done: Callable[[], object] = lambda: None
     flow: Flow = field(default_factory=Flow)
 
@@ -75,7 +87,9 @@ class Job:
         batches = []
         for length, group in self.groups.items():
             entries, tokens = [(self, waiting) for waiting in group], sum(len(waiting.ids) for waiting in group)
-            batches.append(MicroBatch(next(numbers), self.model_id, self.lane, length, entries, tokens, now))
+            batches.append(
+                MicroBatch(next(numbers), self.model_id, self.lane, length, entries, tokens, now, self.depth)
+            )
         self.groups.clear()
         self.waiting_tokens = self.waiting_cells = 0
         return batches
@@ -116,6 +130,12 @@ class MicroBatch:
     entries: list[tuple[Job, Waiting]]
     token_count: int
     start_time: float  # time.monotonic()
+    depth: Depth = ALL_LAYERS
+
+    @property
+    def layer_count(self) -> int:
+        """With how many layers to run it; 0 for all."""
+        return self.depth.layer_count
 
     @property
     def cell_count(self) -> int:
@@ -129,6 +149,7 @@ class MicroBatch:
             "model": self.model_id,
             "lane": self.lane.value,
             "attention_length": self.attention_length,
+            "layers": self.layer_count or "all",
             "sequences": len(self.entries),
             "tokens": self.token_count,
             "ms": round(1e3 * (end_time - self.start_time), 1),

@@ -53,8 +53,8 @@ class Encoder(Protocol):
     def attention_length(self, token_count: int) -> int:
         """The padded length at which a text of ``token_count`` tokens is computed: a function of the text alone."""
 
-    def run(self, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
-        """One micro-batch; float32 [len(sequences), dimension_count]."""
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
+        """One micro-batch; float32 [len(sequences), dimension_count]. ``layer_count`` 0: with all layers."""
 
 
 @dataclass(frozen=True, slots=True)

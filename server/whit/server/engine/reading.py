@@ -43,6 +43,9 @@ def check_spec(model: LoadedModel, spec: EmbedSpec) -> Problem | None:
     if spec.dimension_count is not None and not 1 <= spec.dimension_count <= full:
         description = f"must be 1 to {full}, the dimensions of model {model.id!r}; got {spec.dimension_count}"
         return bad_option("dimension_count", description)
+    layers_refused = layer_count_refusal(model, spec.layer_count)
+    if layers_refused:
+        return bad_option("layer_count", layers_refused)
     if not spec.normalize and model.manifest.normalized:
         description = (
             f"the graph of model {model.id!r} gives vectors of length 1; leave normalize out or set it to true"
@@ -51,6 +54,20 @@ def check_spec(model: LoadedModel, spec: EmbedSpec) -> Problem | None:
     if not _is_encodable(spec.prompt):
         return bad_option("prompt", "has a lone surrogate, so it is not Unicode text; send valid text")
     return None
+
+
+def layer_count_refusal(model: LoadedModel, layer_count: int) -> str:
+    """Why a model cannot be run with so many layers, in words; "" if it can."""
+    depths = model.manifest.layer_counts
+    if layer_count == 0 or layer_count in depths:
+        return ""
+    if not depths:
+        return (
+            f"must be 0, for the package of model {model.id!r} is run with all its layers only; "
+            f"export it with --depths to have a choice; got {layer_count}"
+        )
+    offered = ", ".join(map(str, depths))
+    return f"must be one of {offered}, the layer counts of model {model.id!r}, or 0 for all; got {layer_count}"
 
 
 def read_texts(

@@ -1,10 +1,10 @@
 """Which work runs next. One scheduler serves all models of the process; worker threads pull micro-batches from it.
 
 ``fairness`` says which job leads the next micro-batch. It takes that job's first waiting sequence and fills up, across
-jobs in the order of their turns and the leader's lane first, with sequences of the same model and the same attention
-length, until the token budget is reached. Where that leaves room for all that waits, other attention lengths come along
-if padding them costs less than a run of their own, and if the model's vectors do not depend on it (ADR 9). Work never
-waits for company, and idle workers block: there is no polling, spinning or batching delay.
+jobs in the order of their turns and the leader's lane first, with sequences of the same model, the same depth and the
+same attention length, until the token budget is reached. Where that leaves room for all that waits, other attention
+lengths come along if padding them costs less than a run of their own, and if the model's vectors do not depend on it
+(ADR 9). Work never waits for company, and idle workers block: there is no polling, spinning or batching delay.
 
 Thread-safe. Knows no asyncio: a job says through ``on_done`` that it is settled.
 """
@@ -24,7 +24,7 @@ from whit.server.engine.admission import Admission
 from whit.server.engine.buckets import Buckets
 from whit.server.engine.costs import CostModel
 from whit.server.engine.fairness import Line, Turns
-from whit.server.engine.jobs import Draft, Job, MicroBatch
+from whit.server.engine.jobs import ALL_LAYERS, Depth, Draft, Job, MicroBatch
 from whit.server.engine.statistics import Statistics
 from whit.server.engine.types import Lane
 
@@ -109,7 +109,9 @@ class Scheduler:
             self._statistics.lanes[job.lane].job_count += 1
             return job.all_at_once(self._batch_numbers, now)
 
-    def refusal(self, model_id: str, lane: Lane, deadline: float | None, token_count: int) -> Problem | None:
+    def refusal(
+        self, model_id: str, lane: Lane, deadline: float | None, token_count: int, depth: Depth = ALL_LAYERS
+    ) -> Problem | None:
         """Why a job of about so many tokens would be refused now, or None: so that no work is spent on reading it."""
         with self._work:
             if not self._admissions[model_id].has_room(1):
@@ -118,7 +120,7 @@ class Scheduler:
             if deadline is None or not self._queued:
                 return None
             work = self._tokens_ahead(model_id, lane, token_count), token_count, 0
-            hopeless = self._hopeless(model_id, lane, deadline - self._clock(), *work, _READING_MARGIN)
+            hopeless = self._hopeless(model_id, lane, depth, deadline - self._clock(), *work, _READING_MARGIN)
             if hopeless is not None:
                 self._statistics.deadline_token_count += token_count
             return hopeless
@@ -199,7 +201,7 @@ class Scheduler:
             self._bulk_runs -= batch.lane is Lane.BULK
             self._statistics.add_run(batch.token_count, seconds)
             if problem is None:
-                self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds)
+                self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds, batch.depth.share)
             for job in {job: None for job, _ in batch.entries}:
                 job.infer_s += seconds
             done = []
@@ -224,7 +226,7 @@ class Scheduler:
         return None
 
     def _fill(self, leader: Job) -> MicroBatch:
-        model_id, lane = leader.model_id, leader.lane
+        model_id, depth, lane = leader.model_id, leader.depth, leader.lane
         attention_length = min(leader.groups, key=lambda length: leader.groups[length][0].row)
         now = self._clock()
         draft = Draft(self._budget(leader, attention_length, now), attention_length)
@@ -232,14 +234,14 @@ class Scheduler:
             self._start(leader, attention_length, draft, now)
         # Bulk takes interactive work along. The other way round that would wait for more than itself, to save a run.
         for each in (lane,) if lane is Lane.INTERACTIVE else (lane, Lane.INTERACTIVE):
-            self._start_line(self._buckets.line(model_id, attention_length, each), attention_length, draft, now)
-        for other, line in self._buckets.company(model_id, attention_length, lane) if draft.entries else ():
+            self._start_line(self._buckets.line(model_id, depth, attention_length, each), attention_length, draft, now)
+        for other, line in self._buckets.company(model_id, depth, attention_length, lane) if draft.entries else ():
             has_room_for_all = self._statistics.lanes[lane].waiting_token_count <= draft.room_tokens
             if has_room_for_all and self._pays(draft, model_id, line, other):
                 self._start_line(line, other, draft, now)
                 draft.grid_length = max(draft.grid_length, other)
         number = next(self._batch_numbers)
-        return MicroBatch(number, model_id, lane, draft.grid_length, draft.entries, draft.token_count, now)
+        return MicroBatch(number, model_id, lane, draft.grid_length, draft.entries, draft.token_count, now, depth)
 
     def _pays(self, draft: Draft, model_id: str, line: Line, other: int) -> bool:
         """Whether a line's sequences of another length cost less in this micro-batch than in a run of their own."""
@@ -277,11 +279,12 @@ class Scheduler:
             return budget
         seconds = math.inf
         if leader.lane is Lane.BULK and now - self._interactive_time < _INTERACTIVE_MEMORY_S:
-            seconds = max(_BULK_RUN_S, costs.run_s / _FIXED_PART)
+            seconds = max(_BULK_RUN_S, leader.depth.share * costs.run_s / _FIXED_PART)
         if leader.begun and leader.deadline is not None:  # what was run of it is lost unless the rest is in time
             seconds = min(seconds, leader.deadline - now)
         if math.isfinite(seconds):
-            budget = min(budget, max(_MIN_SHARE_TOKENS, costs.tokens_within(seconds, attention_length)))
+            within = costs.tokens_within(seconds / leader.depth.share, attention_length)
+            budget = min(budget, max(_MIN_SHARE_TOKENS, within))
         return budget
 
     def _shed(self, job: Job, now: float) -> bool:
@@ -299,12 +302,15 @@ class Scheduler:
         if job.deadline is None or not any(other is not job for other in self._queued):
             return None
         work = tokens_ahead, job.waiting_tokens, job.waiting_cells
-        return self._hopeless(job.model_id, job.lane, job.deadline - now, *work, margin, shared=not job.begun)
+        return self._hopeless(
+            job.model_id, job.lane, job.depth, job.deadline - now, *work, margin, shared=not job.begun
+        )
 
     def _hopeless(
         self,
         model_id: str,
         lane: Lane,
+        depth: Depth,
         left_s: float,
         tokens_ahead: int,
         token_count: int,
@@ -317,7 +323,8 @@ class Scheduler:
         # A job is done when the last micro-batch is that it is in, which fills up with others' work. Under overload dropping
         # who comes too late for that is better than small micro-batches, later and later.
         company = min(self._statistics.lanes[lane].waiting_token_count, self._micro_batch_token_count) if shared else 0
-        needed_s = self._costs[model_id].needed_s(token_count, cell_count, tokens_ahead, company, self._worker_count)
+        work = token_count, cell_count, tokens_ahead, company
+        needed_s = self._costs[model_id].needed_s(*work, self._worker_count, depth.share)
         if needed_s is None or needed_s * margin <= left_s:
             return None
         return problems.deadline_hopeless(needed_s, left_s)

@@ -45,12 +45,14 @@ class EmbedSpec:
     Attributes:
         prompt: put before every text; must be empty for token ids.
         dimension_count: keep the first so many values of each vector; None keeps all.
+        layer_count: compute only so many layers; 0 computes all.
         normalize: scale every vector to length 1.
         truncate: cut items with too many tokens instead of refusing them.
     """
 
     prompt: str = ""
     dimension_count: int | None = None
+    layer_count: int = 0
     normalize: bool = True
     truncate: bool = False
 

@@ -65,9 +65,9 @@ class Workers:
         try:
             sequences = [waiting.ids for _, waiting in batch.entries]
             if batch.lane is Lane.BULK:
-                vectors = self._bulk.submit(model.encoder.run, sequences).result()
+                vectors = self._bulk.submit(model.encoder.run, sequences, batch.layer_count).result()
             else:
-                vectors = model.encoder.run(sequences)
+                vectors = model.encoder.run(sequences, batch.layer_count)
             expected = len(batch.entries), model.manifest.dimension_count
             if vectors.shape != expected:
                 raise ValueError(f"the encoder gave vectors of shape {vectors.shape} instead of {expected}")

@@ -13,6 +13,7 @@ from whit.contract.names import parse_model_name
 from whit.contract.vectors import Encoding, encode
 from whit.server.engine import Embedded, Engine, ItemOutcome, Lane, LoadedModel, Timing
 from whit.server.engine.problems import bad_item
+from whit.server.engine.reading import layer_count_refusal
 from whit.server.engine.types import EmbedSpec
 from whit.server.errors import refusal
 from whit.server.service import checks
@@ -57,6 +58,9 @@ def read_options(options: embedding_pb2.EmbedOptions, engine: Engine, at: str) -
             f"must be 1 to {full}, the dimensions of model {model.id!r}, or 0 for all; got {options.dimension_count}"
         )
         violations.add(f"{at}.dimension_count", description)
+    layers_refused = layer_count_refusal(model, options.layer_count)
+    if layers_refused:
+        violations.add(f"{at}.layer_count", layers_refused)
     normalize = options.normalize if options.HasField("normalize") else True
     if not normalize and model.manifest.normalized:
         description = f"model {model.id!r} gives vectors of length 1 only; leave normalize out or set it to true"
@@ -66,7 +70,11 @@ def read_options(options: embedding_pb2.EmbedOptions, engine: Engine, at: str) -
         prompt = violations.read(f"{at}.role", lambda: prompt_of(model, options.role), "")
     violations.check()
     spec = EmbedSpec(
-        prompt=prompt, dimension_count=options.dimension_count or None, normalize=normalize, truncate=truncate
+        prompt=prompt,
+        dimension_count=options.dimension_count or None,
+        layer_count=options.layer_count,
+        normalize=normalize,
+        truncate=truncate,
     )
     return Plan(model, spec, encodings, f"{at}.{options.WhichOneof('prompt')}" if prompt else "")
 

@@ -72,6 +72,7 @@ def _describe(model: LoadedModel, costs: Costs | None) -> model_pb2.Model:
         provider=model.encoder.provider,
         verified=model.verified,
         size_bytes=model.package.size_bytes,
+        layer_counts=manifest.layer_counts,
         costs=None if costs is None else _describe_costs(costs),
     )
 
