@@ -1,6 +1,6 @@
 """Output encodings: what retrieval keeps of float32's nDCG@10 when documents are stored in fewer bytes.
 
-python -m bench.encodings [PACKAGE] [--split test] [--collection cranfield] [--out bench/results/encodings.json]
+python -m bench.encodings [PACKAGE] [--split test] [--collection cranfield] [--rotate 1] [--out bench/results/encodings.json]
 
 Documents are encoded by ``whit.contract``, queries are float32 as the server's search has them; binary is compared bit by bit.
 Int8 is measured twice, the second time with the scores of the server's own index.
@@ -24,6 +24,7 @@ from whit.export.evaluate.codes import RESCORED, Code, search
 from whit.export.evaluate.metrics import DEPTH, FloatMatrix, ndcg_by_query
 from whit.export.evaluate.model import DOCUMENT, QUERY, Model
 from whit.export.evaluate.outcome import Outcome, compare, retained
+from whit.export.rotation import rotation
 from whit.server.index.scoring import best, make_block, score
 
 ROOT = Path(__file__).parents[1]
@@ -33,10 +34,13 @@ Ranking = np.ndarray[Any, np.dtype[np.intp]]
 TARGETS = {"int8": 99.7, "int8, the server's index": 99.7, "4bit": 99, "3bit": 99, "2bit": 99, "binary+rescore": 97}
 
 
-def measure(package: Path, name: str, split: str) -> dict[str, Any]:
-    """One row for each way of keeping documents, against float32 on the same queries."""
+def measure(package: Path, name: str, split: str, rotate: int = 0) -> dict[str, Any]:
+    """One row for each way of keeping documents, against float32 on the same queries; turned as by the step ``rotate`` if asked."""
     model, data = Model(package, threads=2), collection(name, split)
     documents, queries = model.embed(data.documents, role=DOCUMENT), model.embed(data.queries, role=QUERY)
+    if rotate:
+        turn = rotation(documents[::rotate])
+        documents, queries = documents @ turn, queries @ turn
     mean = documents.mean(axis=0, dtype=np.float64).astype(np.float32)
     whole = search(documents, queries, Code.FLOAT32)
     base = Outcome(ndcg_by_query(whole, data.judgements))
@@ -129,15 +133,17 @@ def main() -> None:
     parser.add_argument("package", nargs="?", type=Path, default=ROOT / "build" / "bench" / "float32")
     parser.add_argument("--collection", default="cranfield")
     parser.add_argument("--split", default="dev", choices=("dev", "test"))
+    parser.add_argument("--rotate", type=int, default=0, help="learn a rotation from every N-th document first")
     parser.add_argument(
         "--out", type=Path, help="bench/results/encodings.json also renews the table in docs/compression.md"
     )
     arguments = parser.parse_args()
     require()
     found = {
-        "command": f"python -m bench.encodings --split {arguments.split}",
+        "command": f"python -m bench.encodings --split {arguments.split}"
+        + (f" --rotate {arguments.rotate}" if arguments.rotate else ""),
         "machine": describe(),
-        **measure(arguments.package, arguments.collection, arguments.split),
+        **measure(arguments.package, arguments.collection, arguments.split, arguments.rotate),
     }
     print(markdown(found))
     if arguments.out:
