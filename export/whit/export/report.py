@@ -61,7 +61,7 @@ def measure(
     """Embeds ``texts`` with both packages, in turns, and compares vectors and time."""
     tokenizer, limit = Tokenizer(package), package.manifest.max_token_count
     sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]
-    cosines, ratio, loss = np.ones(len(texts)), 1.0, 0.0
+    cosines, ratio, loss = np.ones(len(texts), np.float32), 1.0, 0.0
     if package is not reference:
         encoders = [Encoder(reference), Encoder(package)]
         vectors = [encoder.encode(sequences) for encoder in encoders]
