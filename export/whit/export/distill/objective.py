@@ -19,8 +19,8 @@ class Objective:
 
     With ``depths`` the vectors after fewer layers have the same losses, all together as much as the last layer's (2-D
     Matryoshka, arXiv:2402.14776). There one depth is drawn at each step; here all count at every one, for the layers were
-    computed anyway, and what a depth adds is a head and its losses: a few per cent of a step, no chance to be saved with a
-    stopped run. Every depth learns the teacher's vectors, which also draws it to the last layer's.
+    computed anyway, and what a depth adds is a head and its losses; a run that goes on needs no draws remembered. Every
+    depth learns the teacher's vectors, which also draws it to the last layer's.
     """
 
     def __init__(self, options: DistillOptions, student: Student, device: torch.device) -> None:
