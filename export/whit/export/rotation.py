@@ -92,7 +92,7 @@ def rotate(
         )
     step = {"step": "rotate", "text_count": len(texts)}
     with with_dense(source, (turn, np.zeros(dimension_count, np.float32)), pooling=checkpoint.pooling) as folder:
-        derive_checkpoint(folder, out, tensors=checkpoint.tensors, step=step)
+        derive_checkpoint(folder, out, tensors=checkpoint.tensors, step=step, keep_rounding=True)
     return report
 
 
