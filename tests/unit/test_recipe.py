@@ -111,6 +111,7 @@ def test_the_recipes_that_ship_can_be_read(file: Path, tmp_path: Path, monkeypat
     monkeypatch.setenv("CORPUS", str(tmp_path / "corpus.txt"))
     monkeypatch.setenv("SENTENCES", str(tmp_path / "sentences.txt"))
     monkeypatch.setenv("TEACHER", str(tmp_path / "teacher"))
+    monkeypatch.setenv("CALIBRATION", str(tmp_path / "calibration.txt"))
 
     recipe = read_recipe(file, tmp_path)
 
