@@ -32,7 +32,7 @@ WORDS = [
         "sentence",
     ]
 ]
-ENCODINGS = [1, 2, 3, 4]
+ENCODINGS = [1, 2, 3, 4, 5, 6, 7]
 CONCURRENCY = 32
 
 
@@ -45,8 +45,9 @@ def row_bytes(batches, row):
     """The bytes of one row in every encoding, scale included."""
     found = []
     for batch in batches:
-        size = len(batch.data) // batch.count
-        found.append(batch.data[row * size : (row + 1) * size] + batch.scales[row * 4 : row * 4 + 4])
+        parts = (batch.data, batch.scales)
+        sizes = [len(part) // batch.count for part in parts]
+        found.append(b"".join(part[row * size : (row + 1) * size] for part, size in zip(parts, sizes, strict=True)))
     return tuple(found)
 
 

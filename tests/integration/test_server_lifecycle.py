@@ -337,7 +337,7 @@ def test_a_worker_that_dies_ends_the_server_with_status_1(tmp_path, monkeypatch,
     def loaded(config):
         models = load(config)
 
-        def die(_):
+        def die(*_):
             raise SystemExit("the worker is told to die")
 
         models["tiny"].encoder.run = die

@@ -160,7 +160,7 @@ def current_package(package: Path, checkpoint: Path, options: dict[str, Any]) ->
     except PackageError:
         return None
     made = manifest.provenance
-    recorded = made.get("options", {})
+    recorded = {"depths": (), **made.get("options", {})}  # no depths are not recorded
     unrecorded = {"name", "calibration"}
     is_current = (
         manifest.name == options["name"]
