@@ -48,3 +48,17 @@ def test_inputs_that_do_not_go_together_leave_each_weight_at_its_nearest_code() 
     codes, scales = nearest_codes(weight)
 
     assert np.array_equal(compensated_codes(weight, scales, np.eye(10)), codes)
+
+
+def test_a_covariance_with_an_eigenvalue_below_zero_is_of_use_all_the_same() -> None:
+    weight, x = layer(64)
+    codes, scales = nearest_codes(weight)
+    moment = np.cov(x.T)
+    values, vectors = np.linalg.eigh(moment)
+    moment -= (values[0] + 0.05 * values[-1]) * np.outer(vectors[:, 0], vectors[:, 0])  # as sums in float32 leave it
+    assert np.linalg.eigvalsh(moment + 0.01 * moment.diagonal().mean() * np.eye(64))[0] < 0
+
+    found = compensated_codes(weight, scales, moment)
+
+    errors = [float(np.square(x @ (each * scales - weight)).mean()) for each in (codes, found)]
+    assert errors[1] < errors[0]

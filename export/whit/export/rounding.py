@@ -50,6 +50,16 @@ def nearest_codes(weight: FloatArray) -> tuple[FloatArray, FloatArray]:
     return codes_at(weight, best_scales), best_scales
 
 
+def _positive(moment: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same with all eigenvalues above zero: sums in float32 put some below where a mean is far above its spread."""
+    try:
+        np.linalg.cholesky(moment)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(moment)
+        return np.asarray((vectors * np.maximum(values, 1e-6 * values[-1])) @ vectors.T, np.float64)
+    return moment
+
+
 def compensated_codes(weight: FloatArray, scales: FloatArray, moment: NDArray[np.float64]) -> FloatArray:
     """Saturation-free codes that keep the layer's output, rather than each weight, close.
 
@@ -70,7 +80,7 @@ def compensated_codes(weight: FloatArray, scales: FloatArray, moment: NDArray[np
     order = order[order < len(weight)]
     damped = moment[np.ix_(order, order)] + _DAMPING * max(variance.mean(), 1e-12) * np.eye(len(order))
     # Row j: what a unit of error in row j asks of each later row (the paper's Cholesky form, section 3.3).
-    spread = np.linalg.cholesky(np.linalg.inv(damped)).T.astype(np.float32)
+    spread = np.linalg.cholesky(np.linalg.inv(_positive(damped))).T.astype(np.float32)
 
     left = (weight[order] / scales).astype(np.float32)
     codes = np.zeros_like(left)
