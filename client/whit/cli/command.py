@@ -59,3 +59,13 @@ def write_exit_codes(formatter: click.HelpFormatter, exit_codes: Mapping[int, st
     """Writes the section that documents the exit codes."""
     with formatter.section("Exit codes"):
         formatter.write_dl([(str(code), meaning) for code, meaning in exit_codes.items()])
+
+
+def numbers(value: str | None) -> tuple[int, ...] | None:
+    """Whole numbers separated by commas, as an option gives them; None if it was not given."""
+    if value is None:
+        return None
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"give whole numbers separated by commas, got {value!r}") from None

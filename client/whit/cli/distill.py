@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from whit.cli.command import command, json_option
+from whit.cli.command import command, json_option, numbers
 from whit.cli.export import stages
 from whit.cli.output import console, counted, facts, print_json, table
 
@@ -110,19 +110,19 @@ if TYPE_CHECKING:
 @click.option(
     "--hidden-layers",
     metavar="I,J,…",
-    callback=lambda _context, _parameter, value: _numbers(value),
+    callback=lambda _context, _parameter, value: numbers(value),
     help="The teacher's layer, from 0, for each of the student's. Default: evenly spaced, the last on the last.",
 )
 @click.option(
     "--dimension-counts",
     metavar="N,M,…",
-    callback=lambda _context, _parameter, value: _numbers(value),
+    callback=lambda _context, _parameter, value: numbers(value),
     help="Matryoshka: prefixes of the vectors that are to be good vectors, too.",
 )
 @click.option(
     "--depths",
     metavar="N,M,…",
-    callback=lambda _context, _parameter, value: _numbers(value),
+    callback=lambda _context, _parameter, value: numbers(value),
     help="2-D Matryoshka: numbers of layers after which there is to be a good vector, too, for whit export --depths.",
 )
 @click.option(
@@ -184,15 +184,6 @@ def distill(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
         return
     _print_report(report)
     console().print(f"next: whit export {out} --out PACKAGE", soft_wrap=True)
-
-
-def _numbers(value: str | None) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"give whole numbers separated by commas, got {value!r}") from None
 
 
 def _print_report(report: DistillReport) -> None:

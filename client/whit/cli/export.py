@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 
-from whit.cli.command import command, json_option
+from whit.cli.command import command, json_option, numbers
 from whit.cli.output import console, facts, jsonable, notice, print_json, progress, size, table
 from whit.contract.pooling import POOLING_RULE
 
@@ -180,16 +180,6 @@ def _refuse_beside_recipe(context: click.Context) -> None:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{flag} is the recipe's to say: set {name} in its [export] table.", context)
-
-
-def numbers(value: str | None) -> tuple[int, ...] | None:
-    """Whole numbers separated by commas, as an option gives them; None if it was not given."""
-    if value is None:
-        return None
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"give whole numbers separated by commas, got {value!r}") from None
 
 
 def is_nameless(name: str) -> bool:
