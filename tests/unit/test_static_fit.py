@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("scipy")
 
+from whit.export.products import product_quantise
 from whit.export.static.fit import FitOptions, _gradient, bags, fit, steady
-from whit.export.static.table import best_step, product_quantise, random_turn
+from whit.export.static.table import best_step, random_turn
 from whit.runtime.static import decode_products
 
 RNG = np.random.default_rng(0)
@@ -95,8 +96,9 @@ def test_product_quantisation_keeps_directions_and_beats_fewer_codes():
 
     cosines = []
     for count in (4, 8):
-        tensors = product_quantise(table, count, np.ones(3000), seed=0)
-        rows, _ = decode_products(tensors["codes"], tensors["centroids"], tensors["lengths"])
+        found = product_quantise(table, count, np.ones(3000), seed=0)
+        lengths = (found.lengths / found.lengths.max()).astype(np.float16)
+        rows, _ = decode_products(found.codes, found.centroids, lengths)
         cosines.append(float((units(rows + 1e-6) * units(table)).sum(axis=1).mean()))
 
     assert cosines[0] > 0.8
