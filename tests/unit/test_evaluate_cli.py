@@ -22,11 +22,12 @@ WORDS = "the cat sat on a file server good water men dog play small large house 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two packages, a set of each kind."""
+    """Two packages and one that offers a depth, a set of each kind."""
     folder = tmp_path_factory.mktemp("evaluate")
     for name, seed in (("one", 0), ("two", 1)):
         checkpoint = write_checkpoint(folder / f"{name}-checkpoint", seed=seed)
         compile_checkpoint(checkpoint, folder / name, ExportOptions(dtype="float32"))
+    compile_checkpoint(folder / "one-checkpoint", folder / "deep", ExportOptions(dtype="float32", depths=(1,)))
     random = np.random.default_rng(0)
     texts = [" ".join(random.choice(WORDS.split(), 6)) for _ in range(40)]
     pairs = [f"{a}\t{b}\t{i % 2}" for i, (a, b) in enumerate(zip(texts[:20], texts[20:], strict=True))]
@@ -109,6 +110,43 @@ def test_eval_prints_cutoffs(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert best["interval"]["low"] <= best["cosine"] <= best["interval"]["high"]
 
 
+def test_eval_scores_each_depth_of_a_package(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("eval", folder / "deep", "--sts", folder / "pairs.tsv")
+
+    found = json.loads(output(capsys, *arguments, "--layers", "2,1", "--json"))
+    plain = json.loads(output(capsys, *arguments, "--json"))["sets"][0]["rows"][0]
+
+    assert [(p["name"], p["layer_count"]) for p in found["packages"]] == [("deep (2 layers)", 2), ("deep (1 layer)", 1)]
+    both, one = found["sets"][0]["rows"]
+    assert both["score"] == plain["score"]  # two layers are all that it has
+    assert one["score"] != plain["score"]
+    assert one["against"] == "deep (2 layers), 32 float32"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["one", "--layers", "1"], "one is run with all its layers only, got 1; export it with --depths"),
+        (["deep", "--layers", "3"], "deep offers 1, 2, got 3; export it with --depths"),
+        (["deep", "--layers", "two"], "give whole numbers separated by commas, got 'two'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["eval", "compare"])
+def test_a_depth_that_a_package_does_not_have(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    arguments: list[str],
+    words: str,
+) -> None:
+    monkeypatch.chdir(folder)
+
+    _, line = failure(capsys, name, *arguments, "--sts", "pairs.tsv")
+
+    assert words in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -154,6 +192,16 @@ def test_compare_prints_draws_and_gives_json(folder: Path, tmp_path: Path, capsy
     drawn = ET.fromstring((tmp_path / "plot.svg").read_text(encoding="utf-8"))
     assert len(drawn.findall(".//{http://www.w3.org/2000/svg}circle")) == 4  # two packages in two panels
     assert "<svg" in (tmp_path / "plot.html").read_text(encoding="utf-8")
+
+
+def test_compare_times_each_depth_of_a_package(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--sts", folder / "pairs.tsv", "--rounds", "1", "--layers", "2,1", "--json")
+
+    two, one = json.loads(output(capsys, "compare", folder / "deep", *options))["packages"]
+
+    assert (two["name"], one["name"]) == ("deep (2 layers)", "deep (1 layer)")
+    assert two["size_bytes"] == one["size_bytes"]
+    assert two["scores"] != one["scores"]
 
 
 def test_compare_refuses_another_kind_of_plot(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from whit.cli.command import command, json_option
-from whit.cli.evaluate import classify_option, identity, interval, retrieval_option, steps, sts_option
+from whit.cli.evaluate import classify_option, identity, interval, layers_option, retrieval_option, steps, sts_option
 from whit.cli.output import console, jsonable, notice, print_json, size, table
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ _TIMED_TEXTS = 256
 @sts_option
 @retrieval_option
 @classify_option
+@layers_option
 @click.option(
     "--texts",
     metavar="FILE",
@@ -55,6 +56,7 @@ def compare(
     sts: tuple[Path, ...],
     retrieval: tuple[str, ...],
     classify: tuple[Path, ...],
+    layer_counts: tuple[int, ...] | None,
     texts: Path | None,
     rounds: int,
     plot: Path | None,
@@ -76,7 +78,7 @@ def compare(
     sets = open_sets(sts=sts, retrieval=retrieval, classification=classify)
     timed = _timed_texts(texts, sets)
     with steps() as show:
-        models = open_models(packages, progress=show)
+        models = open_models(packages, layer_counts=layer_counts or (0,), progress=show)
         speeds = measure_speeds(models, timed, rounds=rounds, progress=show)
         results = evaluate(models, sets, progress=show)
     found = candidates(models, speeds, results)

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import TaskID
 
-from whit.cli.command import command, json_option
+from whit.cli.command import command, json_option, numbers
 from whit.cli.output import console, counted, notice, print_json, progress, table
 
 if TYPE_CHECKING:
@@ -44,6 +44,13 @@ classify_option = click.option(
     type=click.Path(path_type=Path),
     help="Lines of a label, a tab and a text; a linear probe is fitted and judged over five folds. May be repeated.",
 )
+layers_option = click.option(
+    "--layers",
+    "layer_counts",
+    metavar="N,N,...",
+    callback=lambda _context, _parameter, value: numbers(value),
+    help="Numbers of layers to compute, one row each; the packages must offer them (whit export --depths). Default: all.",
+)
 
 
 @command(
@@ -52,6 +59,7 @@ classify_option = click.option(
         "whit eval packages/mini --sts stsb-test.tsv --retrieval data/scifact",
         "whit eval packages/float packages/mini --sts stsb-test.tsv --json | jq '.sets[].rows'",
         "whit eval packages/mini --retrieval data/scifact:dev --dims 384,256,128 --encodings float32,int8,binary+rescore",
+        "whit eval packages/deep --sts stsb-test.tsv --layers 6,4,2",
         "whit eval packages/mini --pairs duplicates.tsv --precision 0.95",
     ],
     exit_codes={1: "a package or a set cannot be used: one line on stderr names the file and line and says why"},
@@ -83,6 +91,7 @@ classify_option = click.option(
     show_default=True,
     help="Least precision of the second cut-off of --pairs.",
 )
+@layers_option
 @click.option("--dims", metavar="N,N,...", help="Leading dimensions to evaluate, one row each. Default: all.")
 @click.option(
     "--encodings",
@@ -101,6 +110,7 @@ def eval(  # noqa: A001 - the command's name
     pairs: tuple[Path, ...],
     match_from: float | None,
     precision: float,
+    layer_counts: tuple[int, ...] | None,
     dims: str | None,
     encodings: str | None,
     centre: bool,
@@ -126,7 +136,7 @@ def eval(  # noqa: A001 - the command's name
     sets = open_sets(sts=sts, retrieval=retrieval, classification=classify, limit=stress) if wants_sets else []
     pair_sets = [(file, data, matches(data, match_from, str(file))) for file in pairs for data in [read_sts(file)]]
     with steps() as show:
-        models = open_models(packages, threads=threads, progress=show)
+        models = open_models(packages, layer_counts=layer_counts or (0,), threads=threads, progress=show)
         check_forms(models, forms)
         results = evaluate(models, sets, forms, progress=show)
         cutoffs = [
@@ -169,6 +179,7 @@ def identity(model: Model) -> dict[str, object]:
     return {
         "package": str(model.package.directory),
         "name": model.name,
+        "layer_count": model.layer_count,
         "fingerprint": manifest.fingerprint,
         "size_bytes": model.package.size_bytes,
         "dimension_count": manifest.dimension_count,

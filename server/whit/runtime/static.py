@@ -67,11 +67,16 @@ class StaticEncoder:
         return vectors
 
     def encode(
-        self, sequences: Sequence[TokenIds], *, token_budget: int = 0, executor: Executor | None = None
+        self,
+        sequences: Sequence[TokenIds],
+        *,
+        token_budget: int = 0,
+        executor: Executor | None = None,
+        layer_count: int = 0,
     ) -> NDArray[np.float32]:
         """As ``run``. Takes the arguments of an encoder that computes a graph, and has no use for them."""
         del token_budget, executor
-        return self.run(sequences)
+        return self.run(sequences, layer_count)
 
 
 def open_table(path: Path, manifest: Manifest) -> tuple[NDArray[Any], np.float32]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from whit.contract.vectors import truncate
+from whit.export.evaluate.data import EvaluationError
 from whit.export.evaluate.metrics import FloatMatrix
 from whit.runtime import Tokenizer, open_encoder, open_package
+from whit.runtime.packing import TokenIds
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -33,25 +35,41 @@ class Model:
     Attributes:
         package: the package, checked.
         name: how the model is called in tables.
+        layer_count: how many layers are computed; 0: all.
         cut_count: texts that were longer than the package reads, and were cut; the server does so with ``truncate``.
     """
 
     def __init__(
-        self, directory: Path, *, name: str | None = None, threads: int | None = None, progress: Progress = silent
+        self,
+        directory: Path,
+        *,
+        name: str | None = None,
+        layer_count: int = 0,
+        threads: int | None = None,
+        progress: Progress = silent,
     ) -> None:
         """Opens a package.
 
         Args:
             directory: the package folder.
             name: in tables; None: the folder's name.
+            layer_count: compute only so many layers, one of the manifest's ``layer_counts``; 0: all.
             threads: how many micro-batches run side by side; None: one for each core.
             progress: told how many texts of a call are done.
 
         Raises:
             PackageError: it is damaged, or made for another machine.
+            EvaluationError: it cannot be run with so many layers.
         """
         self.package = open_package(directory)
         self.name = name or folder_name(directory)
+        self.layer_count = layer_count
+        depths = self.package.manifest.layer_counts
+        if layer_count and layer_count not in depths:
+            offered = f"offers {', '.join(map(str, depths))}" if depths else "is run with all its layers only"
+            raise EvaluationError(
+                f"layers: {directory} {offered}, got {layer_count}; export it with --depths to have a choice of depths"
+            )
         self.cut_count = 0
         self._tokenizer, self._encoder = Tokenizer(self.package), open_encoder(self.package)
         self._threads = threads or os.cpu_count() or 1
@@ -93,7 +111,7 @@ class Model:
             while start < len(order):
                 end = start + max(1, _CHUNK_TOKENS // len(sequences[order[start]]))
                 chunk = order[start:end]
-                vectors[chunk] = self._encoder.encode([sequences[i] for i in chunk], executor=threads)
+                vectors[chunk] = self._encode([sequences[i] for i in chunk], threads)
                 start += len(chunk)
                 self._progress(stage, start, len(order))
         return truncate(vectors, self.dimension_count, normalize=not self.package.manifest.normalized)
@@ -102,22 +120,45 @@ class Model:
         """CPU and wall-clock seconds that one thread takes to tokenise and embed ``texts``, from nothing."""
         limit = self.package.manifest.max_token_count
         cpu, wall = time.process_time(), time.perf_counter()
-        self._encoder.encode([self._tokenizer.cut(ids, limit) for ids in self._tokenizer.encode(texts)])
+        self._encode([self._tokenizer.cut(ids, limit) for ids in self._tokenizer.encode(texts)])
         return time.process_time() - cpu, time.perf_counter() - wall
 
+    def _encode(self, sequences: Sequence[TokenIds], executor: Executor | None = None) -> FloatMatrix:
+        return self._encoder.encode(sequences, executor=executor, layer_count=self.layer_count)
 
-def open_models(directories: Sequence[Path], *, threads: int | None = None, progress: Progress = silent) -> list[Model]:
+
+def open_models(
+    directories: Sequence[Path],
+    *,
+    layer_counts: Sequence[int] = (0,),
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> list[Model]:
     """Opens packages, named after their folders; where two would be called the same, all have their whole paths.
+
+    Args:
+        directories: the package folders.
+        layer_counts: each package is a model for each of these, named after its number of layers, too; 0: all layers.
+        threads: as for ``Model``.
+        progress: as for ``Model``.
 
     Raises:
         PackageError: one is damaged, or made for another machine.
+        EvaluationError: one cannot be run with so many layers.
     """
     names = [folder_name(directory) for directory in directories]
     if len(set(names)) < len(names):
         names = [str(directory) for directory in directories]
     return [
-        Model(directory, name=name, threads=threads, progress=progress)
+        Model(
+            directory,
+            name=f"{name} ({count} {'layer' if count == 1 else 'layers'})" if count else name,
+            layer_count=count,
+            threads=threads,
+            progress=progress,
+        )
         for directory, name in zip(directories, names, strict=True)
+        for count in layer_counts
     ]
 
 
