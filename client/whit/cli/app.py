@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Entry] = {
     "trim": Entry("whit.cli.trim", "Take words out of a checkpoint's vocabulary.", "export"),
     "prune": Entry("whit.cli.prune", "Leave layers, heads or columns out of a checkpoint.", "export"),
     "distill": Entry("whit.cli.distill", "Train a checkpoint to give a larger model's vectors.", "train"),
+    "soup": Entry("whit.cli.soup", "Average the weights of checkpoints that were trained from one start.", "export"),
     "static": Entry("whit.cli.static", "Make a table of vectors that stands in for a transformer.", "static"),
     "words": Entry("whit.cli.words", "Make a package of word vectors from a file of them.", "export"),
     "verify": Entry("whit.cli.verify", "Recompute a package's golden vectors on this machine.", "server"),
