@@ -10,6 +10,7 @@ import pytest
 
 from tests.support import tiny
 from tests.support.server import server_thread, tiny_package
+from whit.cli.app import run
 from whit.client import Client, InvalidRequest
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.prune.layers import LayerOptions, drop_layers
@@ -31,8 +32,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whit(folder: Path) -> Iterator[Client]:
-    with server_thread(folder / "data", models=[folder / "deep", tiny_package()]) as address, Client(address) as client:
+def address(folder: Path) -> Iterator[str]:
+    with server_thread(folder / "data", models=[folder / "deep", tiny_package()]) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def whit(address: str) -> Iterator[Client]:
+    with Client(address) as client:
         yield client
 
 
@@ -94,3 +101,35 @@ def test_collections_take_all_layers(whit: Client) -> None:
 
     assert by_text.score == pytest.approx(1, abs=1e-3)
     assert by_shallow.score == pytest.approx(float(full @ shallow), abs=1e-2)
+
+
+def test_the_command_line_chooses_a_depth(address: str, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    arguments = ["embed", "--model", "deep", "--file", str(tmp_path / "texts.txt"), "--server", address]
+
+    assert run([*arguments, "--layers", "2", "--out", str(tmp_path / "two.npy")]) == 0
+    assert run([*arguments, "--out", str(tmp_path / "all.npy")]) == 0
+
+    assert np.array_equal(np.load(tmp_path / "two.npy"), vectors(folder / "short"))
+    assert np.array_equal(np.load(tmp_path / "all.npy"), vectors(folder / "deep"))
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("deep", "--layers: must be one of 2, 3, 4, the layer counts of model 'deep', or left out for all; got 1"),
+        (
+            "tiny",
+            "--layers: must be left out, for the package of model 'tiny' is run with all its layers only; export it",
+        ),
+    ],
+)
+def test_the_command_line_names_the_depths_there_are(
+    address: str, capsys: pytest.CaptureFixture[str], model: str, line: str
+) -> None:
+    assert run(["embed", "a text", "--model", model, "--layers", "1", "--server", address]) == 1
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"whit embed: {line}")
+    assert captured.err.count("\n") == 1

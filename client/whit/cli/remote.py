@@ -19,6 +19,15 @@ _PLACE_ON_THE_WIRE = re.compile(
     r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )|\A(?:options|config)\.(?=[a-z_]+: )"
 )
 
+# What the server says of a field of the wire, and what the command line calls it.
+_FLAGS = {
+    "ask for on_overflow=TRUNCATE": "give --on-overflow truncate",
+    "layer_count: ": "--layers: ",
+    "dimension_count: ": "--dimensions: ",
+    "must be 0, for": "must be left out, for",
+    ", or 0 for all": ", or left out for all",
+}
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -82,4 +91,6 @@ def check_collection(_ctx: click.Context, _parameter: click.Parameter, value: st
 def why(error: object) -> str:
     """What went wrong, in the server's words, without its place on the wire and with flags in place of options."""
     words = _PLACE_ON_THE_WIRE.sub("", str(error), count=1)
-    return words.replace("ask for on_overflow=TRUNCATE", "give --on-overflow truncate")
+    for wire, flag in _FLAGS.items():
+        words = words.replace(wire, flag)
+    return words
