@@ -1,5 +1,6 @@
 """Quantisation-aware training: the student is the int8 package it will be, and that package is nearer to the teacher."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny import vocabulary, write_checkpoint
+from whit.cli.app import run
 from whit.export.checkpoint import CheckpointError, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint, int8_weights
 from whit.export.derive import derive_checkpoint
@@ -98,6 +100,31 @@ def test_the_package_computes_what_was_trained(place: Path) -> None:
     with torch.no_grad():
         trained = student.encode(Tokenizer(opened).encode(texts)).vectors.numpy()
     assert np.abs(trained - vectors(place / "with-int8", texts)).max() < 1e-5
+
+
+def test_from_the_command_line(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``whit export --dtype int8`` rounds as ``whit distill --qat`` did, not as it would by itself."""
+    student, trained, untrained = (tmp_path / name for name in ("student", "trained", "untrained"))
+    arguments = ["--teacher", place / "model", "--texts", place / "texts.txt", "--qat", "--out", student]
+    options = ["--cache", place / "cache", "--epochs", 1, "--precision", "float32", "--threads", 1, "--json"]
+    assert run(["distill", *map(str, [place / "model", *arguments, *options])]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rounding = read_rounding(student)
+    assert rounding is not None
+
+    assert run(["export", str(student), "--out", str(trained), "--dtype", "int8"]) == 0
+    (student / ROUNDING_FILE).unlink()
+    assert run(["export", str(student), "--out", str(untrained), "--dtype", "int8"]) == 0
+
+    assert {linear.name: linear.scheme for linear in open_package(trained).manifest.linears} == {
+        name: "row" if not layer.scale else "static" if layer.smoothing is None else "smoothed"
+        for name, layer in rounding.layers.items()
+    }
+    assert open_package(trained).manifest.fingerprint != open_package(untrained).manifest.fingerprint
+    texts = sentences(300, 1)
+    cosine = (vectors(trained, texts) * vectors(place / "teacher", texts)).sum(axis=1).mean()
+    # The report's is of the int8 student, on texts held back.
+    assert cosine == pytest.approx(report["cosine_after"], abs=2e-4)
 
 
 def test_other_layers_lose_the_rounding_and_a_trimmed_vocabulary_keeps_it(place: Path, tmp_path: Path) -> None:
