@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tests.support import tiny
 from whit.export.checkpoint import CheckpointError, Dense, read_checkpoint
+from whit.export.embedding import store_rows
 from whit.export.encoder_graph import OUTPUT, Head, build_graph, relative_buckets, tap_outputs
 from whit.export.families import EncoderWeights, Linear, Norm, encoder_weights
 from whit.export.linear import Plan
@@ -45,6 +46,11 @@ def run(
         outputs, pack(sequences, length=length, position_offset=weights.position_offset)
     )
     return found
+
+
+def words_as(weights: EncoderWeights, dtype: str | None) -> Plan:
+    """Everything in float32 but the word embeddings."""
+    return Plan(words=store_rows(weights.words, dtype, code_count=16) if dtype else None)
 
 
 def embed(
@@ -236,12 +242,12 @@ def test_attention_without_a_mask_is_the_same_attention(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("family", ["bert", "mpnet"])
-@pytest.mark.parametrize("bits", [32, 8, 4])
+@pytest.mark.parametrize("dtype", [None, "int8", "int4", "pq"])
 def test_a_vector_is_the_same_to_the_last_bit_in_any_company(
-    family: str, pooling: str, bits: int, tmp_path: Path
+    family: str, pooling: str, dtype: str | None, tmp_path: Path
 ) -> None:
     weights = weights_of(tmp_path, family)
-    session = open_session(build_graph(weights, Head(pooling), Plan(embedding_bits=bits)).SerializeToString())
+    session = open_session(build_graph(weights, Head(pooling), words_as(weights, dtype)).SerializeToString())
     sequences = sequences_of(weights, (2, 7, 16, 16, 11, 5))
     together = run(session, weights, sequences, [OUTPUT])[0]
 
@@ -278,20 +284,20 @@ def test_dense_modules_give_the_same_bits_in_any_company(tmp_path: Path) -> None
     assert np.array_equal(alone, run(session, weights, sequences, [OUTPUT])[0])
 
 
-@pytest.mark.parametrize(("bits", "least"), [(8, 0.9999), (4, 0.98)])
-def test_quantized_embeddings_stay_close(bits: int, least: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "least"), [("int8", 0.9999), ("int4", 0.98), ("pq", 0.98)])
+def test_quantized_embeddings_stay_close(dtype: str, least: float, tmp_path: Path) -> None:
     weights = weights_of(tmp_path, "bert")
     sequences = sequences_of(weights)
 
     exact = embed(weights, Head("mean"), sequences)
-    rounded = embed(weights, Head("mean"), sequences, Plan(embedding_bits=bits))
+    rounded = embed(weights, Head("mean"), sequences, words_as(weights, dtype))
 
     assert not np.array_equal(rounded, exact)
     assert (rounded * exact).sum(axis=1).min() > least
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_a_word_whose_embedding_is_zero_stays_zero(bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["int8", "int4", "pq"])
+def test_a_word_whose_embedding_is_zero_stays_zero(dtype: str, tmp_path: Path) -> None:
     weights = weights_of(tmp_path, "bert")
     words = weights.words.copy()
     words[7] = 0
@@ -299,7 +305,7 @@ def test_a_word_whose_embedding_is_zero_stays_zero(bits: int, tmp_path: Path) ->
     weights = dataclasses.replace(weights, words=words)
     ids = [np.array([7, 8, 7])]
 
-    rounded = embed(weights, Head("mean"), ids, Plan(embedding_bits=bits))
+    rounded = embed(weights, Head("mean"), ids, words_as(weights, dtype))
 
     np.testing.assert_allclose(rounded, embed(weights, Head("mean"), ids), atol=0.01)
 

@@ -52,11 +52,18 @@ _NAMELESS = re.compile(
     help="Numbers of the package: int8 is a quarter of the size and faster, float32 has the checkpoint's own vectors.",
 )
 @click.option(
-    "--embedding-bits",
-    type=click.Choice(["8", "4"]),
-    default="8",
+    "--embedding-dtype",
+    type=click.Choice(["int8", "int4", "pq"]),
+    default="int8",
     show_default=True,
-    help="int8: bits of a value in the table of word embeddings, which is half of a small package.",
+    help="int8: how word embeddings are stored, half of a small package: a byte a value, half of one, or product-quantised "
+    "to --embedding-code-count bytes a word.",
+)
+@click.option(
+    "--embedding-code-count",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="--embedding-dtype pq: bytes a word; divides the width of the embeddings. Default: a quarter of that width.",
 )
 @click.option(
     "--depths",
@@ -114,7 +121,8 @@ def export(
     checkpoint: Path | None,
     out: Path,
     dtype: str,
-    embedding_bits: str,
+    embedding_dtype: str,
+    embedding_code_count: int | None,
     depths: tuple[int, ...] | None,
     name: str | None,
     calibration: Path | None,
@@ -143,7 +151,8 @@ def export(
 
     options = ExportOptions(
         dtype=dtype,
-        embedding_bits=int(embedding_bits),
+        embedding_dtype=embedding_dtype,
+        embedding_code_count=embedding_code_count,
         depths=depths or (),
         name=name,
         calibration=calibration,
@@ -168,7 +177,8 @@ def export(
 def _refuse_beside_recipe(context: click.Context) -> None:
     chosen = (
         "dtype",
-        "embedding_bits",
+        "embedding_dtype",
+        "embedding_code_count",
         "depths",
         "calibration",
         "pooling",

@@ -8,9 +8,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from whit.contract.manifest import (
     GRAPH_FILE,
@@ -22,7 +25,7 @@ from whit.contract.manifest import (
 from whit.contract.pooling import ditto_head
 from whit.export.calibrate import Activations, calibrate
 from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
-from whit.export.embedding import EMBEDDING_BITS
+from whit.export.embedding import EMBEDDING_DTYPES, Rows, check_embedding, store_rows
 from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.gate import Gate
@@ -59,7 +62,8 @@ class ExportOptions:
     max_loss: float = 5.0  # int8: points of rank agreement with float32 that may be lost; see ``gate``
     sensitivity: bool = False  # int8: whether to measure what each linear layer loses alone
     depths: tuple[int, ...] = ()  # numbers of layers, fewer than all, that the package can be run with, too
-    embedding_bits: int = 8  # int8: of a value in the table of word embeddings, 8 or 4
+    embedding_dtype: str = "int8"  # int8: how word embeddings are stored, one of embedding.EMBEDDING_DTYPES
+    embedding_code_count: int | None = None  # embedding_dtype pq: codes a row; default: one for four values
 
 
 def compile_checkpoint(
@@ -78,6 +82,7 @@ def compile_checkpoint(
     weights = encoder_weights(source)
     head = Head(source.pooling, source.dense, source.normalize)
     _check_depths(options.depths, weights, head)
+    check_embedding(options.embedding_dtype, options.embedding_code_count, weights.words.shape[1])
     limit = _max_token_count(source, weights, options)
     # No text reaches the positions beyond the limit: they are left out of the package.
     weights = replace(weights, positions=weights.positions[: limit + weights.position_offset])
@@ -105,13 +110,9 @@ def compile_checkpoint(
 def _check_options(options: ExportOptions) -> None:
     if options.dtype not in DTYPES:
         raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
-    if options.embedding_bits not in EMBEDDING_BITS:
+    if options.dtype == "float32" and options.embedding_dtype != EMBEDDING_DTYPES[0]:
         raise CheckpointError(
-            f"embedding_bits must be {' or '.join(map(str, EMBEDDING_BITS))}, got {options.embedding_bits}"
-        )
-    if options.dtype == "float32" and options.embedding_bits != max(EMBEDDING_BITS):
-        raise CheckpointError(
-            f"embedding_bits {options.embedding_bits} needs dtype int8: float32 packages round nothing"
+            f"embedding_dtype {options.embedding_dtype} needs dtype int8: float32 packages round nothing"
         )
     if options.name is not None:
         check_name(options.name)
@@ -182,7 +183,18 @@ def choose_plan(gate: Gate, options: ExportOptions) -> tuple[Plan, list[LinearSc
         kind, schemes[name], error = choose_scheme(_subject(weights, seen, name), options.max_layer_error)
         linears.append(LinearScheme(name, kind, round(error, 6)))
         gate.progress("quantise (layers)", done, len(seen))
-    return Plan(schemes, options.embedding_bits), linears, splits
+    return Plan(schemes, _stored_words(gate, options)), linears, splits
+
+
+def _stored_words(gate: Gate, options: ExportOptions) -> Rows:
+    words = gate.weights.words
+    return store_rows(
+        words,
+        options.embedding_dtype,
+        code_count=check_embedding(options.embedding_dtype, options.embedding_code_count, words.shape[1]),
+        counts=np.bincount(np.concatenate(gate.sequences), minlength=len(words)),
+        progress=partial(gate.progress, "product-quantise (stretches)"),
+    )
 
 
 def int8_weights(weights: EncoderWeights) -> EncoderWeights:
@@ -196,7 +208,7 @@ def int8_weights(weights: EncoderWeights) -> EncoderWeights:
 def _as_trained(gate: Gate, options: ExportOptions, rounding: Rounding) -> tuple[Gate, Plan, list[LinearScheme]]:
     """The codes that the checkpoint was trained with; calibration only tells how far they are off."""
     plain = int8_weights(gate.weights)
-    plan = rounding.plan(plain, options.embedding_bits)
+    plan = rounding.plan(plain, _stored_words(gate, options))
     weights = split_outliers(plain, rounding.splits)
     seen = _seen_by(weights, gate)
     linears = []

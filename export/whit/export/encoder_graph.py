@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from whit.contract.pooling import ditto_head
 from whit.export.checkpoint import CheckpointError, Dense
-from whit.export.embedding import emit_rows
+from whit.export.embedding import emit_rows, store_rows
 from whit.export.families import EncoderWeights, Layer, Norm
 from whit.export.graph import FLOAT, INT64, MICROSOFT, Graph
 from whit.export.linear import Plan, emit_linear
@@ -76,7 +76,7 @@ def build_graph(
     g = Graph()
     ditto = _ditto_head(weights, head.pooling)
     attention = _Attention(g, weights, unmasked_length)
-    x = _embed(g, weights, plan.embedding_bits)
+    x = _embed(g, weights, plan)
     first = diagonal = ""
 
     def layers(g: Graph, x: str, start: int, end: int) -> str:
@@ -117,10 +117,11 @@ def _linear_emitter(g: Graph, layer: Layer, plan: Plan, taps: dict[str, str] | N
     return emit
 
 
-def _embed(g: Graph, weights: EncoderWeights, bits: int) -> str:
-    words = emit_rows(g, weights.words, "input_ids", bits)
+def _embed(g: Graph, weights: EncoderWeights, plan: Plan) -> str:
+    words = store_rows(weights.words, "float32") if plan.words is None else plan.words
     # There are few positions, and each is in every text: they never have less than eight bits.
-    x = g.op("Add", words, emit_rows(g, weights.positions, "position_ids", max(bits, 8)))
+    positions = store_rows(weights.positions, "float32" if plan.words is None else "int8")
+    x = g.op("Add", emit_rows(g, words, "input_ids"), emit_rows(g, positions, "position_ids"))
     x = _norm(g, x, weights.embedding_norm, weights.epsilon)
     if weights.projection is not None:
         x = g.op("Add", g.op("MatMul", x, g.const(weights.projection.weight)), g.const(weights.projection.bias))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from whit.export.embedding import Rows
 from whit.export.families import Linear
 from whit.export.graph import MICROSOFT, UINT8, Graph
 
@@ -48,10 +49,10 @@ Scheme = Linear | Static | Row
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The scheme of each linear layer by name, and bits a value of the word embeddings; what is not named stays float32."""
+    """The scheme of each linear layer by name, and the word embeddings as they are stored; what is not named stays float32."""
 
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
-    embedding_bits: int = 32
+    words: Rows | None = None
 
     def scheme(self, name: str, linear: Linear) -> Scheme:
         """What to do with the layer called ``name``."""

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from whit.export.checkpoint import CheckpointError, encoder_folder
+from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, encoder_folder
+from whit.export.embedding import Rows
 from whit.export.families import EncoderWeights, Linear
 from whit.export.linear import Plan, Row, Scheme, Static
 from whit.export.outliers import Split
 from whit.export.rounding import codes_at
 
 FloatArray = NDArray[np.float32]
-
-ROUNDING_FILE = "rounding.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +65,8 @@ class Rounding:
                     layers[name] = LayerRounding(scheme.weight_scales[: len(linear.bias)])
         return cls(layers, splits)
 
-    def plan(self, weights: EncoderWeights, embedding_bits: int) -> Plan:
-        """The compiler's plan for ``weights``, which are not split yet, as they will be split.
+    def plan(self, weights: EncoderWeights, words: Rows) -> Plan:
+        """The compiler's plan for ``weights``, which are not split yet, as they will be split; ``words`` goes in as it is.
 
         Raises:
             CheckpointError: the file is of a checkpoint with other layers.
@@ -83,7 +82,7 @@ class Rounding:
                 ) from None
             number, part = place(name)
             schemes[name] = _spread(scheme, part, self.splits[number]) if number in self.splits else scheme
-        return Plan(schemes, embedding_bits)
+        return Plan(schemes, words)
 
     def write(self, folder: Path) -> None:
         """Adds the file to a checkpoint folder."""

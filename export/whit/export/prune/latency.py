@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from whit.export.embedding import store_rows
 from whit.export.encoder_graph import OUTPUT, build_graph
 from whit.export.families import EncoderWeights, Layer, Linear
 from whit.export.linear import Plan, Static
@@ -136,7 +137,7 @@ def int8_plan(weights: EncoderWeights) -> Plan:
         for i, layer in enumerate(weights.layers)
         for part in ("qkv", "out", "up", "down")
     }
-    return Plan(schemes, embedding_bits=8)
+    return Plan(schemes, store_rows(weights.words, "int8"))
 
 
 def _static(linear: Linear) -> Static:
