@@ -13,7 +13,7 @@ import tokenizers
 from safetensors.numpy import load_file, save_file
 
 from tests.support import tiny
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, read_checkpoint
 
 
 @pytest.fixture
@@ -181,6 +181,15 @@ def test_hash_covers_every_file_that_shapes_vectors(tmp_path: Path, file: str) -
         (second / file).write_bytes((second / file).read_bytes() + b"\n")
 
     assert read_checkpoint(first).sha256 != read_checkpoint(second).sha256
+
+
+def test_hash_covers_the_rounding_that_the_weights_were_trained_with(folder: Path) -> None:
+    hashes = {read_checkpoint(folder).sha256}
+    for content in (b"one", b"another"):
+        (folder / ROUNDING_FILE).write_bytes(content)
+        hashes.add(read_checkpoint(folder).sha256)
+
+    assert len(hashes) == 3
 
 
 # What it refuses

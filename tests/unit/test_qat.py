@@ -11,12 +11,12 @@ import pytest
 
 from tests.support.tiny import vocabulary, write_checkpoint
 from whit.cli.app import run
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint, int8_weights
 from whit.export.derive import derive_checkpoint
 from whit.export.distill.options import DistillOptions
 from whit.export.families import encoder_weights
-from whit.export.trained import ROUNDING_FILE, LayerRounding, Rounding, read_rounding
+from whit.export.trained import LayerRounding, Rounding, read_rounding
 from whit.export.vocabulary import TrimOptions, trim_vocabulary
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import open_package

@@ -22,6 +22,9 @@ from safetensors import SafetensorError, safe_open
 
 from whit.contract.pooling import POOLING_RULE, is_pooling
 
+# Beside the weights where ``whit distill --qat`` trained them; ``whit.export.trained`` has what is in it.
+ROUNDING_FILE = "rounding.safetensors"
+
 FloatArray = NDArray[np.float32]
 Tensors = Mapping[str, FloatArray]
 
@@ -71,7 +74,7 @@ class Checkpoint:
     matryoshka_dimension_counts: Sequence[int] = ()
     license: str = "unknown"
     license_files: Sequence[Path] = ()
-    sha256: str = ""  # over the weights, the configuration and the tokenizer
+    sha256: str = ""  # over the weights and the rounding they were trained with, the configuration and the tokenizer
 
     @property
     def model_type(self) -> str:
@@ -98,6 +101,7 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     settings = _read_json(encoder / "sentence_bert_config.json", missing_ok=True)
     extras = _read_json(folder / "config_sentence_transformers.json", missing_ok=True)
     weight_files = _weight_files(encoder)
+    rounding = [path for path in (encoder / ROUNDING_FILE,) if path.is_file()]
     dense_files = [file for path in modules.dense for file in (path / "config.json", *_weight_files(path))]
     tensors = _read_tensors(weight_files)
     chosen = choose_pooling(modules.pooling, pooling)
@@ -116,7 +120,7 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
         matryoshka_dimension_counts=tuple(extras.get("matryoshka_dims") or config.get("matryoshka_dims") or ()),
         license=license_name,
         license_files=license_files,
-        sha256=_hash([*weight_files, *dense_files, encoder / "config.json", encoder / "tokenizer.json"]),
+        sha256=_hash([*weight_files, *rounding, *dense_files, encoder / "config.json", encoder / "tokenizer.json"]),
     )
 
 

@@ -18,8 +18,8 @@ import tokenizers
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from whit.export.checkpoint import CheckpointError, Tensors, encoder_folder
-from whit.export.trained import ROUNDING_FILE, Rounding
+from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, Tensors, encoder_folder
+from whit.export.trained import Rounding
 
 STEPS_FILE = "whit.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.h5", "*.msgpack", "onnx", "openvino")
