@@ -4,12 +4,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.tiny import write_checkpoint, write_json
 from whit.cli.app import run
 from whit.cli.export import is_nameless
 from whit.contract.manifest import read_manifest, sha256_of
+from whit.export.checkpoint import ROUNDING_FILE, read_checkpoint
+from whit.export.families import encoder_weights
+from whit.export.trained import LayerRounding, Rounding
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,53 @@ def test_int8_table_has_size_cosine_speed_and_every_layer(
     assert manifest.linears
     assert {(lin.name, lin.scheme, f"{lin.error:.4f}") for lin in manifest.linears} <= rows
     assert printed.out.splitlines()[-1] == f"next: whit verify {out}, or whit serve --models {out}"
+
+
+@pytest.fixture
+def trained(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint with the rounding of one layer, as ``whit distill --qat`` leaves it, and a file of texts in it."""
+    folder = shutil.copytree(checkpoint, tmp_path / "trained")
+    weight = encoder_weights(read_checkpoint(folder)).layers[0].up.weight
+    Rounding({"layers.0.up": LayerRounding(np.abs(weight).max(axis=0) / 127)}, {}).write(folder)
+    (folder / "texts.txt").write_text("\n".join(f"line {n} of the text" for n in range(12)))
+    return folder
+
+
+def test_an_option_that_changes_nothing_in_trained_codes_is_named(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "export",
+        str(trained),
+        "--out",
+        str(tmp_path / "package"),
+        "--calibration",
+        str(trained / "texts.txt"),
+    ]
+
+    assert run(arguments) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("calibration chose nothing: the int8 codes are those that the checkpoint was trained with")
+    assert said.count("\n") == 1
+    fingerprint = read_manifest(tmp_path / "package").fingerprint
+
+    assert run(arguments[:4]) == 0
+    assert capsys.readouterr().err == ""
+    assert read_manifest(tmp_path / "package").fingerprint == fingerprint
+
+    (trained / ROUNDING_FILE).unlink()
+    assert run(arguments) == 0
+    assert capsys.readouterr().err == ""
+    assert read_manifest(tmp_path / "package").fingerprint != fingerprint
+
+
+def test_a_recipe_names_them_too(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('checkpoint = "trained"\n[export]\ncalibration = "trained/texts.txt"\nmax_layer_error = 0.01\n')
+
+    assert run(["export", "--recipe", str(recipe), "--out", str(tmp_path / "package")]) == 0
+
+    assert capsys.readouterr().err.startswith("calibration and max_layer_error chose nothing: ")
 
 
 def test_json_is_the_report_alone(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

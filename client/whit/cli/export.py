@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -165,6 +165,7 @@ def export(
     with stages() as show:
         report = compile_checkpoint(checkpoint, out, options, show)
     seconds = time.perf_counter() - start
+    note_unused(report.unused_options)
     if name is None and is_nameless(report.name):
         notice(f"the package is called {report.name!r}, after its folder; --name gives it a name to serve it under")
     if as_json:
@@ -190,6 +191,15 @@ def _refuse_beside_recipe(context: click.Context) -> None:
         if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             flag = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"{flag} is the recipe's to say: set {name} in its [export] table.", context)
+
+
+def note_unused(options: Sequence[str]) -> None:
+    """Says which options changed nothing, and why."""
+    if options:
+        notice(
+            f"{' and '.join(options)} chose nothing: the int8 codes are those that the checkpoint was trained with (whit distill "
+            "--qat); to have them chosen, remove rounding.safetensors from it"
+        )
 
 
 def is_nameless(name: str) -> bool:

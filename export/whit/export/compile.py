@@ -102,6 +102,7 @@ def compile_checkpoint(
             plan, linears, sensitivities = _keep_within(gate, plan, linears, options)
             package = _write(new_dir, source, gate.weights, head, plan, linears, options, limit, texts)
         report = measure(float_package, package, texts, sensitivities, progress)
+        report = replace(report, unused_options=_without_effect(options) if rounding else ())
         seal(package, report.lasting())
         publish(new_dir, out)
     return report
@@ -120,6 +121,13 @@ def _check_options(options: ExportOptions) -> None:
         raise CheckpointError(f"max_layer_error must be between 0 and 1, got {options.max_layer_error}")
     if not 0 <= options.max_loss <= 100:
         raise CheckpointError(f"max_loss must be between 0 and 100 points, got {options.max_loss}")
+
+
+def _without_effect(options: ExportOptions) -> tuple[str, ...]:
+    """Options given for the choice of codes; a checkpoint that was trained with its own leaves none to make."""
+    plain = ExportOptions()
+    chosen = ("calibration", "max_layer_error") if options.dtype == "int8" else ()
+    return tuple(name for name in chosen if getattr(options, name) != getattr(plain, name))
 
 
 def _check_depths(depths: Sequence[int], weights: EncoderWeights, head: Head) -> None:

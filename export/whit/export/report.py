@@ -38,6 +38,7 @@ class Report:
     speed_ratio: float  # texts/s over the float32 package's, one thread, interleaved; 1.0 for a float32 package
     linears: Sequence[LinearScheme]
     sensitivities: Mapping[str, float]  # points that each layer loses alone; empty where that was not measured
+    unused_options: Sequence[str] = ()  # given, but the codes are those that the checkpoint was trained with
 
     @property
     def schemes(self) -> dict[str, int]:
