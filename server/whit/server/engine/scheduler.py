@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -22,20 +21,15 @@ from whit.contract.errors import Problem
 from whit.server.engine import problems
 from whit.server.engine.admission import Admission
 from whit.server.engine.buckets import Buckets
+from whit.server.engine.budget import token_budget
 from whit.server.engine.costs import CostModel
 from whit.server.engine.fairness import Line, Turns
 from whit.server.engine.jobs import ALL_LAYERS, Depth, Draft, Job, MicroBatch
 from whit.server.engine.statistics import Statistics
 from whit.server.engine.types import Lane
 
-# Below this, sharing work among idle workers costs more than it gains: every run reads all the weights.
-_MIN_SHARE_TOKENS = 64
-
-# For so long after an interactive job came, others are to be expected, and bulk is run in small micro-batches: they may
-# need more than the express worker. Such a run takes so many seconds, or longer if the fixed cost were a larger part of it.
+# For so long after an interactive job came, others are to be expected, which may need more than the express worker.
 _INTERACTIVE_MEMORY_S = 2.0
-_BULK_RUN_S = 0.02
-_FIXED_PART = 0.1
 
 # Predictions err. A job is let in only if it would be in time even if all took so much longer: what is run of one that is
 # late is lost to others. And it is read only with a larger margin: to read costs a tenth of what to run does.
@@ -270,22 +264,17 @@ class Scheduler:
             self._leave(job, tokens)
 
     def _budget(self, leader: Job, attention_length: int, now: float) -> int:
-        """Tokens that a micro-batch may have; less if idle workers can take a useful part of what waits."""
+        """Tokens that a micro-batch may have."""
         waiting = sum(numbers.waiting_token_count for numbers in self._statistics.lanes.values())
-        share = -(-waiting // (self._idle_workers + 1))
-        budget = min(self._micro_batch_token_count, max(_MIN_SHARE_TOKENS, share))
-        costs = self._costs[leader.model_id].costs
-        if costs is None:
-            return budget
-        seconds = math.inf
-        if leader.lane is Lane.BULK and now - self._interactive_time < _INTERACTIVE_MEMORY_S:
-            seconds = max(_BULK_RUN_S, leader.depth.share * costs.run_s / _FIXED_PART)
-        if leader.begun and leader.deadline is not None:  # what was run of it is lost unless the rest is in time
-            seconds = min(seconds, leader.deadline - now)
-        if math.isfinite(seconds):
-            within = costs.tokens_within(seconds / leader.depth.share, attention_length)
-            budget = min(budget, max(_MIN_SHARE_TOKENS, within))
-        return budget
+        return token_budget(
+            leader,
+            attention_length,
+            self._costs[leader.model_id].costs,
+            most=self._micro_batch_token_count,
+            share=-(-waiting // (self._idle_workers + 1)),
+            expects_interactive=now - self._interactive_time < _INTERACTIVE_MEMORY_S,
+            now=now,
+        )
 
     def _shed(self, job: Job, now: float) -> bool:
         """Drops a job whose deadline has passed or cannot be met, even if it ran from now on."""
