@@ -157,7 +157,7 @@ def test_the_learning_rate_rises_and_falls_to_nothing() -> None:
         ({"max_minutes": 0.0}, "max_minutes must be above 0"),
         ({"cosine_weight": 0.0, "similarity_weight": 0.0}, "hidden_weight must be above 0"),
         ({"hidden_weight": -1.0}, "hidden_weight must be 0 or more"),
-        ({"texts": ()}, "texts must be at least one file"),
+        ({"texts": ()}, "texts or pairs must be at least one file"),
     ],
 )
 def test_options_out_of_range_are_named(change: dict[str, Any], message: str) -> None:

@@ -56,6 +56,9 @@ def options(place: Path, **changes: Any) -> DistillOptions:
         {"cosine_weight": 0.0, "l2_weight": 1.0, "similarity_weight": 0.0},
         {"hidden_weight": 0.1},
         {"dimension_counts": (8, 16)},
+        {"cosine_weight": 0.0, "passage_weight": 1.0, "similarity_weight": 0.0},
+        {"similarity_loss": "margin"},
+        {"similarity_loss": "kl"},
         {"precision": "bfloat16"},
     ],
 )
@@ -78,7 +81,7 @@ def test_the_student_comes_nearer_to_the_teacher(changes: dict[str, Any], place:
 def test_prefixes_get_better_when_they_are_asked_for(place: Path, tmp_path: Path) -> None:
     """The first 8 dimensions order texts more as the whole teacher does than they do without the Matryoshka loss."""
     from whit.export.distill.loop import distill
-    from whit.export.distill.losses import prefix_loss
+    from whit.export.distill.losses import Scores, prefix_loss
     from whit.export.distill.student import Student
 
     sequences = [np.array([2, *ids, 3]) for ids in np.random.default_rng(5).integers(60, 200, (40, 6))]
@@ -90,7 +93,7 @@ def test_prefixes_get_better_when_they_are_asked_for(place: Path, tmp_path: Path
                 Student(read_checkpoint(folder)).encode(sequences).vectors
                 for folder in (tmp_path / "out", place / "teacher")
             )
-        errors.append(float(prefix_loss(student, teacher, [8])))
+        errors.append(float(prefix_loss(student, Scores.of_vectors(teacher), [8])))
     assert errors[1] < 0.8 * errors[0]
 
 

@@ -109,14 +109,17 @@ def test_losses_by_hand() -> None:
     b = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
     assert losses.cosine_loss(a, b).item() == pytest.approx((0 + 1) / 2)
     assert losses.l2_loss(a, b).item() == pytest.approx((0 + 13) / 2)
+    theirs = losses.Scores.of_vectors(b)
     # The two texts are at a right angle for the student and the same for the teacher.
-    assert losses.similarity_loss(a, b).item() == pytest.approx(1)
-    assert losses.similarity_loss(a, torch.nn.functional.pad(a, (0, 3))).item() == pytest.approx(0)
-    assert losses.similarity_loss(a[:1], b[:1]).item() == 0
+    assert losses.similarity_loss(a, theirs).item() == pytest.approx(1)
+    assert losses.similarity_loss(
+        a, losses.Scores.of_vectors(torch.nn.functional.pad(a, (0, 3)))
+    ).item() == pytest.approx(0)
+    assert losses.similarity_loss(a[:1], losses.Scores.of_vectors(b[:1])).item() == 0
     # Cut to one dimension the two texts of c are the same, as they are for the teacher.
     c = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
-    assert losses.prefix_loss(c, b, [1]).item() == pytest.approx(0)
-    assert losses.prefix_loss(c, b, [1, 2]).item() == pytest.approx((1 - 0.5**0.5) ** 2 / 2)
+    assert losses.prefix_loss(c, theirs, [1]).item() == pytest.approx(0)
+    assert losses.prefix_loss(c, theirs, [1, 2]).item() == pytest.approx((1 - 0.5**0.5) ** 2 / 2)
     hidden = torch.zeros(1, 2, 4)
     other = torch.tensor([1.0, 5.0]).view(1, 2, 1).expand(1, 2, 4)
     assert losses.hidden_loss(hidden, other, torch.tensor([[1.0, 0.0]])).item() == pytest.approx(1)

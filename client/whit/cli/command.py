@@ -26,12 +26,35 @@ class Failure(click.ClickException):
 
 
 class WhitCommand(click.Command):
-    """A command whose help ends with examples (whole command lines) and exit codes."""
+    """A command whose help ends with examples (whole command lines) and exit codes.
 
-    def __init__(self, *args: Any, examples: Sequence[str], exit_codes: Mapping[int, str], **kwargs: Any) -> None:
+    ``sections`` gives options of long lists a heading: heading -> names of parameters. All others are under "Options".
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[str],
+        exit_codes: Mapping[int, str],
+        sections: Mapping[str, Sequence[str]],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
         self.exit_codes = dict(exit_codes)
+        self.sections = dict(sections)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options under their headings, in the order in which they were declared."""
+        heading_of = {name: heading for heading, names in self.sections.items() for name in names}
+        rows: dict[str, list[tuple[str, str]]] = {"Options": [], **{heading: [] for heading in self.sections}}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and isinstance(parameter, click.Option):
+                rows[heading_of.get(parameter.name or "", "Options")].append(record)
+        for heading, records in rows.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the examples, unwrapped so that they can be copied, and the exit codes."""
@@ -42,15 +65,23 @@ class WhitCommand(click.Command):
 
 
 def command(
-    name: str, *, examples: Sequence[str], exit_codes: Mapping[int, str] | None = None
+    name: str,
+    *,
+    examples: Sequence[str],
+    exit_codes: Mapping[int, str] | None = None,
+    sections: Mapping[str, Sequence[str]] | None = None,
 ) -> Callable[[_Function], WhitCommand]:
-    """Makes a function the command ``whit NAME``. ``exit_codes`` replaces the usual meaning of single codes."""
+    """Makes a function the command ``whit NAME``. ``exit_codes`` replaces the usual meaning of single codes.
+
+    ``sections``: as ``WhitCommand`` has them.
+    """
     codes = {**EXIT_CODES, **(exit_codes or {})}
     return click.command(
         name,
         cls=WhitCommand,
         examples=examples,
         exit_codes=codes,
+        sections=sections or {},
         context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
     )
 

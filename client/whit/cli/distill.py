@@ -14,6 +14,36 @@ from whit.cli.output import console, counted, facts, print_json, table
 if TYPE_CHECKING:
     from whit.export.distill.loop import DistillReport
 
+SECTIONS = {
+    "What is learned": [
+        "cosine_weight",
+        "l2_weight",
+        "passage_weight",
+        "similarity_weight",
+        "similarity_loss",
+        "maxsim",
+        "cross_encoder",
+        "candidates",
+        "hidden_weight",
+        "hidden_layers",
+        "dimension_counts",
+        "depths",
+        "qat",
+    ],
+    "How it is trained": [
+        "epochs",
+        "max_minutes",
+        "learning_rate",
+        "warmup",
+        "decay",
+        "batch_token_count",
+        "max_token_count",
+        "freeze",
+        "seed",
+    ],
+    "Where and how fast": ["teacher_dtype", "precision", "threads", "cache", "save_every"],
+}
+
 
 @command(
     "distill",
@@ -23,6 +53,7 @@ if TYPE_CHECKING:
         "whit distill ./small --teacher ./large --texts corpus.txt --out ./student --projection learned --json",
     ],
     exit_codes={1: "an option, a folder or a text file cannot be used: one line on stderr says why"},
+    sections=SECTIONS,
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
@@ -42,11 +73,18 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--texts",
-    required=True,
     multiple=True,
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="UTF-8 text of the kind you will embed, one text a line, plain or .gz. Repeat it for several files.",
+)
+@click.option(
+    "--pairs",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Besides or instead: lines TEXT<tab>TARGET. The student reads the text and learns the vector that the teacher "
+    "gives the target: its expansion, summary, translation.",
 )
 @click.option(
     "--out",
@@ -94,11 +132,44 @@ if TYPE_CHECKING:
 @click.option("--cosine-weight", type=float, default=1.0, show_default=True, help="Loss: 1 - cosine to the teacher.")
 @click.option("--l2-weight", type=float, default=0.0, show_default=True, help="Loss: squared distance to the teacher.")
 @click.option(
+    "--passage-weight",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Loss: how much nearer other texts of the batch are to the teacher's vector than the student's is.",
+)
+@click.option(
     "--similarity-weight",
     type=float,
     default=10.0,
     show_default=True,
-    help="Loss: squared difference of the cosines between the texts of a batch.",
+    help="Loss: difference of the cosines between the texts of a batch to the teacher's.",
+)
+@click.option(
+    "--similarity-loss",
+    type=click.Choice(["squared", "margin", "kl"]),
+    default="squared",
+    show_default=True,
+    help="Of the cosines themselves; of how far apart those of one text lie; or of their softmax, where the nearest count.",
+)
+@click.option(
+    "--maxsim",
+    is_flag=True,
+    help="Teach cosines the MaxSim of the teacher's token vectors instead. Needs its checkpoint folder; slower.",
+)
+@click.option(
+    "--cross-encoder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Teach cosines the scores of this model, which reads two texts at once (sequence classification with one "
+    "output), shifted and scaled to cosines. Much slower.",
+)
+@click.option(
+    "--candidates",
+    type=int,
+    default=4,
+    show_default=True,
+    help="--cross-encoder: texts of the batch that each text is read with, from nearest to farthest.",
 )
 @click.option(
     "--hidden-weight",
@@ -170,7 +241,7 @@ if TYPE_CHECKING:
 def distill(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
     """Train CHECKPOINT, a Hugging Face or sentence-transformers folder, to give the teacher's vectors.
 
-    Takes any text, without labels. The student is usually the teacher with layers dropped. A run that was stopped goes
+    Takes any text, without labels. Losses add up by their weights. The student is usually the teacher with layers dropped. A run that was stopped goes
     on when the same command is given again. Then: whit export DIR.
     """
     from whit.export.distill.loop import distill as train

@@ -23,14 +23,15 @@ from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.augment import augment
 from whit.export.distill.batches import Indices, batches, chunks
 from whit.export.distill.head import with_dense
-from whit.export.distill.objective import Objective
+from whit.export.distill.objective import Lesson, Objective
 from whit.export.distill.options import DistillOptions, cache_folder
+from whit.export.distill.pairs import read_pairs
 from whit.export.distill.projection import fit_teacher, principal_directions, project
 from whit.export.distill.qat import choose_rounding
 from whit.export.distill.schedule import learning_rate_at
 from whit.export.distill.state import Position, StateFile
 from whit.export.distill.student import Student
-from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, TeacherVectors, open_teacher
+from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, TeacherVectors, open_teacher, text_key
 from whit.export.distill.torch_teacher import TorchTeacher
 from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.texts import read_texts
@@ -40,6 +41,7 @@ from whit.runtime.packing import TokenIds
 _HELD_OUT = 512  # texts at most that are kept back to measure on
 _CHECKS = 5  # measurements in a run, besides the one before it
 _LEAST_TEXTS = 16
+_SCALE_SAMPLE = 64  # texts, all pairs of which show on what scale a judge scores
 _LONGEST_STEP = 60.0  # seconds; what goes beyond was a pause: a stopped process, a closed laptop
 
 
@@ -95,17 +97,11 @@ class _Run:
         if options.qat:
             self._rounding, start = choose_rounding(checkpoint, progress)
             self._student.round_as(self._rounding, start)
-        self._texts = [text for path in options.texts for text in read_texts(path)]
-        if len(self._texts) < _LEAST_TEXTS:
-            raise CheckpointError(
-                f"{options.texts[0]} has {len(self._texts)} texts; give at least {_LEAST_TEXTS}, better 100,000"
-            )
-        if options.augment:
-            self._texts = augment(self._texts, options.seed)
+        self._texts, self._taught = _read(options)  # what the student reads, and what the teacher reads in its place
         cache = cache_folder(options.cache)
         teacher = self._open_teachers(cache)
         self._fingerprint = teacher.fingerprint
-        self._vectors = TeacherVectors(teacher, self._texts, cache, max_token_count=options.max_token_count)
+        self._vectors = TeacherVectors(teacher, self._taught, cache, max_token_count=options.max_token_count)
         # Files may be sorted, so the texts kept back are drawn from all of them.
         order = np.random.default_rng(options.seed).permutation(len(self._texts))
         held = min(_HELD_OUT, len(order) // 8)
@@ -113,6 +109,9 @@ class _Run:
         self._pairs: Sts | None = None if options.sts_dev is None else read_sts(options.sts_dev)
         self._projection = self._fit_projection()
         self._objective = Objective(options, self._student, self._device)
+        self._kept_ids: dict[int, TokenIds] = {}
+        if self._objective.judge:
+            self._objective.fit_scale(self._lesson(order[:_SCALE_SAMPLE]))
         self._parameters = self._student.trainable(options.freeze)
         self._optimizer = _optimizer(self._parameters, options)
         self._state = StateFile(
@@ -122,9 +121,10 @@ class _Run:
                 "source": checkpoint.sha256,
                 "teacher": self._fingerprint,
                 "texts": self._vectors.key,
+                **({"pairs": text_key(self._texts)} if options.pairs else {}),
+                **({"judge": self._objective.judge} if self._objective.judge else {}),
             },
         )
-        self._kept_ids: dict[int, TokenIds] = {}
         self._loss = 0.0  # of the last steps, smoothed
         self._position = self._resume()
 
@@ -135,10 +135,10 @@ class _Run:
         if not at.history:
             self._measure()
         last = time.monotonic()
-        for sequences, targets in self._lessons():
+        for lesson in self._lessons():
             at.steps += 1
-            at.texts += len(sequences)
-            self._step(sequences, targets)
+            at.texts += len(lesson.texts)
+            self._step(lesson)
             now = time.monotonic()
             at.seconds += min(now - last, _LONGEST_STEP)
             last = now
@@ -194,31 +194,34 @@ class _Run:
                 found.append(PackageTeacher(package, options.threads or torch.get_num_threads()))
         return found[0] if len(found) == 1 else JointTeacher(found)
 
-    def _lessons(self) -> Iterator[tuple[list[TokenIds], FloatArray]]:
-        """Batches from the current position on: token ids and teacher vectors. Moves the position to the next one."""
+    def _lessons(self) -> Iterator[Lesson]:
+        """Batches from the current position on. Moves the position to the next one."""
         at, seed = self._position, self._options.seed
         while at.epoch < self._options.epochs:
             parts = chunks(len(self._trained), seed, at.epoch)
             while at.chunk < len(parts):
                 indices = self._trained[parts[at.chunk]]
-                sequences, targets = self._token_ids(indices), self._targets(indices)
+                part = self._lesson(indices)
                 plan = batches(
-                    [len(ids) for ids in sequences], self._options.batch_token_count, (seed, at.epoch, at.chunk)
+                    [len(ids) for ids in part.sequences], self._options.batch_token_count, (seed, at.epoch, at.chunk)
                 )
                 while at.batch < len(plan):
                     batch = plan[at.batch]
                     at.batch += 1
-                    yield [sequences[i] for i in batch], targets[batch]
+                    yield part.of(batch)
                 at.batch, at.chunk = 0, at.chunk + 1
             at.chunk, at.epoch = 0, at.epoch + 1
 
-    def _step(self, sequences: Sequence[TokenIds], targets: FloatArray) -> None:
+    def _lesson(self, indices: Indices) -> Lesson:
+        return Lesson([self._taught[i] for i in indices], self._token_ids(indices), self._targets(indices))
+
+    def _step(self, lesson: Lesson) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = self._options.learning_rate * learning_rate_at(self._share(), self._options)
         with self._autocast():
-            encoded = self._student.encode(sequences)
-            deep = self._objective.teacher_states(sequences)
-        loss = self._objective(encoded, torch.from_numpy(targets).to(self._device), deep)
+            encoded = self._student.encode(lesson.sequences)
+            aims = self._objective.aims(lesson)
+        loss = self._objective(encoded, aims)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._options.max_norm)
@@ -323,6 +326,20 @@ class _Run:
         position = state["position"]
         assert isinstance(position, Position)
         return position
+
+
+def _read(options: DistillOptions) -> tuple[Sequence[str], Sequence[str]]:
+    """What the student reads, and what the teacher reads in its place: the same, but for pairs."""
+    texts = [text for path in options.texts for text in read_texts(path)]
+    pairs = [read_pairs(path) for path in options.pairs]
+    count = len(texts) + sum(len(read) for read, _ in pairs)
+    if count < _LEAST_TEXTS:
+        raise CheckpointError(
+            f"{(*options.texts, *options.pairs)[0]} has {count} texts; give at least {_LEAST_TEXTS}, better 100,000"
+        )
+    if options.augment:
+        texts = augment(texts, options.seed)
+    return [*texts, *(t for read, _ in pairs for t in read)], [*texts, *(t for _, taught in pairs for t in taught)]
 
 
 def _optimizer(parameters: Mapping[str, Tensor], options: DistillOptions) -> torch.optim.Optimizer:

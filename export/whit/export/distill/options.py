@@ -15,6 +15,7 @@ FREEZE = ("none", "words", "embeddings")
 DECAYS = ("cosine", "linear")
 PRECISIONS = ("auto", "float32", "bfloat16")
 PROJECTIONS = ("pca", "learned")
+SIMILARITY_LOSSES = ("squared", "margin", "kl")
 TEACHER_DTYPES = ("float32", "int8")
 
 
@@ -23,7 +24,8 @@ class DistillOptions:
     """Options of ``distill``. The first group decides the result, the second only where and how it is computed."""
 
     teacher: Path  # a checkpoint folder, or a package that whit export made
-    texts: tuple[Path, ...]  # UTF-8 files, one text a line, plain or .gz
+    texts: tuple[Path, ...] = ()  # UTF-8 files, one text a line, plain or .gz
+    pairs: tuple[Path, ...] = ()  # as texts, "TEXT<tab>TARGET": the student reads the one, the teacher the other
     other_teachers: tuple[Path, ...] = ()  # the student learns the mean of all teachers' cosines
     augment: bool = (
         False  # also on spans of passages and on joined neighbours: where queries and documents are embedded
@@ -39,7 +41,12 @@ class DistillOptions:
     freeze: str = "none"  # "words": the word embeddings stay; "embeddings": positions and their LayerNorm too
     cosine_weight: float = 1.0
     l2_weight: float = 0.0
+    passage_weight: float = 0.0
     similarity_weight: float = 10.0
+    similarity_loss: str = "squared"
+    maxsim: bool = False  # similarities by the teacher's token vectors, not by its text vectors
+    cross_encoder: Path | None = None  # similarities by a model that reads two texts at once
+    candidates: int = 4  # texts that each text is read with by the cross-encoder
     hidden_weight: float = 0.0
     hidden_layers: tuple[int, ...] | None = None  # the teacher's layer for each of the student's; None: evenly spaced
     dimension_counts: tuple[int, ...] = ()  # Matryoshka: prefixes of the vector that must be good vectors, too
@@ -67,15 +74,24 @@ class DistillOptions:
         _require(self.max_norm > 0, "max_norm", "above 0", self.max_norm)
         _require(self.max_minutes is None or self.max_minutes > 0, "max_minutes", "above 0", self.max_minutes)
         _require(self.threads is None or self.threads >= 1, "threads", "at least 1", self.threads)
-        _require(bool(self.texts), "texts", "at least one file", "none")
+        _require(self.candidates >= 2, "candidates", "at least 2", self.candidates)
+        _require(bool(self.texts or self.pairs), "texts or pairs", "at least one file", "none")
         choices = {"freeze": FREEZE, "decay": DECAYS, "precision": PRECISIONS}
-        choices |= {"projection": PROJECTIONS, "teacher_dtype": TEACHER_DTYPES}
+        choices |= {"projection": PROJECTIONS, "teacher_dtype": TEACHER_DTYPES, "similarity_loss": SIMILARITY_LOSSES}
         for name, allowed in choices.items():
             _require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
-        weights = ("cosine_weight", "l2_weight", "similarity_weight", "hidden_weight")
+        weights = ("cosine_weight", "l2_weight", "passage_weight", "similarity_weight", "hidden_weight")
         for name in weights:
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         _require(any(getattr(self, name) for name in weights), "one of " + ", ".join(weights), "above 0", "0 for all")
+
+        _exclude(self.maxsim, "maxsim", self.cross_encoder is not None, "cross_encoder", "give one of them")
+        _exclude(
+            bool(self.pairs), "pairs", self.hidden_weight > 0, "hidden_weight", "texts and targets differ in tokens"
+        )
+        if self.maxsim or self.cross_encoder is not None:
+            name = "maxsim" if self.maxsim else "cross_encoder"
+            _require(self.similarity_weight > 0, "similarity_weight", f"above 0 with {name}", self.similarity_weight)
 
     def decisive(self) -> Mapping[str, Any]:
         """The options that decide the result, as plain JSON: a run can only be continued with the same ones."""
@@ -87,8 +103,10 @@ class DistillOptions:
             "threads",
             "save_every",
             "texts",
+            "pairs",
             "teacher",
             "other_teachers",
+            "cross_encoder",
         }
         chosen = {name: value for name, value in asdict(self).items() if name not in incidental}
         decisive: Mapping[str, Any] = json.loads(json.dumps(chosen))
@@ -105,3 +123,8 @@ def cache_folder(asked: Path | None) -> Path:
 def _require(holds: bool, name: str, rule: str, value: object) -> None:
     if not holds:
         raise CheckpointError(f"{name} must be {rule}, got {value}")
+
+
+def _exclude(first: bool, name: str, second: bool, other: str, why: str) -> None:
+    if first and second:
+        raise CheckpointError(f"{name} and {other} exclude each other: {why}")

@@ -97,7 +97,7 @@ class TeacherVectors:
         self._teacher, self._texts = teacher, texts
         self._limit = min(max_token_count, teacher.max_token_count)
         self.dimension_count = teacher.dimension_count
-        self.key = _key(teacher.fingerprint, texts, self._limit)  # names the texts and the teacher
+        self.key = text_key(texts, f"{teacher.fingerprint} {self._limit}")  # names the texts and the teacher
         folder = cache / f"vectors-{self.key}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -123,8 +123,9 @@ class TeacherVectors:
         self._done[indices] = 1
 
 
-def _key(fingerprint: str, texts: Sequence[str], limit: int) -> str:
-    digest = hashlib.sha256(f"{fingerprint} {limit}\n".encode())
+def text_key(texts: Sequence[str], about: str = "") -> str:
+    """Names a list of texts, and what was done ``about`` them."""
+    digest = hashlib.sha256(f"{about}\n".encode())
     for text in texts:
         digest.update(text.encode())
         digest.update(b"\n")
