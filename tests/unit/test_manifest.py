@@ -1,21 +1,21 @@
-"""``manifest.json``: what it must hold, and refusals that name the file and say what to do."""
+"""``manifest.json``: what it holds, and what its fingerprint covers."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import re
-from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from tests.support.manifests import (
+    remove,
+    write,
+    write_static,
+)
 from whit.contract.manifest import (
-    FORMAT_VERSION,
     GOLDEN_FILE,
     GRAPH_FILE,
     KINDS,
@@ -24,73 +24,16 @@ from whit.contract.manifest import (
     STATIC,
     TABLE_FILE,
     TOKENIZER_FILE,
-    LinearScheme,
     Manifest,
-    PackageError,
     check_files,
     read_manifest,
-    sha256_of,
 )
-
-REQUIRED_FIELDS = ("name", "architecture", "dimension_count", "max_token_count", "vocabulary_size", "pooling", "dtype")
-WHAT_TO_DO = re.compile(
-    r"whit export|export (the package|it) again|copy the|upgrade whit|check its permissions|do not use"
-)
-
-
-def write(directory: Path, **changes: Any) -> Manifest:
-    """A directory that is a package as far as this module can tell."""
-    directory.mkdir(exist_ok=True)
-    for name in (*REQUIRED_FILES, "LICENSE"):
-        (directory / name).write_bytes(f"bytes of {name}".encode() * 100)
-    fields: dict[str, Any] = {
-        "name": "tiny",
-        "architecture": "bert",
-        "dimension_count": 32,
-        "max_token_count": 64,
-        "vocabulary_size": 400,
-        "pooling": "mean",
-        "dtype": "int8",
-        "files": {name: sha256_of(directory / name) for name in (*REQUIRED_FILES, "LICENSE")},
-        "matryoshka_dimension_counts": (8, 16),
-        "prompts": {"query": "q: "},
-        "linears": (LinearScheme("layers.0.up", "static", 0.01), LinearScheme("layers.0.down", "row", 0.02)),
-        "provenance": {"license": "apache-2.0"},
-    }
-    manifest = Manifest(**{**fields, **changes})
-    (directory / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
-    return manifest
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
     write(tmp_path / "package")
     return tmp_path / "package"
-
-
-def change(directory: Path, **changes: Any) -> None:
-    path = directory / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
-
-
-def remove(directory: Path, field: str) -> None:
-    path = directory / "manifest.json"
-    content = json.loads(path.read_text(encoding="utf-8"))
-    del content[field]
-    path.write_text(json.dumps(content), encoding="utf-8")
-
-
-def refusal(directory: Path) -> str:
-    """The message that ``directory`` is refused with; always names the file and says what to do."""
-    with pytest.raises(PackageError) as refused:
-        check_files(directory, read_manifest(directory))
-    message = str(refused.value)
-    assert str(directory) in message
-    assert WHAT_TO_DO.search(message), message
-    return message
-
-
-# What it holds
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -121,18 +64,6 @@ def test_defaults_stand_for_fields_left_out(directory: Path) -> None:
     assert (found.normalized, found.attention_bucket, found.target, found.linears) == (True, 16, "cpu", ())
 
 
-def write_static(directory: Path, **changes: Any) -> Manifest:
-    """A static package as far as this module can tell."""
-    directory.mkdir()
-    for name in KINDS[STATIC].required_files:
-        (directory / name).write_bytes(f"bytes of {name}".encode() * 100)
-    files = {name: sha256_of(directory / name) for name in KINDS[STATIC].required_files}
-    manifest = Manifest("tiny", "static", 8, 64, 40, "mean", "int8", files, kind=STATIC, format_version=2)
-    manifest = dataclasses.replace(manifest, **changes)
-    (directory / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
-    return manifest
-
-
 def test_a_static_package_comes_back_as_it_was_written(tmp_path: Path) -> None:
     written = write_static(tmp_path / "static")
 
@@ -156,31 +87,6 @@ def test_the_kind_of_version_1_is_not_written(directory: Path) -> None:
 
     assert "kind" not in content
     assert content["format_version"] == 1
-
-
-def test_a_kind_that_this_whit_does_not_know_is_refused_by_name(directory: Path) -> None:
-    change(directory, kind="lookup", format_version=2)
-
-    assert "this package is of kind 'lookup', this whit runs onnx, static; upgrade whit" in refusal(directory)
-
-
-def test_a_kind_in_a_version_that_had_none_is_refused(directory: Path) -> None:
-    change(directory, kind=STATIC)
-
-    assert "kind 'static' needs format_version 2, got 1" in refusal(directory)
-
-
-def test_a_dtype_of_another_kind_is_refused(tmp_path: Path) -> None:
-    write_static(tmp_path / "static", dtype="float32")
-
-    assert "dtype must be one of float16, int8, pq, got 'float32'" in refusal(tmp_path / "static")
-
-
-def test_a_static_package_without_its_table_is_refused(tmp_path: Path) -> None:
-    write_static(tmp_path / "static")
-    change(tmp_path / "static", files=dict.fromkeys(REQUIRED_FILES, "sha256:" + "0" * 64))
-
-    assert f"files does not name {TABLE_FILE}" in refusal(tmp_path / "static")
 
 
 def test_the_text_is_sorted_so_that_equal_manifests_have_equal_bytes() -> None:
@@ -229,237 +135,3 @@ def test_the_fingerprint_covers_graph_and_tokenizer(tmp_path: Path, name: str, s
     other = dataclasses.replace(manifest, files={**manifest.files, name: "sha256:" + "1" * 64})
 
     assert (other.fingerprint == manifest.fingerprint) is same
-
-
-# What is refused: the manifest
-
-
-def test_no_directory(tmp_path: Path) -> None:
-    assert "is not a directory" in refusal(tmp_path / "nowhere")
-
-
-def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-
-    assert "is not a directory" in refusal(tmp_path / "file")
-
-
-def test_no_manifest(directory: Path) -> None:
-    (directory / "manifest.json").unlink()
-
-    assert f"{directory / 'manifest.json'} is missing" in refusal(directory)
-
-
-def test_a_directory_in_place_of_the_manifest(directory: Path) -> None:
-    (directory / "manifest.json").unlink()
-    (directory / "manifest.json").mkdir()
-
-    assert f"{directory / 'manifest.json'} cannot be read" in refusal(directory)
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b'{"name": "tiny"', b"[]", b"3", b"null"])
-def test_a_manifest_that_is_no_json_object(directory: Path, data: bytes) -> None:
-    (directory / "manifest.json").write_bytes(data)
-
-    assert f"{directory / 'manifest.json'}" in refusal(directory)
-
-
-@pytest.mark.parametrize("data", [b"[" * 100_000, b'{"name": ' * 100_000, b"1" * 10_000])
-def test_a_manifest_that_cannot_be_parsed(directory: Path, data: bytes) -> None:
-    (directory / "manifest.json").write_bytes(data)
-
-    assert "is not valid JSON" in refusal(directory)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"prompts": {"query": "\ud800"}}, {"name": "\udfff"}, {"provenance": {"\ud800": 1}}]
-)
-def test_a_lone_surrogate(directory: Path, changes: dict[str, Any]) -> None:
-    change(directory, **changes)
-
-    assert "holds a lone surrogate" in refusal(directory)
-
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-@given(field=st.sampled_from([f.name for f in dataclasses.fields(Manifest)] + ["fingerprint"]), value=values)
-@settings(max_examples=100, deadline=None)
-def test_whatever_a_field_holds_is_taken_or_refused(field: str, value: object) -> None:
-    with TemporaryDirectory() as folder:
-        written = write(Path(folder, "package"))
-        change(Path(folder, "package"), **{field: value})
-        with suppress(PackageError):
-            # What is no part of the fingerprint may change, but only to another value of the right form.
-            assert read_manifest(Path(folder, "package")).fingerprint == written.fingerprint
-
-
-@given(at=st.integers(0, 1500), cut=st.integers(0, 40), new=st.binary(max_size=8))
-@settings(max_examples=100, deadline=None)
-def test_whatever_bytes_the_manifest_holds_are_taken_or_refused(at: int, cut: int, new: bytes) -> None:
-    with TemporaryDirectory() as folder:
-        written = write(Path(folder, "package"))
-        path = Path(folder, "package", "manifest.json")
-        data = path.read_bytes()
-        path.write_bytes(data[:at] + new + data[at + cut :])
-        with suppress(PackageError):
-            assert read_manifest(path.parent).fingerprint == written.fingerprint
-
-
-def test_a_truncated_manifest(directory: Path) -> None:
-    path = directory / "manifest.json"
-    path.write_bytes(path.read_bytes()[:-20])
-
-    assert "is not valid JSON" in refusal(directory)
-
-
-@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
-def test_a_newer_format_is_refused_before_anything_else_is_read(directory: Path, version: int) -> None:
-    change(directory, format_version=version, name=3, a_new_field=True)
-
-    message = refusal(directory)
-
-    assert f"has format version {version}, this whit reads up to {FORMAT_VERSION}" in message
-    assert "upgrade whit" in message
-
-
-@pytest.mark.parametrize("version", [0, -1, "1", 1.0, None, True])
-def test_a_format_version_that_is_none(directory: Path, version: object) -> None:
-    change(directory, format_version=version)
-
-    assert "format_version must be a positive integer" in refusal(directory)
-
-
-@pytest.mark.parametrize("field", [*REQUIRED_FIELDS, "files"])
-def test_a_missing_field(directory: Path, field: str) -> None:
-    remove(directory, field)
-
-    assert f"{directory / 'manifest.json'}: field {field!r} is missing" in refusal(directory)
-
-
-def test_every_field_without_a_default_is_tested_for_being_missing() -> None:
-    required = {f.name for f in dataclasses.fields(Manifest) if f.default is f.default_factory is dataclasses.MISSING}
-
-    assert required == {*REQUIRED_FIELDS, "files"}
-
-
-def test_an_unknown_field(directory: Path) -> None:
-    change(directory, surprise=1)
-
-    assert "unknown field 'surprise'" in refusal(directory)
-
-
-WRONG: dict[str, list[object]] = {
-    "name": [3, None, "", "a/b", "../x", "a" * 129],
-    "architecture": [3, None, ""],
-    "dimension_count": [0, -1, "32", 1.5, None, True],
-    "max_token_count": [0, -1, "32", 1.5, None, True],
-    "vocabulary_size": [0, -1, "32", 1.5, None, True],
-    "pooling": ["sum", "", None, 3],
-    "dtype": ["float16", "", None, 3],
-    "files": [None, [], "model.onnx", {"model.onnx": 3}, {"model.onnx": "md5:0"}],
-    "normalized": [1, "true", None],
-    "matryoshka_dimension_counts": [3, [0], ["8"], None],
-    "layer_counts": [3, [0], ["8"], None, [3, 2], [2, 2]],
-    "prompts": [[], None, {"query": 3}],
-    "attention_bucket": [0, "16", None],
-    "unmasked_length": [-1, "16", None, True],
-    "position_offset": [-1, "2", None, True],
-    "target": [3, "", None],
-    "instruction_set": [3, "", None],
-    "linears": [3, None, {}, [3], [{}], [{"name": 3, "scheme": "row"}], [{"name": "x", "scheme": "row", "more": 1}]],
-    "provenance": [3, None, []],
-    "kind": [3, "", None],
-}
-
-
-@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
-def test_a_field_of_the_wrong_form(directory: Path, field: str, value: object) -> None:
-    change(directory, **{field: value})
-
-    assert f"{directory / 'manifest.json'}: {field} must be" in refusal(directory)
-
-
-def test_every_field_is_tested_for_the_wrong_form() -> None:
-    assert {*WRONG, "format_version"} == {f.name for f in dataclasses.fields(Manifest)}
-
-
-def test_a_matryoshka_length_over_the_full_one(directory: Path) -> None:
-    change(directory, matryoshka_dimension_counts=[8, 33])
-
-    assert "matryoshka_dimension_counts must be at most dimension_count (32), got 33" in refusal(directory)
-
-
-@pytest.mark.parametrize("name", REQUIRED_FILES)
-def test_files_that_leave_one_out(directory: Path, name: str) -> None:
-    files = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["files"]
-    change(directory, files={key: value for key, value in files.items() if key != name})
-
-    assert f"files does not name {name}" in refusal(directory)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"prompts": {}}, {"max_token_count": 32}, {"normalized": False}, {"fingerprint": "x"}]
-)
-def test_a_field_edited_by_hand(directory: Path, changes: dict[str, Any]) -> None:
-    change(directory, **changes)
-
-    assert "the fingerprint does not match" in refusal(directory)
-
-
-def test_no_fingerprint(directory: Path) -> None:
-    remove(directory, "fingerprint")
-
-    assert "the fingerprint does not match" in refusal(directory)
-
-
-# What is refused: the files
-
-
-@pytest.mark.parametrize("name", [*REQUIRED_FILES, "LICENSE"])
-def test_a_missing_file(directory: Path, name: str) -> None:
-    (directory / name).unlink()
-
-    assert f"{directory / name} is missing" in refusal(directory)
-
-
-@pytest.mark.parametrize("name", [*REQUIRED_FILES, "LICENSE"])
-def test_a_truncated_file(directory: Path, name: str) -> None:
-    path = directory / name
-    path.write_bytes(path.read_bytes()[:-1])
-
-    assert f"{path} was altered or cut short" in refusal(directory)
-
-
-@pytest.mark.parametrize("name", [*REQUIRED_FILES, "LICENSE"])
-def test_one_altered_bit(directory: Path, name: str) -> None:
-    path = directory / name
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-    assert f"{path} was altered or cut short" in refusal(directory)
-
-
-def test_an_empty_file(directory: Path) -> None:
-    (directory / GRAPH_FILE).write_bytes(b"")
-
-    assert f"{directory / GRAPH_FILE} was altered or cut short" in refusal(directory)
-
-
-@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "a/b"])
-def test_a_file_name_that_leaves_the_package(tmp_path: Path, name: str) -> None:
-    manifest = write(tmp_path / "package")
-    write(tmp_path / "package", files={**manifest.files, name: "sha256:" + "0" * 64})
-
-    assert f"file name {name!r} leaves the package" in refusal(tmp_path / "package")
-
-
-def test_a_file_beside_the_package_is_nobodys_business(directory: Path) -> None:
-    (directory / "notes.txt").write_text("mine")
-
-    check_files(directory, read_manifest(directory))
