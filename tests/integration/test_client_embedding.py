@@ -24,6 +24,7 @@ from whit.client import (
     ItemErrors,
     NotFound,
     Reason,
+    ResourceExhausted,
 )
 
 
@@ -163,6 +164,22 @@ def test_a_call_of_which_nothing_can_be_sent(whit: Client) -> None:
 
     assert result.vectors.shape == (1, DIMENSION_COUNT // 8)
     assert result.items[0].error is not None
+
+
+def test_a_message_that_the_server_does_not_take(whit: Client) -> None:
+    """gRPC refuses it before whit's own code sees it; the error says all the same how large it was, and what to do."""
+    long = "long" * 30_000
+    for call in (
+        lambda: whit.model(long),
+        lambda: list(whit.embed_stream(["a"], model=MODEL, instruction=long)),
+    ):
+        with pytest.raises(
+            ResourceExhausted, match=rf"the request has 1\d+ bytes, .* holds {MESSAGE_BYTES}"
+        ) as refused:
+            call()
+        assert refused.value.reason is Reason.INVALID_REQUEST
+        assert "(message_byte_count); send fewer items at a time, or shorter ones" in str(refused.value)
+    assert len(whit.embed(["a"], model=MODEL)) == 1
 
 
 def test_no_texts_are_refused(whit: Client) -> None:

@@ -231,7 +231,7 @@ def _words(code: grpc.StatusCode, details: str, address: str, method: str, timeo
             limit = "its timeout" if timeout is None else f"timeout={timeout:g} s"
             return f"{method} at {address} was not done within {limit}; give a larger timeout, or None for no limit"
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return f"{method} at {address}: {details}; send smaller batches or shorter texts"
+            return f"{method} at {address}: {_too_large(details)}"
         case grpc.StatusCode.UNIMPLEMENTED:
             return f"{address} does not know {method} ({details}); it is no whit server, or an older one: upgrade it"
         case grpc.StatusCode.CANCELLED:
@@ -240,3 +240,20 @@ def _words(code: grpc.StatusCode, details: str, address: str, method: str, timeo
             return f"{address} refused access to {method} ({details}); ask whoever runs it or the proxy before it"
         case _:
             return f"{method} at {address} failed with {code.name} ({details}); the server's log may say more"
+
+
+_OVER_MAX = re.compile(r"(Received|Sent) message larger than max \((\d+) vs\. (\d+)\)")
+
+
+def _too_large(details: str) -> str:
+    """What to do about a message over the server's bound; the client has none of its own."""
+    found = _OVER_MAX.search(details)
+    if found is None:
+        return f"{details}; send smaller batches or shorter texts"
+    what, todo = ("request", "send fewer items at a time, or shorter ones")
+    if found[1] == "Sent":
+        what, todo = ("answer", "ask for less at a time")
+    return (
+        f"the {what} has {found[2]} bytes, a message of this server holds {found[3]} (message_byte_count); {todo}, or "
+        f"start it with a larger --message-byte-count"
+    )
