@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +35,24 @@ def test_a_static_package_is_served(tmp_path: Path) -> None:
     assert models["tiny-static"].verified
     assert (models["tiny-static"].dtype, models["tiny-static"].fingerprint) == ("int8", package.manifest.fingerprint)
     assert hits[0].id == "0"
+
+
+def test_a_server_of_static_packages_never_loads_onnxruntime(tmp_path: Path) -> None:
+    """In a process of its own, since this one has it."""
+    code = f"""
+import asyncio, sys
+from whit.client import AsyncClient
+from whit.server.app import running_server
+from whit.server.config import build_config
+
+async def main():
+    flags = {{"models": [{str(tables.write(tmp_path / "static"))!r}], "data": {str(tmp_path / "data")!r}}}
+    async with running_server(build_config(flags | {{"listen": "127.0.0.1:0"}}, {{}})) as server:
+        async with AsyncClient(server.address) as client:
+            assert (await client.info()).providers == ()
+            assert len(await client.embed(["the house"], model="tiny-static")) == 1
+    assert "onnxruntime" not in sys.modules
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)

@@ -28,7 +28,7 @@ def info(server: str, timeout_s: float, as_json: bool) -> None:
     pairs: list[tuple[str, object]] = [
         ("server", f"{server}, whit {about.version}, up {about.uptime_s:.0f} s"),
         ("workers", about.worker_count),
-        ("providers", ", ".join(about.providers)),
+        ("providers", ", ".join(about.providers) or "none, no model needs onnxruntime"),
         *([("memory", _memory(about.memory))] if about.memory else []),
         *((name.replace("_", " "), f"{value:,}") for name, value in dataclasses.asdict(about.limits).items()),
     ]

@@ -117,7 +117,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server is and has: ``providers`` are those of onnxruntime there, ``uptime_s`` is in seconds.
+    """What a server is and has: ``providers`` are those of onnxruntime there, none where no model needs it; ``uptime_s`` is in seconds.
 
     ``memory`` is None where the server cannot read it.
     """

@@ -156,7 +156,7 @@ class GetServerInfoResponse(google.protobuf.message.Message):
 
     @property
     def providers(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
-        """Execution providers that onnxruntime offers on this machine."""
+        """Execution providers that onnxruntime offers on this machine; empty where no model needs onnxruntime."""
 
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[whit.v1.model_pb2.Model]:

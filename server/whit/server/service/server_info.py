@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 
+from whit.contract.manifest import STATIC
 from whit.server.engine import MemoryGovernor, Pressure
 from whit.server.service import models
 from whit.server.service.backend import Backend
@@ -29,8 +30,6 @@ class ServerService:
         self, _request: server_pb2.GetServerInfoRequest, _: Call
     ) -> server_pb2.GetServerInfoResponse:
         """Version, limits, providers, models, uptime."""
-        import onnxruntime  # loaded long ago, with the models; imported here so that the service can be without
-
         backend, config = self._backend, self._backend.config
         response = server_pb2.GetServerInfoResponse(
             version=whit_version(),
@@ -43,13 +42,22 @@ class ServerService:
                 queue_token_count=config.queue_token_count,
                 stream_window_count=config.stream_window_count,
             ),
-            providers=onnxruntime.get_available_providers(),
+            providers=_providers(backend),
             models=models.describe_all(models.sorted_models(backend), backend),
             worker_count=backend.worker_count,
             memory=_memory(backend.engine.memory),
         )
         response.uptime.FromTimedelta(timedelta(seconds=time.monotonic() - backend.start_time))
         return response
+
+
+def _providers(backend: Backend) -> list[str]:
+    """Those of onnxruntime; none where no model needs it, so that no call is the first to load it."""
+    if all(model.manifest.kind == STATIC for model in backend.engine.models.values()):
+        return []
+    import onnxruntime  # loaded long ago, with the models
+
+    return list(onnxruntime.get_available_providers())
 
 
 def _memory(governor: MemoryGovernor) -> server_pb2.Memory | None:
