@@ -179,6 +179,8 @@ def test_a_message_that_the_server_does_not_take(whit: Client) -> None:
             call()
         assert refused.value.reason is Reason.INVALID_REQUEST
         assert "(message_byte_count); send fewer items at a time, or shorter ones" in str(refused.value)
+    with pytest.raises(InvalidRequest, match=r"the options have 1200.. bytes, .* give a shorter role or instruction"):
+        whit.embed(["a"], model=MODEL, instruction=long)
     assert len(whit.embed(["a"], model=MODEL)) == 1
 
 

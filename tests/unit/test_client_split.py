@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whit.client import Point, Vectors
+from whit.client import InvalidRequest, Point, Vectors
 from whit.client._plans import answerable_count, points_batcher, query_batcher, room
 from whit.client._requests import once_only, text_entry
 from whit.client._split import Batch, Batcher, Entry
@@ -190,8 +190,12 @@ def test_a_batch_is_small_enough_for_its_answer() -> None:
     assert answerable_count(limits(message_byte_count=65_536), 1 << 20, (Encoding.FLOAT32,)) == 1
 
 
-def test_room_leaves_something_whatever_the_limits() -> None:
-    assert room(limits(message_byte_count=10), 100) == 1
+def test_room_leaves_something_unless_the_options_take_it_all() -> None:
+    assert room(limits(message_byte_count=10), 0) == 1
+    with pytest.raises(
+        InvalidRequest, match=r"the options have 100 bytes, .* holds 10 \(message_byte_count\); give a sh"
+    ):
+        room(limits(message_byte_count=10), 100)
 
 
 def test_rows_of_vectors_of_the_client_keep_their_encoding() -> None:

@@ -31,6 +31,7 @@ from whit.client._types import (
     Vectors,
     Verification,
 )
+from whit.contract.errors import Problem, Reason
 from whit.contract.names import collection_name, model_name
 from whit.contract.vectors import Encoding
 from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2
@@ -132,8 +133,17 @@ def dimensions(call: Call, about: ServerInfo, model: str, dimension_count: int) 
 
 
 def room(limits: Limits, overhead_bytes: int) -> int:
-    """Bytes of a message that are left for items."""
-    return max(1, limits.message_byte_count - overhead_bytes - _MARGIN_BYTES)
+    """Bytes of a message that are left for items.
+
+    Raises:
+        InvalidRequest: the options leave none.
+    """
+    left = limits.message_byte_count - overhead_bytes - _MARGIN_BYTES
+    if overhead_bytes and left < 1:
+        said = f"the options have {overhead_bytes} bytes, a message of this server holds {limits.message_byte_count}"
+        words = f"{said} (message_byte_count); give a shorter role or instruction"
+        raise from_problem(Problem(Reason.INVALID_REQUEST, words))
+    return max(1, left)
 
 
 def answerable_count(limits: Limits, dimension_count: int, encodings: Iterable[Encoding]) -> int:
