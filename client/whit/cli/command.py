@@ -15,6 +15,7 @@ EXIT_CODES: Mapping[int, str] = {
 }
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Number = TypeVar("_Number")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout instead of a table.")
 
@@ -94,9 +95,16 @@ def write_exit_codes(formatter: click.HelpFormatter, exit_codes: Mapping[int, st
 
 def numbers(value: str | None) -> tuple[int, ...] | None:
     """Whole numbers separated by commas, as an option gives them; None if it was not given."""
-    if value is None:
-        return None
+    return None if value is None else _separated(value, int, "whole numbers")
+
+
+def decimals(value: str | None) -> tuple[float, ...] | None:
+    """As ``numbers``, with fractions."""
+    return None if value is None else _separated(value, float, "numbers")
+
+
+def _separated(value: str, kind: Callable[[str], _Number], words: str) -> tuple[_Number, ...]:
     try:
-        return tuple(int(part) for part in value.split(","))
+        return tuple(kind(part) for part in value.split(","))
     except ValueError:
-        raise click.BadParameter(f"give whole numbers separated by commas, got {value!r}") from None
+        raise click.BadParameter(f"give {words} separated by commas, got {value!r}") from None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from whit.cli.command import command, json_option
+from whit.cli.command import command, decimals, json_option
 from whit.cli.output import console, print_json, table
 
 
@@ -30,7 +30,7 @@ from whit.cli.output import console, print_json, table
 @click.option(
     "--weights",
     metavar="X,Y,…",
-    callback=lambda _context, _parameter, value: _shares(value),
+    callback=lambda _context, _parameter, value: decimals(value),
     help="Share of each checkpoint, in their order; made to add up to 1. Default: equal shares.",
 )
 @click.option(
@@ -41,7 +41,7 @@ from whit.cli.output import console, print_json, table
 )
 @json_option
 def soup(
-    checkpoints: tuple[Path, ...], out: Path, weights: tuple[float, ...], sts_dev: Path | None, as_json: bool
+    checkpoints: tuple[Path, ...], out: Path, weights: tuple[float, ...] | None, sts_dev: Path | None, as_json: bool
 ) -> None:
     """Average the weights of CHECKPOINTs into one model, no slower than any of them and often better than each.
 
@@ -52,7 +52,7 @@ def soup(
     from whit.export.soup import soup as average
 
     with stages() as show:
-        report = average(checkpoints[0], out, SoupOptions(checkpoints[1:], weights, sts_dev), show)
+        report = average(checkpoints[0], out, SoupOptions(checkpoints[1:], weights or (), sts_dev), show)
     if as_json:
         print_json(report)
         return
@@ -61,13 +61,3 @@ def soup(
     shown = [(name, share, "-" if sts is None else f"{sts:.2f}") for name, share, sts in rows]
     console().print(table(["checkpoint", "share", "STS"], shown, right=["share", "STS"]))
     console().print(f"next: whit export {out} --out PACKAGE", soft_wrap=True)
-
-
-def _shares(value: str | None) -> tuple[float, ...]:
-    """Numbers separated by commas; none if the option was not given."""
-    if value is None:
-        return ()
-    try:
-        return tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"give numbers separated by commas, got {value!r}") from None
