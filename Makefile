@@ -13,17 +13,20 @@ help:  ## List the targets
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# What an install compiles (server/build_kernels.py).
+KERNELS := server/build_kernels.py $(wildcard server/whit/runtime/native/*.[ch])
+
 # One stamp for each set of extras, so that a warm rerun installs nothing.
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.demo: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[server,export]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.demo
 
 # With torch, for the tests that compare with the checkpoint's own framework. Gigabytes elsewhere than on CPU builds of torch.
-$(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.train: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 	$(PIP) -c constraints.txt -e '.[dev,train]'
 	touch $@ $(VENV)/.dev $(VENV)/.demo
 

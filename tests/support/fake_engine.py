@@ -47,6 +47,7 @@ class FakeEncoder:
     """Notes what it runs. While ``gate`` is clear, it holds every worker; ``started`` counts those that came in."""
 
     provider = "FakeExecutionProvider"
+    unmasked_length = 0
 
     def __init__(self, *, normalized=False):
         self.normalized = normalized

@@ -63,6 +63,7 @@ def test_every_option_reaches_its_field() -> None:
         "drain_timeout_s": "1.5",
         "log_format": "json",
         "log_level": "debug",
+        "provider": "onnxruntime",
         "message_byte_count": str(1 << 25),
         "text_byte_count": str(1 << 19),
     }

@@ -25,7 +25,9 @@ def outcome(monkeypatch):
 
     monkeypatch.setattr(loading, "open_package", open_package)
     monkeypatch.setattr(loading, "Tokenizer", lambda package: SimpleNamespace(encode=lambda texts: texts))
-    monkeypatch.setattr(loading, "open_encoder", lambda package: SimpleNamespace(run=lambda sequences: sequences))
+    monkeypatch.setattr(
+        loading, "open_encoder", lambda package, provider: SimpleNamespace(run=lambda sequences: sequences)
+    )
     monkeypatch.setattr(loading, "verify", lambda package, tokenizer, encoder: outcomes[package.manifest.name])
     return outcomes
 

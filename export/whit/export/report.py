@@ -7,16 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whit.contract.manifest import GRAPH_FILE, TOKENIZER_FILE, LinearScheme
 from whit.export.cosines import row_cosines
-from whit.runtime.encoder import Encoder
+from whit.runtime.opening import open_encoder
 from whit.runtime.package import Package
 from whit.runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from whit.runtime.opening import AnyEncoder
 
 _ROUNDS = 3
 _TIMED_EVERY = 3  # of the calibration texts, every third is enough for a ratio
@@ -64,7 +67,7 @@ def measure(
     sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]
     cosines, ratio, loss = np.ones(len(texts), np.float32), 1.0, 0.0
     if package is not reference:
-        encoders = [Encoder(reference), Encoder(package)]
+        encoders = [open_encoder(reference), open_encoder(package)]
         vectors = [encoder.encode(sequences) for encoder in encoders]
         cosines = row_cosines(*vectors)
         loss = 100 - rank_agreement(vectors[0], vectors[1])
@@ -112,7 +115,7 @@ def _ranks_of_pairs(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
     return ranks
 
 
-def _time(encoder: Encoder, sequences: Sequence[Any]) -> float:
+def _time(encoder: AnyEncoder, sequences: Sequence[Any]) -> float:
     start = time.perf_counter()
     encoder.encode(sequences)
     return time.perf_counter() - start

@@ -30,6 +30,11 @@ REQUIRED_FILES = (GRAPH_FILE, TOKENIZER_FILE, GOLDEN_FILE, REPORT_FILE)
 
 SHALLOWER_VERSION = 3  # the first with layer_counts
 
+# What may run a graph: whit's own kernels where they can (auto), always, or never.
+PROVIDERS = ("auto", "native", "onnxruntime")
+
+CPU = "CPUExecutionProvider"  # onnxruntime on the CPU, as it calls itself
+
 ONNX = "onnx"
 STATIC = "static"
 

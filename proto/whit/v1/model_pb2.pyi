@@ -63,7 +63,7 @@ class Model(google.protobuf.message.Message):
     dtype: builtins.str
     """Weight and activation type of the linear layers: "float32" or "int8"."""
     provider: builtins.str
-    """Execution provider in use, such as "CPUExecutionProvider"."""
+    """What runs it: "native-avx512-vnni" (whit's own kernels), onnxruntime's "CPUExecutionProvider", or "table" (static models)."""
     verified: builtins.bool
     """True if the golden vectors were recomputed on this machine at load and agreed."""
     size_bytes: builtins.int

@@ -10,11 +10,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from whit.contract.manifest import GRAPH_FILE, Manifest, PackageError
+from whit.contract.manifest import CPU, GRAPH_FILE, Manifest, PackageError
 from whit.runtime.package import Package
 from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
 
-CPU = "CPUExecutionProvider"
 OUTPUT = "vectors"
 LAYER_COUNT = "layer_count"
 
@@ -69,6 +68,11 @@ class Encoder:
         self.manifest: Manifest = package.manifest
         self.provider = provider
         self._session = open_session(package.directory / GRAPH_FILE, provider)
+
+    @property
+    def unmasked_length(self) -> int:
+        """The attention length that may not share a micro-batch with others; 0: none."""
+        return self.manifest.unmasked_length
 
     def attention_length(self, token_count: int) -> int:
         """Length of the attention grid of a text with ``token_count`` tokens: a function of the text alone."""

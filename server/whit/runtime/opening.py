@@ -2,28 +2,56 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import TYPE_CHECKING
 
-from whit.contract.manifest import STATIC
+from whit.contract.manifest import PROVIDERS, STATIC, PackageError
 from whit.runtime.package import Package
 
 if TYPE_CHECKING:
     from whit.runtime.encoder import Encoder
+    from whit.runtime.native.encoder import NativeEncoder
     from whit.runtime.static import StaticEncoder
 
-    AnyEncoder = Encoder | StaticEncoder
+    AnyEncoder = Encoder | NativeEncoder | StaticEncoder
+
+PROVIDER_VARIABLE = "WHIT_PROVIDER"
+
+_log = logging.getLogger(__name__)
 
 
-def open_encoder(package: Package) -> AnyEncoder:
-    """The encoder of ``package``: a table, or a graph in onnxruntime.
+def open_encoder(package: Package, provider: str | None = None) -> AnyEncoder:
+    """The encoder of ``package``: a table, whit's own kernels, or a graph in onnxruntime.
+
+    Args:
+        package: as opened.
+        provider: one of ``PROVIDERS``, for packages that have a graph; None: what ``WHIT_PROVIDER`` says, else ``auto``.
 
     Raises:
-        PackageError: its graph or table cannot be read.
+        PackageError: its graph or table cannot be read; ``native`` cannot run it; there is no such provider.
     """
     if package.manifest.kind == STATIC:
         from whit.runtime.static import StaticEncoder
 
         return StaticEncoder(package)
+    provider = provider or os.environ.get(PROVIDER_VARIABLE) or "auto"
+    if provider not in PROVIDERS:
+        raise PackageError(
+            f"there is no provider {provider!r}; {PROVIDER_VARIABLE} must be one of {', '.join(PROVIDERS)}"
+        )
+    if provider != "onnxruntime" and (provider == "native" or package.manifest.dtype == "int8"):
+        from whit.runtime.native import UnsupportedError
+        from whit.runtime.native.encoder import NativeEncoder
+
+        try:
+            return NativeEncoder(package)
+        except UnsupportedError as lack:
+            if provider == "native":
+                raise PackageError(
+                    f"{package.directory} cannot run in whit's own kernels: {lack}; use provider auto or onnxruntime"
+                ) from None
+            _log.info("%s runs in onnxruntime, not in whit's own kernels: %s", package.manifest.name, lack)
     from whit.runtime.encoder import Encoder  # brings onnxruntime along
 
     return Encoder(package)

@@ -26,6 +26,7 @@ class StaticEncoder:
     """The table of one static package, mapped from disk. ``run`` may be called from several threads at once."""
 
     provider = "table"
+    unmasked_length = 0
 
     def __init__(self, package: Package) -> None:
         self.manifest: Manifest = package.manifest

@@ -70,9 +70,7 @@ def verify(package: Package, tokenizer: Tokenizer, encoder: AnyEncoder) -> Verif
     texts, golden = read_golden(package)
     limit = package.manifest.max_token_count
     sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]
-    masked = [
-        i for i, ids in enumerate(sequences) if encoder.attention_length(len(ids)) != package.manifest.unmasked_length
-    ]
+    masked = [i for i, ids in enumerate(sequences) if encoder.attention_length(len(ids)) != encoder.unmasked_length]
     try:
         alone = np.concatenate([encoder.run([ids]) for ids in sequences])
         together = encoder.encode(sequences)

@@ -180,7 +180,7 @@ def _load_models(config: Config) -> dict[str, LoadedModel]:
     # Brings in onnxruntime, in a thread, while the loop answers health checks.
     from whit.server.engine.loading import load_models
 
-    return load_models(config.models, allow_unverified=config.allow_unverified)
+    return load_models(config.models, allow_unverified=config.allow_unverified, provider=config.provider)
 
 
 def _engine(config: Config, models: dict[str, LoadedModel], worker_count: int) -> Engine:

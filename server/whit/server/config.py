@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from whit.contract.manifest import PROVIDERS
+
 ENV_PREFIX = "WHIT_"
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -156,6 +158,11 @@ class Config:
     )
     drain_timeout_s: float = _setting(
         30.0, _seconds, "After SIGTERM or SIGINT, how long calls in progress may take to finish."
+    )
+    provider: str = _setting(
+        "auto",
+        _choice(PROVIDERS),
+        "What runs models with a graph: native (whit's own kernels), onnxruntime, or auto (native where it can).",
     )
     allow_unverified: bool = _setting(
         False,

@@ -21,7 +21,9 @@ _INSTANT_S = 0.4e-3
 _SHORT_TEXT = "a text of a few words"
 
 
-def load_models(directories: Iterable[Path], *, allow_unverified: bool = False) -> dict[str, LoadedModel]:
+def load_models(
+    directories: Iterable[Path], *, allow_unverified: bool = False, provider: str | None = None
+) -> dict[str, LoadedModel]:
     """Loads each package directory; the result is by model id.
 
     Raises:
@@ -29,7 +31,7 @@ def load_models(directories: Iterable[Path], *, allow_unverified: bool = False) 
     """
     models: dict[str, LoadedModel] = {}
     for directory in directories:
-        model = load_model(directory, allow_unverified=allow_unverified)
+        model = load_model(directory, allow_unverified=allow_unverified, provider=provider)
         if model.id in models:
             raise PackageError(
                 f"{directory} and {models[model.id].package.directory} are both named {model.id!r}; "
@@ -39,12 +41,13 @@ def load_models(directories: Iterable[Path], *, allow_unverified: bool = False) 
     return models
 
 
-def load_model(directory: Path, *, allow_unverified: bool = False) -> LoadedModel:
+def load_model(directory: Path, *, allow_unverified: bool = False, provider: str | None = None) -> LoadedModel:
     """Opens a package, loads it and recomputes its golden vectors, which also warms it up.
 
     Args:
         directory: the package.
         allow_unverified: load it even where its golden vectors differ on this machine; ``verified`` is then False.
+        provider: see ``open_encoder``.
 
     Raises:
         PackageError: it cannot be read or run here, or its golden vectors differ.
@@ -57,7 +60,7 @@ def load_model(directory: Path, *, allow_unverified: bool = False) -> LoadedMode
         raise PackageError(
             f"{directory}: the name {model_id!r} cannot be a model id ({names.MODEL_ID_RULE}); export it under another name"
         ) from None
-    tokenizer, encoder = Tokenizer(package), open_encoder(package)
+    tokenizer, encoder = Tokenizer(package), open_encoder(package, provider)
     found = verify(package, tokenizer, encoder)
     if not found.verified:
         difference = (

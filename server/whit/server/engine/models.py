@@ -50,6 +50,10 @@ class Encoder(Protocol):
     def provider(self) -> str:
         """The execution provider in use."""
 
+    @property
+    def unmasked_length(self) -> int:
+        """The attention length that may not share a micro-batch with others; 0: none."""
+
     def attention_length(self, token_count: int) -> int:
         """The padded length at which a text of ``token_count`` tokens is computed: a function of the text alone."""
 
@@ -80,7 +84,7 @@ class LoadedModel:
 
     def mixes(self, attention_length: int) -> bool:
         """Whether texts of this attention length may be run beside longer or shorter ones."""
-        return self.mixes_lengths and attention_length != self.manifest.unmasked_length
+        return self.mixes_lengths and attention_length != self.encoder.unmasked_length
 
     @property
     def manifest(self) -> Manifest:

@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 
-from whit.contract.manifest import STATIC
+from whit.contract.manifest import CPU
 from whit.server.engine import MemoryGovernor, Pressure
 from whit.server.service import models
 from whit.server.service.backend import Backend
@@ -53,7 +53,7 @@ class ServerService:
 
 def _providers(backend: Backend) -> list[str]:
     """Those of onnxruntime; none where no model needs it, so that no call is the first to load it."""
-    if all(model.manifest.kind == STATIC for model in backend.engine.models.values()):
+    if all(model.encoder.provider != CPU for model in backend.engine.models.values()):
         return []
     import onnxruntime  # loaded long ago, with the models
 

@@ -1,0 +1,113 @@
+"""The encoder that runs a package in whit's own kernels."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from whit.contract.manifest import GRAPH_FILE, Manifest, PackageError
+from whit.runtime.machine import instruction_sets
+from whit.runtime.native.library import PARTS, Model, aligned_memory, load_library
+from whit.runtime.native.onnx_file import read_graph
+from whit.runtime.native.program import UnsupportedError, read_program
+from whit.runtime.package import Package
+from whit.runtime.packing import TokenIds, micro_batches
+
+_LIBRARY = Path(__file__).with_name("kernels-avx512-vnni.so")
+_NEEDED = frozenset({"avx512", "avx512-vnni"})
+# Lengths that count as one for the scheduler's costs and queues; the kernels themselves have no padding.
+_BUCKET = 16
+
+
+class NativeEncoder:
+    """One package in memory. ``run`` may be called from several threads at once; the GIL is free while it computes.
+
+    Texts of any lengths share a micro-batch: nothing is padded, and a row depends on its own sequence only, to the last bit.
+
+    Raises:
+        UnsupportedError: this CPU lacks what the kernels need, or the package has what they lack.
+        PackageError: its graph cannot be read.
+    """
+
+    provider = "native-avx512-vnni"
+    unmasked_length = 0
+
+    def __init__(self, package: Package) -> None:
+        missing = sorted(_NEEDED - instruction_sets())
+        if missing:
+            raise UnsupportedError(f"this CPU has no {', '.join(missing)}")
+        self.manifest: Manifest = package.manifest
+        path = package.directory / GRAPH_FILE
+        try:
+            program = read_program(read_graph(path))
+        except (OSError, ValueError) as error:
+            raise PackageError(f"{path} cannot be read ({error}); export the package again") from None
+        self._model = Model(load_library(_LIBRARY), program, position_offset=self.manifest.position_offset)
+        self._scratch = threading.local()
+
+    def attention_length(self, token_count: int) -> int:
+        """``token_count`` rounded up: a function of the text alone."""
+        return -(-token_count // _BUCKET) * _BUCKET
+
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
+        """Vectors of one micro-batch.
+
+        Args:
+            sequences: int64 [token count] each, 1 to ``manifest.max_token_count`` tokens within the vocabulary.
+            layer_count: compute only so many layers, one of ``manifest.layer_counts``; 0: all.
+
+        Returns:
+            float32 [len(sequences), dimension_count].
+
+        Raises:
+            ValueError: a token beyond the vocabulary; no token or too many; a layer count that the package does not have.
+        """
+        depths = self.manifest.layer_counts
+        if layer_count and layer_count not in depths:
+            raise ValueError(f"layer_count must be 0 or one of {list(depths)}, got {layer_count}")
+        lengths = np.array([len(ids) for ids in sequences], np.int64)
+        longest = int(lengths.max())
+        scratch = self._scratch_for(longest)
+        return self._model.encode(np.concatenate(sequences), lengths, layer_count, scratch)
+
+    def encode(
+        self,
+        sequences: Sequence[TokenIds],
+        *,
+        token_budget: int = 512,
+        executor: Executor | None = None,
+        layer_count: int = 0,
+    ) -> NDArray[np.float32]:
+        """Vectors of any number of sequences: in micro-batches, side by side if an executor is given.
+
+        Returns:
+            float32 [len(sequences), dimension_count], in the order of ``sequences``.
+        """
+        vectors = np.empty((len(sequences), self.manifest.dimension_count), np.float32)
+        batches = list(micro_batches([len(ids) for ids in sequences], length_of=lambda _: 0, token_budget=token_budget))
+        run = executor.map if executor else map
+        # Longest first, so that the last micro-batches to finish are short.
+        done = run(lambda batch: self.run([sequences[i] for i in batch], layer_count), reversed(batches))
+        for batch, rows in zip(reversed(batches), done, strict=True):
+            vectors[batch] = rows
+        return vectors
+
+    def profile(self, sequences: Sequence[TokenIds]) -> dict[str, float]:
+        """Shares of the time that parts of the model take in one micro-batch; they add up to 1."""
+        ticks = np.zeros(len(PARTS), np.int64)
+        lengths = np.array([len(ids) for ids in sequences], np.int64)
+        self._model.encode(np.concatenate(sequences), lengths, 0, self._scratch_for(int(lengths.max())), ticks)
+        return dict(zip(PARTS, (ticks / ticks.sum()).tolist(), strict=True))
+
+    def _scratch_for(self, longest: int) -> NDArray[np.uint8]:
+        """This thread's working memory, kept from call to call."""
+        size = self._model.scratch_size(longest)
+        kept: NDArray[np.uint8] | None = getattr(self._scratch, "memory", None)
+        if kept is None or len(kept) < size:
+            self._scratch.memory = kept = aligned_memory(size)
+        return kept

@@ -1,0 +1,121 @@
+/* Sixteen floats at a time: the few operations that the kernels are written in, and two functions of one variable.
+ *
+ * Every operation is exact or rounded once, in an order that the code fixes, so results depend on nothing but their inputs.
+ */
+#ifndef WHIT_LANES_H
+#define WHIT_LANES_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <x86intrin.h>
+
+#define LANES 16
+#define INLINE static inline __attribute__((always_inline))
+
+typedef __m512 lanes;
+
+INLINE lanes all(float value) { return _mm512_set1_ps(value); }
+INLINE lanes load(const float *from) { return _mm512_loadu_ps(from); }
+INLINE void store(float *to, lanes value) { _mm512_storeu_ps(to, value); }
+INLINE lanes add(lanes a, lanes b) { return _mm512_add_ps(a, b); }
+INLINE lanes sub(lanes a, lanes b) { return _mm512_sub_ps(a, b); }
+INLINE lanes mul(lanes a, lanes b) { return _mm512_mul_ps(a, b); }
+INLINE lanes mul_add(lanes a, lanes b, lanes c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE lanes largest(lanes a, lanes b) { return _mm512_max_ps(a, b); }
+INLINE float sum_of(lanes a) { return _mm512_reduce_add_ps(a); }
+INLINE float largest_of(lanes a) { return _mm512_reduce_max_ps(a); }
+
+/* The first `count` lanes of `value`, and `other` in the rest. */
+INLINE lanes first_lanes(int64_t count, lanes value, lanes other) {
+    return _mm512_mask_blend_ps((__mmask16)((1u << count) - 1), other, value);
+}
+
+/* u8 codes: rint(value) + zero, clipped to 0..255; `value` is already divided by the scale. */
+INLINE __m128i codes_of(lanes value, int32_t zero) {
+    __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(zero));
+    return _mm512_cvtusepi32_epi8(_mm512_max_epi32(whole, _mm512_setzero_si512()));
+}
+INLINE void store_codes(uint8_t *to, lanes value, int32_t zero) { _mm_storeu_si128((__m128i *)to, codes_of(value, zero)); }
+
+/* The first `count` of them; 16 and more are all. */
+INLINE void store_first_codes(int64_t count, uint8_t *to, lanes value, int32_t zero) {
+    if (count >= LANES)
+        store_codes(to, value, zero);
+    else
+        _mm_mask_storeu_epi8(to, (__mmask16)((1u << count) - 1), codes_of(value, zero));
+}
+
+/* to[c][r] = from[r][c] for sixteen columns of up to sixteen rows; columns of `to` without a row are 0. */
+INLINE void turn(const float *from, int64_t from_stride, int64_t rows, float *to, int64_t to_stride) {
+    lanes a[LANES], b[LANES];
+#pragma GCC unroll 16
+    for (int r = 0; r < LANES; r++) a[r] = r < rows ? load(from + r * from_stride) : all(0.0f);
+    /* Pairs, then fours within 128 bits, then 128-bit blocks by halves and quarters. */
+#pragma GCC unroll 8
+    for (int r = 0; r < LANES; r += 2) {
+        b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
+        b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < LANES; r += 4) {
+        a[r] = _mm512_shuffle_ps(b[r], b[r + 2], 0x44);
+        a[r + 1] = _mm512_shuffle_ps(b[r], b[r + 2], 0xee);
+        a[r + 2] = _mm512_shuffle_ps(b[r + 1], b[r + 3], 0x44);
+        a[r + 3] = _mm512_shuffle_ps(b[r + 1], b[r + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        b[c] = _mm512_shuffle_f32x4(a[c], a[c + 4], 0x88);
+        b[c + 4] = _mm512_shuffle_f32x4(a[c], a[c + 4], 0xdd);
+        b[c + 8] = _mm512_shuffle_f32x4(a[c + 8], a[c + 12], 0x88);
+        b[c + 12] = _mm512_shuffle_f32x4(a[c + 8], a[c + 12], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        store(to + c * to_stride, _mm512_shuffle_f32x4(b[c], b[c + 8], 0x88));
+        store(to + (c + 4) * to_stride, _mm512_shuffle_f32x4(b[c + 4], b[c + 12], 0x88));
+        store(to + (c + 8) * to_stride, _mm512_shuffle_f32x4(b[c], b[c + 8], 0xdd));
+        store(to + (c + 12) * to_stride, _mm512_shuffle_f32x4(b[c + 4], b[c + 12], 0xdd));
+    }
+}
+
+/* exp(x) for x <= 0, within 2 units in the last place: 2^n times a polynomial of the rest (Cephes, expf). */
+INLINE lanes exp_of(lanes x) {
+    x = largest(x, all(-87.0f));
+    lanes n = _mm512_roundscale_ps(mul(x, all(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    lanes rest = mul_add(n, all(-0.693359375f), x);
+    rest = mul_add(n, all(2.12194440e-4f), rest);
+    lanes y = all(1.9875691500e-4f);
+    y = mul_add(y, rest, all(1.3981999507e-3f));
+    y = mul_add(y, rest, all(8.3334519073e-3f));
+    y = mul_add(y, rest, all(4.1665795894e-2f));
+    y = mul_add(y, rest, all(1.6666665459e-1f));
+    y = mul_add(y, rest, all(5.0000001201e-1f));
+    y = add(mul_add(y, mul(rest, rest), rest), all(1.0f));
+    return _mm512_scalef_ps(y, n);
+}
+
+/* A function of one variable as 32 parabolas, c[0] + x * (c[1] + x * c[2]): of width 1 / STEPS from FROM on, the outermost
+ * two going on for ever. */
+#define PIECES 32
+#define PIECES_FROM (-4.0f)
+#define PIECES_STEPS 4.0f
+
+typedef struct {
+    float c[3][PIECES];
+} Curve;
+
+INLINE lanes curve_at(const Curve *curve, lanes x) {
+    lanes place = mul_add(x, all(PIECES_STEPS), all(-PIECES_FROM * PIECES_STEPS));
+    place = _mm512_min_ps(largest(place, all(0.0f)), all(PIECES - 1));
+    __m512i piece = _mm512_cvttps_epi32(place);
+    lanes c[3];
+    for (int i = 0; i < 3; i++)
+        c[i] = _mm512_permutex2var_ps(load(curve->c[i]), piece, load(curve->c[i] + LANES));
+    return mul_add(mul_add(c[2], x, c[1]), x, c[0]);
+}
+
+/* The processor's clock, in ticks. */
+INLINE int64_t now(void) { return (int64_t)__rdtsc(); }
+
+#endif

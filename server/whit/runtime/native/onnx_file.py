@@ -1,0 +1,111 @@
+"""Reads an ONNX file: the few fields of its messages that a graph of whit's has (onnx.proto, ONNX IR version 8 and later).
+
+The base of a server does not have the ``onnx`` package, and needs no more of it than this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+from numpy.typing import NDArray
+
+_Field = descriptor_pb2.FieldDescriptorProto
+# message -> field: (number, type, or message; repeated)
+_MESSAGES: dict[str, dict[str, tuple[int, int | str, bool]]] = {
+    "Model": {"graph": (7, "Graph", False)},
+    "Graph": {"node": (1, "Node", True), "initializer": (5, "Tensor", True)},
+    "Node": {
+        "input": (1, _Field.TYPE_STRING, True),
+        "output": (2, _Field.TYPE_STRING, True),
+        "op_type": (4, _Field.TYPE_STRING, False),
+        "attribute": (5, "Attribute", True),
+    },
+    "Attribute": {
+        "name": (1, _Field.TYPE_STRING, False),
+        "f": (2, _Field.TYPE_FLOAT, False),
+        "i": (3, _Field.TYPE_INT64, False),
+        "g": (6, "Graph", False),
+    },
+    "Tensor": {
+        "dims": (1, _Field.TYPE_INT64, True),
+        "data_type": (2, _Field.TYPE_INT32, False),
+        "name": (8, _Field.TYPE_STRING, False),
+        "raw_data": (9, _Field.TYPE_BYTES, False),
+    },
+}
+# TensorProto.DataType
+_DTYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation. ``attributes`` hold floats, ints and graphs (lists of nodes)."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxGraph:
+    """Nodes in the order of their computation, and the constants by name."""
+
+    nodes: list[Node]
+    constants: dict[str, NDArray[Any]]
+
+
+def read_graph(path: Path) -> OnnxGraph:
+    """The graph of an ONNX file.
+
+    Raises:
+        ValueError: it is no ONNX file, or has tensors of another kind than whit writes.
+        OSError: it cannot be read.
+    """
+    model = _model_class()()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except message.DecodeError as error:
+        raise ValueError(f"{path} is not an ONNX file: {error}") from None
+    return OnnxGraph(_nodes(model.graph), {tensor.name: _array(tensor) for tensor in model.graph.initializer})
+
+
+def _nodes(graph: Any) -> list[Node]:
+    return [
+        Node(
+            node.op_type,
+            tuple(node.input),
+            node.output[0],
+            {a.name: _nodes(a.g) if a.HasField("g") else a.f if a.HasField("f") else a.i for a in node.attribute},
+        )
+        for node in graph.node
+    ]
+
+
+def _array(tensor: Any) -> NDArray[Any]:
+    dtype = _DTYPES.get(tensor.data_type)
+    if dtype is None:
+        raise ValueError(f"tensor {tensor.name} has element type {tensor.data_type}, which whit does not write")
+    return np.frombuffer(tensor.raw_data, dtype).reshape(tuple(tensor.dims))
+
+
+@cache
+def _model_class() -> Any:
+    file = descriptor_pb2.FileDescriptorProto(name="whit/onnx_subset.proto", package="whit.onnx", syntax="proto2")
+    for name, fields in _MESSAGES.items():
+        described = file.message_type.add(name=name)
+        for field, (number, kind, repeated) in fields.items():
+            entry = described.field.add(name=field, number=number)
+            entry.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
+            if isinstance(kind, str):
+                entry.type, entry.type_name = _Field.TYPE_MESSAGE, f".whit.onnx.{kind}"
+            else:
+                entry.type = _Field.Type.ValueType(kind)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("whit.onnx.Model"))
