@@ -3,7 +3,7 @@
 python -m bench.roofline FLOAT_PACKAGE INT8_PACKAGE... [--rounds 11] [--out bench/results/roofline.json]
 
 The peak is what onnxruntime's own kernels reach on large matrices, one thread: the rate that a model of nothing but linear
-layers would reach. An operation is one multiplication or one addition. Peaks and packages are measured in turns, and every
+layers would reach. int8 packages run in whit's own kernels, the first of them in onnxruntime as well. An operation is one multiplication or one addition. Peaks and packages are measured in turns, and every
 ratio is that of one turn, so that a machine that others use changes both sides of it; the medians are over the turns.
 """
 
@@ -25,7 +25,7 @@ from bench.data import collection, stsb
 from bench.machine import describe
 from whit.contract.manifest import GRAPH_FILE
 from whit.export.graph import FLOAT, MICROSOFT, UINT8, Graph
-from whit.runtime import Tokenizer, open_package
+from whit.runtime import Tokenizer, open_encoder, open_package
 from whit.runtime.encoder import Encoder, open_session, session_options
 
 PEAK_SHAPE = (512, 1024, 1024)
@@ -77,10 +77,10 @@ def operations(package: Path, sequences: Sequence[Any]) -> float:
 class Subject:
     """One package on one set of texts."""
 
-    def __init__(self, package: Path, texts: Sequence[str]) -> None:
+    def __init__(self, package: Path, provider: str, texts: Sequence[str]) -> None:
         self._package = package
         opened = open_package(package)
-        tokenizer, self._encoder = Tokenizer(opened), Encoder(opened)
+        tokenizer, self._encoder = Tokenizer(opened), open_encoder(opened, provider)
         self.sequences = [tokenizer.cut(ids, opened.manifest.max_token_count) for ids in tokenizer.encode(texts)]
         self.operations = operations(package, self.sequences)
         self._encoder.encode(self.sequences)  # the first run allocates
@@ -90,8 +90,10 @@ class Subject:
         return _seconds(lambda: self._encoder.encode(self.sequences))
 
     def operator_shares(self) -> Mapping[str, float]:
-        """Share of each operator in the time of all kernels."""
-        return profile(self._package, self._encoder, self.sequences)
+        """Share of each operator, or part of the model, in the time of all."""
+        if isinstance(self._encoder, Encoder):
+            return profile(self._package, self._encoder, self.sequences)
+        return {part: round(share, 4) for part, share in self._encoder.profile(self.sequences).items()}
 
 
 def stand(subject: Subject, seconds: Sequence[float], base: Sequence[float], peaks: Sequence[float]) -> dict[str, Any]:
@@ -140,12 +142,12 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def measure(
-    packages: Mapping[str, Path], dtypes: Mapping[str, str], texts: Mapping[str, Sequence[str]], rounds: int
+    packages: Mapping[str, tuple[Path, str]], texts: Mapping[str, Sequence[str]], rounds: int
 ) -> dict[str, Any]:
-    """All packages on all sets of texts, ``rounds`` times in turns; the first package is the base of the ratios."""
+    """All packages (with their provider) on all sets of texts, ``rounds`` times in turns; the first is the base of the ratios."""
     kernels = {"float32": Peak(PEAK_SHAPE, quantized=False), "int8": Peak(PEAK_SHAPE, quantized=True)}
     subjects = {
-        (name, kind): Subject(package, part) for kind, part in texts.items() for name, package in packages.items()
+        (name, kind): Subject(*package, part) for kind, part in texts.items() for name, package in packages.items()
     }
     peaks: dict[tuple[str, str], list[float]] = {(dtype, kind): [] for dtype in kernels for kind in texts}
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in subjects}
@@ -166,7 +168,10 @@ def measure(
     }
     for name in packages:
         found[name] = {
-            kind: stand(subjects[name, kind], seconds[name, kind], seconds[base, kind], peaks[dtypes[name], kind])
+            kind: stand(
+                *(subjects[name, kind], seconds[name, kind], seconds[base, kind]),
+                peaks["float32" if name == base else "int8", kind],
+            )
             for kind in texts
         }
     return found
@@ -184,9 +189,13 @@ def main() -> None:
         parser.error(f"--rounds must be at least 2, got {arguments.rounds}")
     abstracts = [text for text in collection("cranfield", "dev").documents if len(text) > 1800][:24]
     texts = {"short": stsb("dev").first[:600], "tokens_256": abstracts}
-    packages = {"float32": arguments.float_package} | {folder.name: folder for folder in arguments.int8_package}
-    dtypes = {name: "float32" if name == "float32" else "int8" for name in packages}
-    found = measure(packages, dtypes, texts, arguments.rounds)
+    first = arguments.int8_package[0]
+    packages = {
+        "float32": (arguments.float_package, "onnxruntime"),
+        f"{first.name} in onnxruntime": (first, "onnxruntime"),
+    }
+    packages |= {folder.name: (folder, "native") for folder in arguments.int8_package}
+    found = measure(packages, texts, arguments.rounds)
     print(json.dumps(found, indent=2))
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
