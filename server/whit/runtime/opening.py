@@ -11,7 +11,7 @@ from whit.runtime.package import Package
 
 if TYPE_CHECKING:
     from whit.runtime.encoder import Encoder
-    from whit.runtime.native.encoder import NativeEncoder
+    from whit.runtime.native.encoder import NativeEncoder, Network
     from whit.runtime.static import StaticEncoder
 
     AnyEncoder = Encoder | NativeEncoder | StaticEncoder
@@ -35,12 +35,8 @@ def open_encoder(package: Package, provider: str | None = None) -> AnyEncoder:
         from whit.runtime.static import StaticEncoder
 
         return StaticEncoder(package)
-    provider = provider or os.environ.get(PROVIDER_VARIABLE) or "auto"
-    if provider not in PROVIDERS:
-        raise PackageError(
-            f"there is no provider {provider!r}; {PROVIDER_VARIABLE} must be one of {', '.join(PROVIDERS)}"
-        )
-    if provider != "onnxruntime" and (provider == "native" or package.manifest.dtype == "int8"):
+    provider = _provider(provider)
+    if provider == "native" or (provider == "auto" and package.manifest.dtype == "int8"):
         from whit.runtime.native import UnsupportedError
         from whit.runtime.native.encoder import NativeEncoder
 
@@ -55,3 +51,25 @@ def open_encoder(package: Package, provider: str | None = None) -> AnyEncoder:
     from whit.runtime.encoder import Encoder  # brings onnxruntime along
 
     return Encoder(package)
+
+
+def open_network(graph: bytes, dtype: str, *, position_offset: int) -> Network | None:
+    """A graph that is no package yet, in whit's own kernels where ``open_encoder`` would run it there; else None."""
+    if _provider(None) == "onnxruntime" or dtype != "int8":
+        return None
+    from whit.runtime.native import UnsupportedError
+    from whit.runtime.native.encoder import Network
+
+    try:
+        return Network(graph, position_offset=position_offset)
+    except UnsupportedError:
+        return None
+
+
+def _provider(given: str | None) -> str:
+    provider = given or os.environ.get(PROVIDER_VARIABLE) or "auto"
+    if provider not in PROVIDERS:
+        raise PackageError(
+            f"there is no provider {provider!r}; {PROVIDER_VARIABLE} must be one of {', '.join(PROVIDERS)}"
+        )
+    return provider

@@ -1,19 +1,20 @@
 """What a layer's shape costs on this machine: a table of measured times, added up for any mix of shapes.
 
 As in ZipLM (arXiv:2302.04089), the table is measured, not counted: time does not follow arithmetic, and what is spared on
-paper is not always spared on the clock. The graphs are the ones that whit serves, on one thread; times are CPU times,
+paper is not always spared on the clock. The graphs are the ones that whit serves, run by what runs
+them here (whit's own kernels or onnxruntime), on one thread; times are CPU times,
 since other work on the machine would show in wall time, and the smallest of several interleaved rounds counts.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from whit.export.embedding import store_rows
@@ -23,6 +24,8 @@ from whit.export.linear import Plan, Static
 from whit.export.prune.shapes import Shape
 from whit.export.prune.subject import Subject, micro_batch_feeds
 from whit.runtime.encoder import open_session
+from whit.runtime.opening import open_network
+from whit.runtime.packing import TokenIds
 
 DTYPES = ("float32", "int8")
 
@@ -52,12 +55,14 @@ class Timer:
         self._subject, self._dtype = subject, dtype
         sequences = subject.token_ids(subject.texts)
         by_length = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        self._batches: list[list[TokenIds]] = []
         self._feeds: list[Mapping[str, NDArray[np.generic]]] = []
         self._texts: list[str] = []
         for half in (by_length[: len(by_length) // 2], by_length[len(by_length) // 2 :]):
             batches = micro_batch_feeds(subject.weights, [sequences[i] for i in half])
             places = {len(batches) * (2 * k + 1) // (2 * BATCHES_A_HALF) for k in range(BATCHES_A_HALF)}
             for batch, feeds in (batches[place] for place in sorted(places)):
+                self._batches.append([sequences[half[i]] for i in batch])
                 self._feeds.append(feeds)
                 self._texts += [subject.texts[half[i]] for i in batch]
 
@@ -67,10 +72,10 @@ class Timer:
 
     def model_s(self, models: Sequence[EncoderWeights]) -> list[float]:
         """CPU seconds of each model on the timed texts, without tokenising."""
-        sessions = [self._session(weights) for weights in models]
-        for session in sessions:
-            self._run(session)  # the first run allocates
-        rounds = [[self._clocked(partial(self._run, session)) for session in sessions] for _ in range(ROUNDS)]
+        runs = [self._runner(weights) for weights in models]
+        for run in runs:
+            run()  # the first run allocates
+        rounds = [[self._clocked(run) for run in runs] for _ in range(ROUNDS)]
         return [min(times) for times in zip(*rounds, strict=True)]
 
     def speedup(self, pruned: EncoderWeights) -> float:
@@ -79,19 +84,26 @@ class Timer:
         before, after = self.model_s([self._subject.weights, pruned])
         return (fixed + before) / (fixed + after)
 
-    def _session(self, weights: EncoderWeights) -> onnxruntime.InferenceSession:
+    def _runner(self, weights: EncoderWeights) -> Callable[[], None]:
+        """Runs a model on the timed texts, as the server would on this machine."""
         plan = int8_plan(weights) if self._dtype == "int8" else Plan()
-        return open_session(build_graph(weights, self._subject.head, plan).SerializeToString())
-
-    def _run(self, session: onnxruntime.InferenceSession) -> None:
-        for feeds in self._feeds:
-            session.run([OUTPUT], feeds)
+        graph = build_graph(weights, self._subject.head, plan).SerializeToString()
+        network = open_network(graph, self._dtype, position_offset=weights.position_offset)
+        if network is not None:
+            return lambda: _each(network.run, self._batches)
+        session = open_session(graph)
+        return lambda: _each(partial(session.run, [OUTPUT]), self._feeds)
 
     @staticmethod
     def _clocked(work: Callable[[], object]) -> float:
         start = time.process_time()
         work()
         return time.process_time() - start
+
+
+def _each(work: Callable[[Any], object], items: Iterable[Any]) -> None:
+    for item in items:
+        work(item)
 
 
 def measure_latency(

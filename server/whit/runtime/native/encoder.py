@@ -24,8 +24,57 @@ _NEEDED = frozenset({"avx512", "avx512-vnni"})
 _BUCKET = 16
 
 
+class Network:
+    """One graph in memory. ``run`` may be called from several threads at once; the GIL is free while it computes.
+
+    Args:
+        graph: an ONNX file, or the bytes of one.
+        position_offset: position id of a text's first token.
+
+    Raises:
+        UnsupportedError: this CPU lacks what the kernels need, or the graph has what they lack.
+        OSError, ValueError: the graph cannot be read.
+    """
+
+    def __init__(self, graph: Path | bytes, *, position_offset: int) -> None:
+        missing = sorted(_NEEDED - instruction_sets())
+        if missing:
+            raise UnsupportedError(f"this CPU has no {', '.join(missing)}")
+        library = load_library(_LIBRARY)
+        self._model = Model(library, read_program(read_graph(graph)), position_offset=position_offset)
+        self._threads = threading.local()
+
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
+        """Vectors float32 [len(sequences), dimensions]; ``layer_count`` 0: through all layers.
+
+        Raises:
+            ValueError: a token beyond the vocabulary; no token or too many.
+        """
+        return self._run(sequences, layer_count, None)
+
+    def profile(self, sequences: Sequence[TokenIds]) -> dict[str, float]:
+        """Shares of the time that parts of the model take in one micro-batch; they add up to 1."""
+        ticks = np.zeros(len(PARTS), np.int64)
+        self._run(sequences, 0, ticks)
+        return dict(zip(PARTS, (ticks / ticks.sum()).tolist(), strict=True))
+
+    def _run(
+        self, sequences: Sequence[TokenIds], layer_count: int, ticks: NDArray[np.int64] | None
+    ) -> NDArray[np.float32]:
+        lengths = np.array([len(ids) for ids in sequences], np.int64)
+        scratch = self._scratch(self._model.scratch_size(int(lengths.max())))
+        return self._model.encode(np.concatenate(sequences), lengths, layer_count, scratch, ticks)
+
+    def _scratch(self, size: int) -> NDArray[np.uint8]:
+        """This thread's working memory, kept from call to call."""
+        kept: NDArray[np.uint8] | None = getattr(self._threads, "scratch", None)
+        if kept is None or len(kept) < size:
+            self._threads.scratch = kept = aligned_memory(size)
+        return kept
+
+
 class NativeEncoder:
-    """One package in memory. ``run`` may be called from several threads at once; the GIL is free while it computes.
+    """One package in whit's own kernels. ``run`` may be called from several threads at once.
 
     Texts of any lengths share a micro-batch: nothing is padded, and a row depends on its own sequence only, to the last bit.
 
@@ -38,17 +87,12 @@ class NativeEncoder:
     unmasked_length = 0
 
     def __init__(self, package: Package) -> None:
-        missing = sorted(_NEEDED - instruction_sets())
-        if missing:
-            raise UnsupportedError(f"this CPU has no {', '.join(missing)}")
         self.manifest: Manifest = package.manifest
         path = package.directory / GRAPH_FILE
         try:
-            program = read_program(read_graph(path))
+            self._network = Network(path, position_offset=self.manifest.position_offset)
         except (OSError, ValueError) as error:
             raise PackageError(f"{path} cannot be read ({error}); export the package again") from None
-        self._model = Model(load_library(_LIBRARY), program, position_offset=self.manifest.position_offset)
-        self._scratch = threading.local()
 
     def attention_length(self, token_count: int) -> int:
         """``token_count`` rounded up: a function of the text alone."""
@@ -70,10 +114,7 @@ class NativeEncoder:
         depths = self.manifest.layer_counts
         if layer_count and layer_count not in depths:
             raise ValueError(f"layer_count must be 0 or one of {list(depths)}, got {layer_count}")
-        lengths = np.array([len(ids) for ids in sequences], np.int64)
-        longest = int(lengths.max())
-        scratch = self._scratch_for(longest)
-        return self._model.encode(np.concatenate(sequences), lengths, layer_count, scratch)
+        return self._network.run(sequences, layer_count)
 
     def encode(
         self,
@@ -98,16 +139,5 @@ class NativeEncoder:
         return vectors
 
     def profile(self, sequences: Sequence[TokenIds]) -> dict[str, float]:
-        """Shares of the time that parts of the model take in one micro-batch; they add up to 1."""
-        ticks = np.zeros(len(PARTS), np.int64)
-        lengths = np.array([len(ids) for ids in sequences], np.int64)
-        self._model.encode(np.concatenate(sequences), lengths, 0, self._scratch_for(int(lengths.max())), ticks)
-        return dict(zip(PARTS, (ticks / ticks.sum()).tolist(), strict=True))
-
-    def _scratch_for(self, longest: int) -> NDArray[np.uint8]:
-        """This thread's working memory, kept from call to call."""
-        size = self._model.scratch_size(longest)
-        kept: NDArray[np.uint8] | None = getattr(self._scratch, "memory", None)
-        if kept is None or len(kept) < size:
-            self._scratch.memory = kept = aligned_memory(size)
-        return kept
+        """See ``Network.profile``."""
+        return self._network.profile(sequences)

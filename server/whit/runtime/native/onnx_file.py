@@ -60,8 +60,8 @@ class OnnxGraph:
     constants: dict[str, NDArray[Any]]
 
 
-def read_graph(path: Path) -> OnnxGraph:
-    """The graph of an ONNX file.
+def read_graph(source: Path | bytes) -> OnnxGraph:
+    """The graph of an ONNX file, or of the bytes of one.
 
     Raises:
         ValueError: it is no ONNX file, or has tensors of another kind than whit writes.
@@ -69,9 +69,9 @@ def read_graph(path: Path) -> OnnxGraph:
     """
     model = _model_class()()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(source if isinstance(source, bytes) else source.read_bytes())
     except message.DecodeError as error:
-        raise ValueError(f"{path} is not an ONNX file: {error}") from None
+        raise ValueError(f"this is not an ONNX file: {error}") from None
     return OnnxGraph(_nodes(model.graph), {tensor.name: _array(tensor) for tensor in model.graph.initializer})
 
 
