@@ -48,7 +48,7 @@ typedef struct {
     int64_t last;
     float *x;            /* [tokens][width] */
     uint8_t *codes;      /* [tokens][width] */
-    uint8_t *context;    /* [tokens][most_heads * head_width] */
+    uint8_t *context;    /* [tokens][heads * head_width, rounded up to 4: what lies beyond meets weights of 0] */
     uint8_t *inner;      /* [tokens][most_inner] */
     float *queries, *keys, *values; /* [tokens][head_panels * 32] each */
     float *key_panels;   /* as keys, tokens rounded up to 32 */
@@ -73,7 +73,7 @@ static int64_t lay_out(const Model *m, int64_t tokens, char *memory, Scratch *s)
     size += rounded((count) * (int64_t)sizeof *s->what + 64, 64)
     TAKE(x, tokens * m->width);
     TAKE(codes, tokens * m->width);
-    TAKE(context, tokens * m->most_heads * m->head_width);
+    TAKE(context, tokens * rounded(m->most_heads * m->head_width, 4));
     TAKE(inner, tokens * m->most_inner);
     TAKE(queries, tokens * head);
     TAKE(keys, tokens * head);
@@ -85,8 +85,9 @@ static int64_t lay_out(const Model *m, int64_t tokens, char *memory, Scratch *s)
     return size;
 }
 
-/* Layer normalisation of one row, in place; its codes too, if `to` is given. */
-static void normalise(float *x, int64_t width, const Norm *norm, float epsilon, const Quantizer *quantizer, uint8_t *to) {
+/* Layer normalisation of one row, in place; its codes too, if anything reads them: no block may come next, or an empty one. */
+static void normalise(float *x, int64_t width, const Norm *norm, float epsilon, const Quantizer *next, uint8_t *to) {
+    const float *factors = next ? next->factors : 0;
     lanes total = all(0.0f), squares = all(0.0f);
     for (int64_t c = 0; c < width; c += LANES) total = add(total, load(x + c));
     lanes mean = all(sum_of(total) / (float)width);
@@ -98,7 +99,7 @@ static void normalise(float *x, int64_t width, const Norm *norm, float epsilon, 
     for (int64_t c = 0; c < width; c += LANES) {
         lanes y = mul_add(mul(sub(load(x + c), mean), factor), load(norm->gain + c), load(norm->bias + c));
         store(x + c, y);
-        if (to) store_codes(to + c, mul(y, load(quantizer->factors + c)), quantizer->zero);
+        if (factors) store_codes(to + c, mul(y, load(factors + c)), next->zero);
     }
 }
 
@@ -118,7 +119,7 @@ static void add_bias(float *x, int64_t tokens, int64_t width, const float *bias)
 
 /* codes to context codes: attention of all heads over the texts of a block. */
 static void attend_all(const Model *m, const Layer *layer, Scratch *s, const int64_t *lengths, int64_t count, int64_t tokens) {
-    int64_t panels = m->head_panels, head = panels * PANEL, stride = layer->head_count * m->head_width;
+    int64_t panels = m->head_panels, head = panels * PANEL, stride = layer->out.input_count;
     for (int64_t h = 0; h < layer->head_count; h++) {
         for (int64_t p = 0; p < panels; p++) {
             int64_t panel = h * 3 * panels + p;
@@ -178,7 +179,7 @@ static void run_layer(
         add_bias(s->x, tokens, m->width, layer->down.biases);
     spent(s, DOWN);
     for (int64_t t = 0; t < tokens; t++)
-        normalise(s->x + t * m->width, m->width, &layer->output_norm, m->epsilon, next, next ? s->codes + t * m->width : 0);
+        normalise(s->x + t * m->width, m->width, &layer->output_norm, m->epsilon, next, s->codes + t * m->width);
     spent(s, NORM);
 }
 

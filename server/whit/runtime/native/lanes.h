@@ -30,9 +30,11 @@ INLINE lanes first_lanes(int64_t count, lanes value, lanes other) {
     return _mm512_mask_blend_ps((__mmask16)((1u << count) - 1), other, value);
 }
 
-/* u8 codes: rint(value) + zero, clipped to 0..255; `value` is already divided by the scale. */
+/* u8 codes: rint(value) + zero, clipped to 0..255; `value` is already divided by the scale. What is too large for an int32
+ * would become the least of all, so it is clipped before; what is too small becomes that in any case. */
 INLINE __m128i codes_of(lanes value, int32_t zero) {
-    __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(zero));
+    __m512i rounded = _mm512_cvtps_epi32(_mm512_min_ps(all(256.0f), value));
+    __m512i whole = _mm512_add_epi32(rounded, _mm512_set1_epi32(zero));
     return _mm512_cvtusepi32_epi8(_mm512_max_epi32(whole, _mm512_setzero_si512()));
 }
 INLINE void store_codes(uint8_t *to, lanes value, int32_t zero) { _mm_storeu_si128((__m128i *)to, codes_of(value, zero)); }
