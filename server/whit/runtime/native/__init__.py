@@ -5,6 +5,6 @@ code (``encoder.c``) and calls it, ``encoder.py`` is the encoder that the server
 this CPU, stays with onnxruntime (``UnsupportedError`` says why).
 """
 
-from whit.runtime.native.program import UnsupportedError
+from whit.runtime.native.parts import UnsupportedError
 
 __all__ = ["UnsupportedError"]

@@ -199,6 +199,12 @@ static void pool(const Model *m, const float *x, int64_t length, float *out) {
     for (int64_t c = 0; c < m->width; c += LANES) store(out + c, mul(load(out + c), factor));
 }
 
+/* Bytes of the two structures that hold all others: a caller that has another idea of them must not call. */
+void whit_sizes(int64_t sizes[2]) {
+    sizes[0] = sizeof(Model);
+    sizes[1] = sizeof(Layer);
+}
+
 /* Bytes of scratch memory for a micro-batch whose longest text has `longest` tokens. */
 int64_t whit_scratch_size(const Model *m, int64_t longest) {
     Scratch s;

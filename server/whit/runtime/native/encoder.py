@@ -14,7 +14,8 @@ from whit.contract.manifest import GRAPH_FILE, Manifest, PackageError
 from whit.runtime.machine import instruction_sets
 from whit.runtime.native.library import PARTS, Model, aligned_memory, load_library
 from whit.runtime.native.onnx_file import read_graph
-from whit.runtime.native.program import UnsupportedError, read_program
+from whit.runtime.native.parts import UnsupportedError
+from whit.runtime.native.program import read_program
 from whit.runtime.package import Package
 from whit.runtime.packing import TokenIds, micro_batches
 

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.runtime.native.curves import curve
-from whit.runtime.native.program import Block, Linear, Norm, Program, Rows, UnsupportedError
+from whit.runtime.native.parts import Block, Linear, Norm, Program, Rows, UnsupportedError
 
 PANEL = 32
 _ALIGNMENT = 64  # bytes of a cache line
 # Part of encoder.c, in its order.
 PARTS = ("embed", "qkv", "attention", "out", "up", "down", "norm", "pool")
+_FLOATS, _BYTES, _PAIRS, _PRODUCTS = range(4)  # RowKind of rows.h
 _POOLINGS = {"mean": 0, "cls": 1}
 
 
@@ -41,7 +42,16 @@ class _Norm(Structure):
 
 
 class _Rows(Structure):
-    _fields_ = (("kind", c_int32), ("places", c_void_p), ("codes", c_void_p), ("scales", c_void_p))
+    _fields_ = (
+        ("kind", c_int32),
+        ("places", c_void_p),
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("scale_count", c_int64),
+        ("scale_of", c_void_p),
+        ("centroids", c_void_p),
+        ("code_count", c_int64),
+    )
 
 
 class _Layer(Structure):
@@ -81,12 +91,18 @@ def load_library(path: Path) -> ctypes.CDLL:
     """The compiled kernels.
 
     Raises:
-        UnsupportedError: they are not there, or this system cannot load them.
+        UnsupportedError: they are not there, this system cannot load them, or they belong to another version of whit.
     """
+    sizes = (c_int64 * 2)()
     try:
         library = ctypes.CDLL(str(path))
+        library.whit_sizes(sizes)
     except OSError as error:
         raise UnsupportedError(f"they are not compiled for this system ({error})") from None
+    except AttributeError:
+        pass
+    if list(sizes) != [ctypes.sizeof(_Model), ctypes.sizeof(_Layer)]:
+        raise UnsupportedError(f"{path.name} is compiled from another version of whit; install whit again")
     library.whit_scratch_size.argtypes = (POINTER(_Model), c_int64)
     library.whit_scratch_size.restype = c_int64
     library.whit_encode.argtypes = (
@@ -114,8 +130,8 @@ class Model:
             raise UnsupportedError(f"a width of {width}, which is no multiple of {PANEL}")
         self._width, self._head_width = width, program.head_width
         self._head_panels = -(-program.head_width // PANEL)
-        self._word_count = len(program.words.codes if program.words.places is None else program.words.places)
-        self._position_count = len(program.positions.codes) - position_offset
+        self._word_count = program.words.token_count
+        self._position_count = program.positions.token_count - position_offset
         layers = (_Layer * len(program.blocks))(*(self._layer(block) for block in program.blocks))
         self._layers = layers
         self._model = _Model(
@@ -161,12 +177,12 @@ class Model:
             ValueError: a token beyond the vocabulary, a text without a token or of more than there are positions.
         """
         # The C code looks nothing up twice: what it must not meet is refused here.
-        if ids.min() < 0 or ids.max() >= self._word_count:
-            raise ValueError(f"token ids must be from 0 to {self._word_count - 1}, got {ids.min()} to {ids.max()}")
         if lengths.min() < 1 or lengths.max() > self._position_count:
             raise ValueError(
                 f"texts must have 1 to {self._position_count} tokens, got {lengths.min()} to {lengths.max()}"
             )
+        if ids.min() < 0 or ids.max() >= self._word_count:
+            raise ValueError(f"token ids must be from 0 to {self._word_count - 1}, got {ids.min()} to {ids.max()}")
         codes, vectors = ids.astype(np.int32), np.empty((len(lengths), self._width), np.float32)
         self._library.whit_encode(
             *(self._model, codes.ctypes.data, lengths.ctypes.data, len(lengths), int(lengths.max())),
@@ -187,12 +203,17 @@ class Model:
         return memory.ctypes.data
 
     def _rows(self, rows: Rows) -> _Rows:
-        return _Rows(
-            kind=0 if rows.scales is None else 1,
-            places=None if rows.places is None else self._hold(rows.places),
-            codes=self._hold(rows.codes),
-            scales=None if rows.scales is None else self._hold(rows.scales),
-        )
+        laid = _Rows(kind=_FLOATS, codes=self._hold(rows.codes))
+        if rows.places is not None:
+            laid.places = self._hold(rows.places)
+        if rows.scales is not None:
+            laid.kind, laid.scales, laid.scale_count = _BYTES, self._hold(rows.scales), 1
+        if rows.scales is not None and rows.is_packed:
+            laid.kind, laid.scale_count = _PAIRS, rows.scales.shape[1]
+            laid.scale_of = self._hold((np.arange(rows.width) * laid.scale_count // rows.width).astype(np.int32))
+        if rows.centroids is not None:
+            laid.kind, laid.code_count, laid.centroids = _PRODUCTS, rows.codes.shape[1], self._hold(rows.centroids)
+        return laid
 
     def _norm(self, norm: Norm) -> _Norm:
         return _Norm(self._hold(norm.gain), self._hold(norm.bias))

@@ -4,28 +4,60 @@
 
 #include "lanes.h"
 
-typedef enum { FLOATS, BYTES } RowKind;
+typedef enum { FLOATS, BYTES, PAIRS, PRODUCTS } RowKind;
 
 typedef struct {
     int32_t kind;
     const int32_t *places; /* which stored row a token reads; or null: its own */
-    const void *codes;     /* FLOATS: float32, BYTES: int8, [rows][width] */
-    const float *scales;   /* BYTES: [rows] */
+    const void *codes;     /* FLOATS: float32, BYTES: int8, [rows][width]; PAIRS: int8 [rows][width / 2], 16 * a + b + 8 for
+                              the codes a of the row's first half and b of its second; PRODUCTS: uint8 [rows][code_count] */
+    const float *scales;   /* [rows][scale_count] */
+    int64_t scale_count;
+    const int32_t *scale_of; /* PAIRS: which of a row's scales a value has, [width] */
+    const int8_t *centroids; /* PRODUCTS: [code_count][256][width / code_count] */
+    int64_t code_count;
 } Rows;
+
+INLINE lanes bytes_at(const int8_t *from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+
+INLINE void add_bytes(const int8_t *row, float scale, int64_t width, float *x) {
+    for (int64_t c = 0; c < width; c += LANES) store(x + c, add(load(x + c), mul(bytes_at(row + c), all(scale))));
+}
+
+INLINE void add_pairs(const int8_t *row, const float *scales, const int32_t *scale_of, int64_t width, float *x) {
+    for (int64_t c = 0; c < width; c += LANES) {
+        int64_t at = c < width / 2 ? c : c - width / 2;
+        __m512i both = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(row + at)));
+        __m512i low = _mm512_sub_epi32(_mm512_and_epi32(both, _mm512_set1_epi32(15)), _mm512_set1_epi32(8));
+        __m512i code = c < width / 2 ? _mm512_srai_epi32(both, 4) : low;
+        lanes scale = _mm512_i32gather_ps(_mm512_loadu_si512(scale_of + c), scales, sizeof *scales);
+        store(x + c, add(load(x + c), mul(_mm512_cvtepi32_ps(code), scale)));
+    }
+}
+
+INLINE void add_products(const uint8_t *row, float scale, const int8_t *centroids, int64_t count, int64_t size, float *x) {
+    for (int64_t stretch = 0; stretch < count; stretch++, x += size) {
+        const int8_t *centroid = centroids + (stretch * 256 + row[stretch]) * size;
+        for (int64_t c = 0; c < size; c++) x[c] += (float)centroid[c] * scale;
+    }
+}
 
 /* Adds row `id` to x[width]. */
 static void add_row(const Rows *rows, int64_t id, int64_t width, float *x) {
     if (rows->places) id = rows->places[id];
-    if (rows->kind == FLOATS) {
+    const float *scales = rows->scales + id * rows->scale_count;
+    switch (rows->kind) {
+    case FLOATS:;
         const float *row = (const float *)rows->codes + id * width;
         for (int64_t c = 0; c < width; c += LANES) store(x + c, add(load(x + c), load(row + c)));
-        return;
-    }
-    const int8_t *row = (const int8_t *)rows->codes + id * width;
-    lanes scale = all(rows->scales[id]);
-    for (int64_t c = 0; c < width; c += LANES) {
-        __m512i sixteen = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(row + c)));
-        store(x + c, add(load(x + c), mul(_mm512_cvtepi32_ps(sixteen), scale)));
+        break;
+    case BYTES: add_bytes((const int8_t *)rows->codes + id * width, *scales, width, x); break;
+    case PAIRS: add_pairs((const int8_t *)rows->codes + id * (width / 2), scales, rows->scale_of, width, x); break;
+    case PRODUCTS:
+        add_products((const uint8_t *)rows->codes + id * rows->code_count, *scales, rows->centroids, rows->code_count,
+                     width / rows->code_count, x);
     }
 }
 

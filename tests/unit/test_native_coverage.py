@@ -1,0 +1,93 @@
+"""What whit's own kernels run: for each thing that a graph may have, a tiny package that has it, beside onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from tests.support import tiny
+from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.runtime import Tokenizer, open_encoder, open_package
+from whit.runtime.machine import instruction_sets
+from whit.runtime.native.encoder import _LIBRARY, _NEEDED, NativeEncoder
+from whit.runtime.verify import TOLERANCE
+
+pytestmark = pytest.mark.skipif(
+    not (instruction_sets() >= _NEEDED and _LIBRARY.is_file()),
+    reason="needs a CPU with AVX-512 VNNI and the compiled kernels: pip install -e .",
+)
+
+TEXTS = ("a", "the water was cold", "people say that great work takes years", "water " * 40, "one " * 90)
+WORDS = [word for word in tiny.vocabulary() if word.isalpha()]
+CALIBRATION = [" ".join(WORDS[i : i + 12]) for i in range(0, len(WORDS), 12)]
+# Every linear layer calibrated, unless a test asks for something else.
+STATIC: Mapping[str, Any] = {"max_layer_error": 0.9, "max_loss": 100.0}
+
+
+def write(folder: Path, family: str = "bert", **changes: Any) -> Path:
+    """A tiny checkpoint, wide enough for the kernels."""
+    widths = {"dim": 64, "hidden_dim": 128} if family == "distilbert" else {"hidden_size": 64, "intermediate_size": 128}
+    return tiny.write_checkpoint(folder / "checkpoint", family, **{**widths, **changes})
+
+
+def edit_weights(checkpoint: Path, name: str, change: Any) -> None:
+    """Puts ``change(tensor)`` in the place of one tensor."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors[name] = np.ascontiguousarray(change(tensors[name]), np.float32)
+    save_file(tensors, checkpoint / "model.safetensors")
+
+
+def compiled(checkpoint: Path, **options: Any) -> Path:
+    """The int8 package of a checkpoint."""
+    out, lines = checkpoint.with_name("package"), checkpoint.with_name("calibration.txt")
+    lines.write_text("\n".join(CALIBRATION), encoding="utf-8")
+    compile_checkpoint(checkpoint, out, ExportOptions(name="tiny", calibration=lines, **{**STATIC, **options}))
+    return out
+
+
+def check(directory: Path, layer_count: int = 0) -> NDArray[np.float32]:
+    """The kernels open the package, agree with onnxruntime, and give a text the same bits alone and in a batch."""
+    package = open_package(directory)
+    native, other = open_encoder(package, "native"), open_encoder(package, "onnxruntime")
+    tokenizer = Tokenizer(package)
+    ids = [tokenizer.cut(each, package.manifest.max_token_count) for each in tokenizer.encode(TEXTS)]
+    found, wanted = (encoder.encode(ids, layer_count=layer_count) for encoder in (native, other))
+    alone = np.concatenate([native.run([each], layer_count) for each in ids])
+
+    assert isinstance(native, NativeEncoder)
+    size = np.abs(wanted).max()
+    assert np.abs(found - wanted).max() <= TOLERANCE["int8"] * max(1.0, size)
+    cosines = (found * wanted).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosines.min() > 0.999
+    assert np.array_equal(found, alone)
+    assert np.array_equal(found[::-1], native.run(ids[::-1], layer_count))
+    return found
+
+
+@pytest.mark.parametrize(
+    "options", [{"embedding_dtype": "int4"}, {"embedding_dtype": "pq", "embedding_code_count": 16}]
+)
+@pytest.mark.parametrize("width", [64, 96])  # 96: one scale a row in four bits, which holds for both halves of it
+@pytest.mark.parametrize("shared", [False, True])
+def test_word_embeddings_in_few_bits(tmp_path: Path, options: dict[str, Any], width: int, shared: bool) -> None:
+    checkpoint = write(tmp_path, hidden_size=width)
+    step = 2 if shared else 1  # tokens that have the same row
+    # Much larger than positions: a wrong row shows.
+    edit_weights(
+        checkpoint, "embeddings.word_embeddings.weight", lambda rows: 8 * rows[np.arange(len(rows)) // step * step]
+    )
+
+    check(compiled(checkpoint, **options))
+
+
+def test_four_bits_with_several_scales_a_row(tmp_path: Path) -> None:
+    # 352 is 4 times 88, which sixteen does not divide.
+    checkpoint = write(tmp_path, hidden_size=352, num_attention_heads=11)
+
+    check(compiled(checkpoint, embedding_dtype="int4"))
