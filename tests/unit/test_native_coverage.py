@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from tests.support import tiny
+from whit.contract.manifest import GRAPH_FILE
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.runtime import Tokenizer, open_encoder, open_package
 from whit.runtime.machine import instruction_sets
 from whit.runtime.native.encoder import _LIBRARY, _NEEDED, NativeEncoder
+from whit.runtime.native.layout import aligned_memory
+from whit.runtime.native.library import Model, load_library
+from whit.runtime.native.onnx_file import read_graph
+from whit.runtime.native.program import read_program
 from whit.runtime.verify import TOLERANCE
 
 pytestmark = pytest.mark.skipif(
@@ -23,7 +28,7 @@ pytestmark = pytest.mark.skipif(
     reason="needs a CPU with AVX-512 VNNI and the compiled kernels: pip install -e .",
 )
 
-TEXTS = ("a", "the water was cold", "people say that great work takes years", "water " * 40, "one " * 90)
+TEXTS = ("a", "the water was cold", "people say that great work takes years", "water " * 40, "sea " * 290)
 WORDS = [word for word in tiny.vocabulary() if word.isalpha()]
 CALIBRATION = [" ".join(WORDS[i : i + 12]) for i in range(0, len(WORDS), 12)]
 # Every linear layer calibrated, unless a test asks for something else.
@@ -91,3 +96,32 @@ def test_four_bits_with_several_scales_a_row(tmp_path: Path) -> None:
     checkpoint = write(tmp_path, hidden_size=352, num_attention_heads=11)
 
     check(compiled(checkpoint, embedding_dtype="int4"))
+
+
+def test_a_relative_position_bias(tmp_path: Path) -> None:
+    # The longest text has tokens farther apart than those that have biases of their own.
+    checkpoint = write(tmp_path, "mpnet", max_position_embeddings=302)
+    edit_weights(checkpoint, "encoder.relative_attention_bias.weight", lambda table: 4 * table)
+
+    check(compiled(checkpoint, max_token_count=300))
+
+
+@pytest.mark.parametrize(
+    ("family", "most"), [("bert", 128), ("mpnet", 64)]
+)  # 128: one path for whole texts, one for others
+def test_layers_chosen_by_each_request(tmp_path: Path, family: str, most: int) -> None:
+    checkpoint = write(tmp_path, family, num_hidden_layers=4, max_position_embeddings=most + 2)
+    directory = compiled(checkpoint, depths=(1, 3), max_token_count=most)
+
+    all_, one, three, four = (check(directory, layer_count=count) for count in (0, 1, 3, 4))
+
+    assert np.array_equal(all_, four)
+    assert min(np.abs(all_ - one).max(), np.abs(all_ - three).max(), np.abs(one - three).max()) > 0.05
+
+
+def test_a_layer_count_beyond_the_model_is_refused(tmp_path: Path) -> None:
+    program = read_program(read_graph(compiled(write(tmp_path)) / GRAPH_FILE))
+    model = Model(load_library(_LIBRARY), program, position_offset=0)
+
+    with pytest.raises(ValueError, match="layer_count must be 0 to 2, got 3"):
+        model.encode(np.array([1]), np.array([1]), 3, aligned_memory(model.scratch_size(1)))

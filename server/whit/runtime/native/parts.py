@@ -87,7 +87,11 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a graph computes."""
+    """What a graph computes.
+
+    ``relative_bias`` float32 [2 * n + 1, heads] is added to the score of a query and a key that lies -n to n tokens behind it,
+    or farther, which counts as n.
+    """
 
     words: Rows
     positions: Rows
@@ -98,3 +102,4 @@ class Program:
     activation: str
     pooling: str
     normalize: bool
+    relative_bias: FloatArray | None = None

@@ -6,13 +6,14 @@ expect is ``UnsupportedError``, never guessed: such a package runs in onnxruntim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from whit.runtime.native.cursor import Cursor
 from whit.runtime.native.embedding import read_rows
-from whit.runtime.native.onnx_file import Node, OnnxGraph
+from whit.runtime.native.onnx_file import OnnxGraph
 from whit.runtime.native.parts import Block, FloatArray, Linear, Norm, Program, Rows, UnsupportedError
 
 __all__ = ["Block", "Linear", "Norm", "Program", "Rows", "UnsupportedError", "read_program"]
@@ -48,22 +49,17 @@ class _Reader:
 
     def read(self) -> Program:
         nodes = self._nodes
-        if any(self._is_table(node) for node in nodes.prelude):
-            raise UnsupportedError("a relative position bias")
         words, positions = read_rows(nodes), read_rows(nodes)
         nodes.take("Add")
         norm = self._norm()
         if nodes.kind == "MatMul":
             raise UnsupportedError("a projection of the embeddings")
-        blocks = []
-        while nodes.kind in ("QuantizeLinear", "Mul", "Add"):
-            blocks.append(self._block())
-        if nodes.kind == "Greater":
-            raise UnsupportedError("layers chosen by each request")
+        blocks = self._blocks()
         pooling, normalize = self._head()
         return Program(
             *(words, positions, norm, self._one(self._epsilons, "epsilon"), blocks),
             *(self._one(self._widths, "head width"), self._one(self._activations, "activation"), pooling, normalize),
+            self._relative_bias(blocks),
         )
 
     @staticmethod
@@ -72,8 +68,30 @@ class _Reader:
             raise UnsupportedError(f"{len(found)} values of {what}")
         return next(iter(found))
 
-    def _is_table(self, node: Node) -> bool:
-        return node.kind == "Gather" and self._nodes.is_constant(node.inputs[0])
+    def _relative_bias(self, blocks: Sequence[Block]) -> FloatArray | None:
+        """The only table that anything is looked up in before the embeddings."""
+        nodes = self._nodes
+        tables = [n.inputs[0] for n in nodes.prelude if n.kind == "Gather" and nodes.is_constant(n.inputs[0])]
+        if not tables:
+            return None
+        table = nodes.constant(tables[0])
+        if len(tables) > 1 or table.ndim != 2 or any(block.head_count not in (0, table.shape[1]) for block in blocks):
+            raise UnsupportedError("a relative position bias that is not one for each head of every layer")
+        return table
+
+    def _blocks(self) -> list[Block]:
+        blocks = []
+        while self._is_block() or self._nodes.kind == "Greater":
+            if self._nodes.kind == "Greater":  # a request may end here; if not:
+                self._nodes.take("Greater")
+                self._nodes.enter(self._nodes.take("If").attributes["then_branch"])
+            blocks.append(self._block())
+        return blocks
+
+    def _is_block(self) -> bool:
+        """Whether what comes next is a layer. A layer without heads begins by adding a bias; pooling may add, too."""
+        nodes = self._nodes
+        return nodes.kind in ("QuantizeLinear", "Mul") or (nodes.kind == "Add" and nodes.is_constant(nodes.inputs[0]))
 
     def _norm(self) -> Norm:
         node = self._nodes.take("LayerNormalization")

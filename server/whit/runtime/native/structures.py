@@ -1,0 +1,85 @@
+"""The structures of the C code, field by field as ``encoder.c``, ``linear.h`` and ``rows.h`` have them."""
+
+from __future__ import annotations
+
+from ctypes import POINTER, Structure, c_float, c_int32, c_int64, c_void_p
+
+
+class CLinear(Structure):
+    """``Linear``."""
+
+    _fields_ = (
+        ("weights", c_void_p),
+        ("scales", c_void_p),
+        ("offsets", c_void_p),
+        ("biases", c_void_p),
+        ("input_count", c_int64),
+        ("panel_count", c_int64),
+    )
+
+
+class CQuantizer(Structure):
+    """``Quantizer``."""
+
+    _fields_ = (("factors", c_void_p), ("zero", c_int32))
+
+
+class CNorm(Structure):
+    """``Norm``."""
+
+    _fields_ = (("gain", c_void_p), ("bias", c_void_p))
+
+
+class CRows(Structure):
+    """``Rows``; ``kind`` is one of the four numbers below."""
+
+    _fields_ = (
+        ("kind", c_int32),
+        ("places", c_void_p),
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("scale_count", c_int64),
+        ("scale_of", c_void_p),
+        ("centroids", c_void_p),
+        ("code_count", c_int64),
+    )
+
+
+FLOATS, BYTES, PAIRS, PRODUCTS = range(4)
+
+
+class CLayer(Structure):
+    """``Layer``."""
+
+    _fields_ = (
+        *((name, CLinear) for name in ("qkv", "out", "up", "down")),
+        *((name, CQuantizer) for name in ("qkv_codes", "out_codes", "up_codes", "down_codes")),
+        ("attention_norm", CNorm),
+        ("output_norm", CNorm),
+        ("head_count", c_int64),
+        ("inner_count", c_int64),
+    )
+
+
+class CModel(Structure):
+    """``Model``."""
+
+    _fields_ = (
+        ("words", CRows),
+        ("positions", CRows),
+        ("norm", CNorm),
+        ("layers", POINTER(CLayer)),
+        ("layer_count", c_int64),
+        ("width", c_int64),
+        ("head_width", c_int64),
+        ("head_panels", c_int64),
+        ("most_heads", c_int64),
+        ("most_inner", c_int64),
+        ("position_offset", c_int64),
+        ("relative_bias", c_void_p),
+        ("relative_reach", c_int64),
+        ("curve", c_void_p),
+        ("epsilon", c_float),
+        ("pooling", c_int32),
+        ("normalize", c_int32),
+    )
