@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tests.support import tiny
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.runtime.machine import instruction_sets
-from whit.runtime.native.curves import FUNCTIONS
+from whit.runtime.native.curves import FROM, PIECES, STEPS, curve
 from whit.runtime.native.encoder import _LIBRARY, _NEEDED
 from whit.runtime.native.library import Model, aligned_memory, load_library
 from whit.runtime.native.program import Block, Linear, Norm, Program, Rows
@@ -30,6 +30,7 @@ Texts = Sequence[NDArray[np.int64]]
 POSITION_OFFSET = 2
 WORD_COUNT = 90
 MAX_TOKEN_COUNT = 300
+BLOCK_TOKENS = 128  # BLOCK of encoder.c
 
 needs_kernels = pytest.mark.skipif(
     not (instruction_sets() >= _NEEDED and _LIBRARY.is_file()),
@@ -164,13 +165,16 @@ def kernel_vectors(
     return vectors
 
 
-def reference_vectors(program: Program, texts: Texts, layer_count: int = 0) -> NDArray[np.float64]:
+def reference_vectors(
+    program: Program, texts: Texts, layer_count: int = 0, position_offset: int = POSITION_OFFSET
+) -> NDArray[np.float64]:
     """What the kernels must give, float64 [len(texts), width]."""
-    return np.stack([_vector(program, ids, layer_count or len(program.blocks)) for ids in texts])
+    depth = layer_count or len(program.blocks)
+    return np.stack([_vector(program, ids, depth, position_offset) for ids in texts])
 
 
-def _vector(program: Program, ids: NDArray[np.int64], layer_count: int) -> NDArray[np.float64]:
-    x = _rows(program.words, ids) + _rows(program.positions, np.arange(len(ids)) + POSITION_OFFSET)
+def _vector(program: Program, ids: NDArray[np.int64], layer_count: int, position_offset: int) -> NDArray[np.float64]:
+    x = _rows(program.words, ids) + _rows(program.positions, np.arange(len(ids)) + position_offset)
     x = _norm(x, program.embedding_norm, program.epsilon)
     for block in program.blocks[:layer_count]:
         x = _norm(x + _attention(x, block, program.head_width), block.attention_norm, program.epsilon)
@@ -210,4 +214,11 @@ def _attention(x: FloatArray, block: Block, width: int) -> FloatArray:
 def _feed_forward(x: FloatArray, block: Block, activation: str) -> FloatArray:
     if block.up is None or not isinstance(block.down, Linear):
         return np.asarray(block.down, np.float64)
-    return _linear(np.vectorize(FUNCTIONS[activation])(_linear(x, block.up)), block.down)
+    return _linear(parabolas(activation, _linear(x, block.up)), block.down)
+
+
+def parabolas(activation: str, x: FloatArray) -> FloatArray:
+    """An activation as the kernels have it, float64."""
+    pieces = curve(activation).astype(np.float64)
+    piece = np.clip(np.floor((x - FROM) * STEPS), 0, PIECES - 1).astype(int)
+    return np.asarray(pieces[0, piece] + x * (pieces[1, piece] + x * pieces[2, piece]))
