@@ -21,7 +21,7 @@ from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.runtime.machine import instruction_sets
 from whit.runtime.native.curves import FROM, PIECES, STEPS, curve
 from whit.runtime.native.encoder import _LIBRARY, _NEEDED
-from whit.runtime.native.library import Model, aligned_memory, load_library
+from whit.runtime.native.library import Model, load_library
 from whit.runtime.native.program import Block, Linear, Norm, Program, Rows
 
 FloatArray = NDArray[np.floating[Any]]
@@ -150,6 +150,13 @@ def open_model(program: Program) -> Model:
     return Model(load_library(_LIBRARY), program, position_offset=POSITION_OFFSET)
 
 
+def scratch_memory(size: int) -> NDArray[np.uint8]:
+    """uint8 [size] that begins at a cache line, with whatever is in it."""
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
+
+
 def kernel_vectors(
     model: Model, texts: Texts, layer_count: int = 0, scratch: NDArray[np.uint8] | None = None
 ) -> NDArray[np.float32]:
@@ -158,7 +165,7 @@ def kernel_vectors(
     if scratch is not None:
         return model.encode(np.concatenate(texts), lengths, layer_count, scratch)
     size, margin = model.scratch_size(int(lengths.max())), 4096
-    scratch = aligned_memory(size + margin)
+    scratch = scratch_memory(size + margin)
     scratch[:] = 0xFF
     vectors = model.encode(np.concatenate(texts), lengths, layer_count, scratch)
     assert (scratch[size:] == 0xFF).all(), "written beyond the scratch memory"

@@ -20,11 +20,12 @@ from tests.support.native import (
     open_model,
     random_program,
     random_texts,
+    scratch_memory,
     static_package,
 )
 from whit.contract.vectors import Encoding, encode
 from whit.runtime.native.encoder import NativeEncoder
-from whit.runtime.native.library import Model, aligned_memory
+from whit.runtime.native.library import Model
 from whit.runtime.package import open_package
 
 pytestmark = needs_kernels
@@ -77,7 +78,7 @@ def test_each_length_beside_every_other(name: str) -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("before", ["zeros", "huge", "noise", "longer texts"])
 def test_what_the_memory_held_before_changes_no_bit(name: str, before: str) -> None:
-    scratch = aligned_memory(model(name).scratch_size(MAX_TOKEN_COUNT))
+    scratch = scratch_memory(model(name).scratch_size(MAX_TOKEN_COUNT))
     match before:
         case "zeros":
             scratch[:] = 0
@@ -93,7 +94,7 @@ def test_what_the_memory_held_before_changes_no_bit(name: str, before: str) -> N
 
 
 def test_more_layers_before_change_no_bit() -> None:
-    scratch = aligned_memory(model().scratch_size(MAX_TOKEN_COUNT))
+    scratch = scratch_memory(model().scratch_size(MAX_TOKEN_COUNT))
     first = kernel_vectors(model(), texts(), 1, scratch)
     kernel_vectors(model(), texts(), 2, scratch)
 
@@ -196,7 +197,7 @@ def test_a_depth_that_the_package_does_not_have(layer_count: int) -> None:
 
 def test_tokens_that_share_rows_are_counted_as_tokens() -> None:
     shared = open_model(random_program(words="shared"))
-    size = aligned_memory(shared.scratch_size(1))
+    size = scratch_memory(shared.scratch_size(1))
 
     for token in (WORD_COUNT, -1):
         with pytest.raises(ValueError, match=f"token ids must be from 0 to {WORD_COUNT - 1}"):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.runtime.native.curves import curve
+from whit.runtime.native.fitting import check_program
 from whit.runtime.native.parts import Block, FloatArray, Linear, Norm, Program, Rows, UnsupportedError
 from whit.runtime.native.structures import (
     BYTES,
@@ -40,10 +41,11 @@ class Layout:
     """A program laid out: ``model`` points to memory that lives as long as this object.
 
     Raises:
-        UnsupportedError: it has sizes that the kernels cannot do.
+        UnsupportedError: it has sizes that the kernels cannot do, or that do not fit together.
     """
 
     def __init__(self, program: Program, *, position_offset: int) -> None:
+        check_program(program)
         self._held: list[Any] = []
         width = program.embedding_norm.gain.shape[0]
         if width % PANEL:
@@ -51,6 +53,10 @@ class Layout:
         self._head_width, self._head_panels = program.head_width, -(-program.head_width // PANEL)
         layers = (CLayer * len(program.blocks))(*(self._layer(block) for block in program.blocks))
         positions = program.positions.token_count - position_offset
+        if position_offset < 0 or positions < 1:
+            raise UnsupportedError(
+                f"{program.positions.token_count} positions, of which the first is {position_offset}"
+            )
         self.model = CModel(
             words=self._rows(program.words),
             positions=self._rows(program.positions),

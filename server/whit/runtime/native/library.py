@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.runtime.native.layout import Layout, aligned_memory
+from whit.runtime.native.layout import Layout
 from whit.runtime.native.parts import Program, UnsupportedError
 from whit.runtime.native.structures import CLayer, CModel
-
-__all__ = ["PARTS", "Model", "aligned_memory", "load_library"]
 
 # Part of encoder.c, in its order.
 PARTS = ("embed", "qkv", "attention", "out", "up", "down", "norm", "pool")

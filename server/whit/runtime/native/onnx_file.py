@@ -5,6 +5,7 @@ The base of a server does not have the ``onnx`` package, and needs no more of it
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,8 @@ _Field = descriptor_pb2.FieldDescriptorProto
 # message -> field: (number, type, or message; repeated)
 _MESSAGES: dict[str, dict[str, tuple[int, int | str, bool]]] = {
     "Model": {"graph": (7, "Graph", False)},
-    "Graph": {"node": (1, "Node", True), "initializer": (5, "Tensor", True)},
+    "Graph": {"node": (1, "Node", True), "initializer": (5, "Tensor", True), "input": (11, "Value", True)},
+    "Value": {"name": (1, _Field.TYPE_STRING, False)},
     "Node": {
         "input": (1, _Field.TYPE_STRING, True),
         "output": (2, _Field.TYPE_STRING, True),
@@ -64,7 +66,7 @@ def read_graph(source: Path | bytes) -> OnnxGraph:
     """The graph of an ONNX file, or of the bytes of one.
 
     Raises:
-        ValueError: it is no ONNX file, or has tensors of another kind than whit writes.
+        ValueError: it is no ONNX file, reads what nothing computes, or has tensors of another kind than whit writes.
         OSError: it cannot be read.
     """
     model = _model_class()()
@@ -72,19 +74,25 @@ def read_graph(source: Path | bytes) -> OnnxGraph:
         model.ParseFromString(source if isinstance(source, bytes) else source.read_bytes())
     except message.DecodeError as error:
         raise ValueError(f"this is not an ONNX file: {error}") from None
-    return OnnxGraph(_nodes(model.graph), {tensor.name: _array(tensor) for tensor in model.graph.initializer})
+    if not model.HasField("graph"):
+        raise ValueError("this is not an ONNX file: it has no graph")
+    constants = {tensor.name: _array(tensor) for tensor in model.graph.initializer}
+    return OnnxGraph(_nodes(model.graph, constants.keys() | {value.name for value in model.graph.input}), constants)
 
 
-def _nodes(graph: Any) -> list[Node]:
-    return [
-        Node(
-            node.op_type,
-            tuple(node.input),
-            node.output[0],
-            {a.name: _nodes(a.g) if a.HasField("g") else a.f if a.HasField("f") else a.i for a in node.attribute},
-        )
-        for node in graph.node
-    ]
+def _nodes(graph: Any, known: AbstractSet[str]) -> list[Node]:
+    """The nodes of a graph or branch; ``known`` are the names of what they may read from the start."""
+    nodes, known = [], {"", *known}  # an empty name leaves an input out
+    for node in graph.node:
+        unknown = [name for name in node.input if name not in known]
+        if unknown or not node.output:
+            raise ValueError(f"{node.op_type} reads {unknown}, which nothing computes, and gives {list(node.output)}")
+        attributes = {
+            a.name: _nodes(a.g, known) if a.HasField("g") else a.f if a.HasField("f") else a.i for a in node.attribute
+        }
+        nodes.append(Node(node.op_type, tuple(node.input), node.output[0], attributes))
+        known.update(node.output)
+    return nodes
 
 
 def _array(tensor: Any) -> NDArray[Any]:

@@ -6,6 +6,7 @@ expect is ``UnsupportedError``, never guessed: such a package runs in onnxruntim
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,7 +37,11 @@ def read_program(graph: OnnxGraph) -> Program:
     Raises:
         UnsupportedError: it has something that the kernels do not know.
     """
-    return _Reader(graph).read()
+    try:
+        return _Reader(graph).read()
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        # A node with too few inputs or attributes, an array of another shape.
+        raise UnsupportedError(f"a graph that whit would not write ({error!r})") from None
 
 
 class _Reader:
@@ -100,13 +105,21 @@ class _Reader:
 
     def _linear(self) -> Linear:
         smoothing = self._nodes.constant(self._nodes.take("Mul").inputs[1]) if self._nodes.kind == "Mul" else None
-        self._nodes.take("QuantizeLinear")
+        codes = self._nodes.take("QuantizeLinear")
         node = self._nodes.take("MatMulIntegerToFloat")
-        weight, scale, weight_scales, zero = (self._nodes.constant(name) for name in node.inputs[1:5])
-        if weight.dtype != np.int8 or scale.ndim or len(node.inputs) < 7:
-            raise UnsupportedError("a linear layer with one scale a token")
-        bias = self._nodes.constant(node.inputs[6])
-        return Linear(weight, weight_scales, bias, float(scale), int(zero), smoothing)
+        _, weight, scale, weight_scales, zero, weight_zero, bias = node.inputs
+        if codes.inputs[1:] != (scale, zero) or weight_zero:
+            raise UnsupportedError("a linear layer whose codes are not those that its product takes them for")
+        if self._nodes.constant(zero).dtype != np.uint8:
+            raise UnsupportedError(f"activations in {self._nodes.constant(zero).dtype} codes")
+        return Linear(
+            self._nodes.constant(weight),
+            self._nodes.constant(weight_scales),
+            self._nodes.constant(bias),
+            float(self._nodes.constant(scale)),
+            int(self._nodes.constant(zero)),
+            smoothing,
+        )
 
     def _block(self) -> Block:
         out: Linear | FloatArray
@@ -135,6 +148,8 @@ class _Reader:
             self._nodes.enter(self._nodes.take("If").attributes["else_branch"])
         taken = [self._nodes.take(kind) for kind in _ATTENTION]
         _, _, heads, width = self._nodes.constant(taken[2].inputs[1]).tolist()
+        if not math.isclose(taken[7].attributes["alpha"], 1 / math.sqrt(width), rel_tol=1e-6):
+            raise UnsupportedError(f"attention scores times {taken[7].attributes['alpha']} for heads of {width}")
         self._widths.add(width)
         return int(heads)
 
@@ -146,4 +161,4 @@ class _Reader:
         for pooling, steps in _POOLINGS.items():
             if kinds in ([*steps, "Identity"], [*steps, *_NORMALIZE, "Identity"]):
                 return pooling, "ReduceL2" in kinds
-        raise UnsupportedError(f"what comes after the layers: {', '.join(kinds)}")
+        raise UnsupportedError(f"{', '.join(kinds[:8])} after the layers")
