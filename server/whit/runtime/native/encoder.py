@@ -90,6 +90,8 @@ class NativeEncoder:
 
     def __init__(self, package: Package) -> None:
         self.manifest: Manifest = package.manifest
+        if self.manifest.dtype != "int8":
+            raise UnsupportedError(f"its dtype is {self.manifest.dtype}")
         path = package.directory / GRAPH_FILE
         try:
             self._network = Network(path, position_offset=self.manifest.position_offset)

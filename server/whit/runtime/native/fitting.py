@@ -64,7 +64,7 @@ def _check_norm(name: str, norm: Norm, width: int) -> None:
 
 def _check_block(name: str, block: Block, width: int, head_width: int) -> None:
     _check_pair(name, ("qkv", "out"), (block.qkv, block.out), (width, 3, block.head_count * head_width))
-    inner = 0 if block.up is None else block.up.codes.shape[-1]
+    inner = 0 if block.up is None else block.up.bias.size
     _check_pair(name, ("up", "down"), (block.up, block.down), (width, 1, inner))
     _check_norm(f"{name}.attention_norm", block.attention_norm, width)
     _check_norm(f"{name}.output_norm", block.output_norm, width)
