@@ -22,7 +22,7 @@ from whit.runtime.machine import instruction_sets
 from whit.runtime.native.curves import FROM, PIECES, STEPS, curve
 from whit.runtime.native.encoder import _LIBRARY, _NEEDED
 from whit.runtime.native.library import Model, load_library
-from whit.runtime.native.program import Block, Linear, Norm, Program, Rows
+from whit.runtime.native.parts import Block, Linear, Norm, Program, Rows
 
 FloatArray = NDArray[np.floating[Any]]
 Texts = Sequence[NDArray[np.int64]]

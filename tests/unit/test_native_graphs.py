@@ -252,7 +252,7 @@ def test_an_array_that_does_not_fit(path: str, wrong: str) -> None:
     array = dict(arrays_of(PROGRAM))[path]
     program = with_array(PROGRAM, path.split(".")[1:], WRONG[wrong](array))
 
-    with pytest.raises(UnsupportedError, match=r"expected|width|heads|beyond"):
+    with pytest.raises(UnsupportedError, match=r"expected|width|heads|beyond|without the other"):
         Layout(program, position_offset=POSITION_OFFSET)
 
 

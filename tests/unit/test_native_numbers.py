@@ -28,7 +28,8 @@ from whit.contract.manifest import GRAPH_FILE
 from whit.runtime.native.encoder import NativeEncoder
 from whit.runtime.native.library import PARTS
 from whit.runtime.native.onnx_file import read_graph
-from whit.runtime.native.program import Linear, Program, read_program
+from whit.runtime.native.parts import Linear, Program
+from whit.runtime.native.program import read_program
 from whit.runtime.opening import open_encoder
 from whit.runtime.package import open_package
 from whit.runtime.verify import TOLERANCE
