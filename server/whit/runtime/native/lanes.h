@@ -117,6 +117,9 @@ INLINE lanes curve_at(const Curve *curve, lanes x) {
     return mul_add(mul_add(c[2], x, c[1]), x, c[0]);
 }
 
+/* Asks for the cache line at an address, which need not exist. */
+INLINE void prefetch(const void *at) { _mm_prefetch((const char *)at, _MM_HINT_T0); }
+
 /* The processor's clock, in ticks. */
 INLINE int64_t now(void) { return (int64_t)__rdtsc(); }
 

@@ -6,6 +6,8 @@
 
 #define TILE 12  /* rows of a tile: 24 registers of sums, and 8 left for what is multiplied */
 #define PANEL 32 /* columns of a tile */
+/* Bytes: weights are read once from front to back, and few rows are done with a cache line before the next one is there. */
+#define AHEAD 4096
 
 /* y = (codes - zero) . weights * scales + biases. Weights lie in panels of 32 outputs: [panels][inputs / 4][32][4]. */
 typedef struct {
@@ -54,6 +56,8 @@ INLINE void linear_tile(
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
     for (int64_t k = 0; k < linear->input_count; k += 4) {
+        prefetch(weights + k * PANEL + AHEAD);
+        prefetch(weights + k * PANEL + AHEAD + 64);
         __m512i w0 = _mm512_loadu_si512(weights + k * PANEL), w1 = _mm512_loadu_si512(weights + k * PANEL + 64);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
