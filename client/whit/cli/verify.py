@@ -21,7 +21,9 @@ from whit.cli.output import console, facts, jsonable, print_json
 def verify(package: Path, as_json: bool) -> None:
     """Recompute the golden vectors of PACKAGE (a directory) on this machine and compare them.
 
-    Uses the server's own runtime. First proves that every file of the package is there, unaltered.
+    Uses the server's own runtime, and says which provider of it ran the package: whit's own kernels, onnxruntime's
+    CPUExecutionProvider, or the table of a static package. WHIT_PROVIDER chooses, as for whit serve. First proves that every
+    file of the package is there, unaltered.
     """
     from whit.runtime.opening import open_encoder
     from whit.runtime.package import open_package
@@ -30,14 +32,16 @@ def verify(package: Path, as_json: bool) -> None:
 
     start = time.perf_counter()
     opened = open_package(package)
-    result = verify_package(opened, Tokenizer(opened), open_encoder(opened))
+    encoder = open_encoder(opened)
+    result = verify_package(opened, Tokenizer(opened), encoder)
     seconds = time.perf_counter() - start
     if as_json:
         identity = {"package": str(package), "name": opened.manifest.name, "fingerprint": opened.manifest.fingerprint}
-        print_json({**identity, **jsonable(result), "time_s": round(seconds, 3)})
+        print_json({**identity, "provider": encoder.provider, **jsonable(result), "time_s": round(seconds, 3)})
     else:
         pairs = [
             ("package", f"{opened.manifest.name}, {opened.manifest.fingerprint}"),
+            ("provider", encoder.provider),
             ("golden texts", result.text_count),
             ("largest difference", f"{result.max_abs_difference:.2e} (allowed: {result.tolerance:.0e})"),
             ("smallest cosine", f"{result.min_cosine:.7f}"),
