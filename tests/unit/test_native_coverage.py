@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from safetensors.numpy import load_file, save_file
 from tests.support import tiny
 from whit.contract.manifest import GRAPH_FILE
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.linear import Scheme
+from whit.export.quantize import Subject, row_candidate, smoothed_candidate, static_candidate
 from whit.runtime import Tokenizer, open_encoder, open_package
 from whit.runtime.machine import instruction_sets
 from whit.runtime.native.encoder import _LIBRARY, _NEEDED, NativeEncoder
-from whit.runtime.native.layout import aligned_memory
+from whit.runtime.native.layout import Layout
 from whit.runtime.native.library import Model, load_library
+from whit.runtime.native.memory import aligned_memory
 from whit.runtime.native.onnx_file import read_graph
+from whit.runtime.native.parts import FloatLinear, Linear, Program, RowLinear
 from whit.runtime.native.program import read_program
 from whit.runtime.verify import TOLERANCE
 
@@ -119,9 +124,134 @@ def test_layers_chosen_by_each_request(tmp_path: Path, family: str, most: int) -
     assert min(np.abs(all_ - one).max(), np.abs(all_ - three).max(), np.abs(one - three).max()) > 0.05
 
 
+def program_of(directory: Path) -> Program:
+    return read_program(read_graph(directory / GRAPH_FILE))
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, wanted: Mapping[str, str], hidden: int = 64, inner: int = 128) -> None:
+    """Has the compiler take the scheme that ``wanted`` names for a linear layer, and ``static`` for others."""
+    parts = {(hidden, 3 * hidden): "qkv", (hidden, hidden): "out", (hidden, inner): "up", (inner, hidden): "down"}
+
+    def chosen(subject: Subject, max_error: float) -> tuple[str, Scheme, float]:
+        del max_error
+        inputs, outputs = subject.linear.weight.shape
+        part = parts.get((inputs, outputs), "up" if inputs == hidden else "down")  # splits made it wider
+        match wanted.get(part, "static"):
+            case "row":
+                return "row", row_candidate(subject).scheme, 0.0
+            case "smoothed":
+                return "smoothed", smoothed_candidate(subject).scheme, 0.0
+            case "float32":
+                return "float32", subject.linear, 0.0
+            case _:
+                return "static", static_candidate(subject).scheme, 0.0
+
+    monkeypatch.setattr("whit.export.compile.choose_scheme", chosen)
+
+
+KINDS = {"row": RowLinear, "float32": FloatLinear, "smoothed": Linear}
+
+
+@pytest.mark.parametrize("kind", ["row", "float32"])
+@pytest.mark.parametrize("parts", [("qkv",), ("out",), ("up",), ("down",), ("qkv", "out", "up", "down")])
+def test_linear_layers_of_another_scheme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, parts: tuple[str, ...]
+) -> None:
+    # Heads of 12 and 132 columns: neither ends where sixteen values or 32 do.
+    checkpoint = write(tmp_path, hidden_size=96, num_attention_heads=8, intermediate_size=132)
+    choose(monkeypatch, dict.fromkeys(parts, kind), 96, 132)
+    directory = compiled(checkpoint)
+
+    check(directory)
+
+    for block in program_of(directory).blocks:
+        found = {part for part in ("qkv", "out", "up", "down") if isinstance(getattr(block, part), KINDS[kind])}
+        assert found == set(parts)
+
+
+@pytest.mark.parametrize("kind", ["smoothed", "row", "float32"])
+def test_activations_that_end_at_a_ceiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    checkpoint = write(tmp_path)
+    edit_weights(checkpoint, "encoder.layer.1.intermediate.dense.bias", lambda bias: bias + 20 * (np.arange(128) == 5))
+    choose(monkeypatch, {"down": kind})
+    directory = compiled(checkpoint)
+
+    check(directory)
+
+    first, second = program_of(directory).blocks
+    assert np.isinf(first.ceiling)
+    assert 0 < second.ceiling < 15
+    assert isinstance(second.down, KINDS[kind])
+
+
+@pytest.mark.parametrize("first", ["static", "row", "float32"])
+def test_embeddings_that_are_projected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    choose(monkeypatch, {"qkv": first})
+    directory = compiled(write(tmp_path, "electra", embedding_size=32))
+
+    check(directory)
+
+    projection = program_of(directory).projection
+    assert projection is not None
+    assert projection.weight.shape == (32, 64)
+
+
+@pytest.mark.parametrize("kind", ["static", "row", "float32"])
+def test_a_layer_that_is_run_twice_is_in_memory_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    choose(monkeypatch, dict.fromkeys(("qkv", "out", "up", "down"), kind))
+    program = program_of(compiled(write(tmp_path)))
+    first, second = program.blocks
+    layout = Layout(replace(program, blocks=[first, second, second]), position_offset=0)
+
+    for part in ("qkv", "out", "up", "down"):
+        places = [getattr(layout.model.layers[i], part).weights for i in range(3)]
+        assert places[0] != places[1]
+        assert places[1] == places[2]
+
+
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "pooler", "first_last", "ditto-1-2", "ditto-2-4")
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("normalize", [True, False])
+def test_every_pooling(tmp_path: Path, pooling: str, normalize: bool) -> None:
+    check(compiled(write(tmp_path, pooling=pooling, normalize=normalize)))
+
+
+def test_pooling_by_a_head_that_a_position_bias_bears_on(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, "mpnet", pooling="ditto-1-2")
+    edit_weights(checkpoint, "encoder.relative_attention_bias.weight", lambda table: 4 * table)
+
+    check(compiled(checkpoint))
+
+
+@pytest.mark.parametrize("pooling", ["first_last", "ditto-1-3"])
+def test_pooling_that_reads_two_layers_at_several_depths(tmp_path: Path, pooling: str) -> None:
+    directory = compiled(write(tmp_path, pooling=pooling, num_hidden_layers=3), depths=(1, 2))
+
+    for count in (1, 2, 3):
+        check(directory, layer_count=count)
+
+
+@pytest.mark.parametrize("sizes", [(48,), (100, 20), (16, 200)])
+def test_dense_layers_after_pooling(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    found = check(compiled(write(tmp_path, dense_sizes=sizes)))
+
+    assert found.shape == (len(TEXTS), sizes[-1])
+
+
+@pytest.mark.parametrize("kind", ["linear.Identity", "activation.ReLU", "activation.GELU", "activation.Tanh"])
+def test_each_activation_of_a_dense_layer(tmp_path: Path, kind: str) -> None:
+    checkpoint = write(tmp_path, dense_sizes=(40,), normalize=False)
+    tiny.write_dense(checkpoint / "2_Dense", 64, 40, activation=f"torch.nn.modules.{kind}")
+
+    check(compiled(checkpoint))
+
+
 def test_a_layer_count_beyond_the_model_is_refused(tmp_path: Path) -> None:
-    program = read_program(read_graph(compiled(write(tmp_path)) / GRAPH_FILE))
-    model = Model(load_library(_LIBRARY), program, position_offset=0)
+    model = Model(load_library(_LIBRARY), program_of(compiled(write(tmp_path))), position_offset=0)
 
     with pytest.raises(ValueError, match="layer_count must be 0 to 2, got 3"):
         model.encode(np.array([1]), np.array([1]), 3, aligned_memory(model.scratch_size(1)))

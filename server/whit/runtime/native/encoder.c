@@ -7,86 +7,13 @@
 #include <math.h>
 #include <string.h>
 
-#include "attention.h"
-#include "rows.h"
+#include "model.h"
+#include "pooling.h"
 
 #define BLOCK 128 /* tokens */
 
-typedef struct {
-    const float *gain, *bias; /* [width] */
-} Norm;
-
-typedef struct {
-    Linear qkv; /* a head after the other: its query, key and value, each of Model.head_panels panels */
-    Linear out, up, down;
-    Quantizer qkv_codes, out_codes, up_codes, down_codes;
-    Norm attention_norm, output_norm;
-    int64_t head_count, inner_count; /* 0: all that the block adds is out.biases or down.biases */
-} Layer;
-
-typedef struct {
-    Rows words, positions;
-    Norm norm;
-    const Layer *layers;
-    int64_t layer_count, width;
-    int64_t head_width, head_panels; /* panels of 32 that hold a head; columns beyond its width are 0 */
-    int64_t most_heads, most_inner;  /* of any layer */
-    int64_t position_offset;
-    const float *relative_bias; /* [heads][2 * relative_reach + LANES], the bias of distance 0 at relative_reach; or null */
-    int64_t relative_reach;
-    const Curve *curve;
-    float epsilon;
-    int32_t pooling; /* 0: mean, 1: first token */
-    int32_t normalize;
-} Model;
-
-/* Where the time goes, for those who ask. */
-typedef enum { EMBED, PROJECT, ATTEND, OUT, UP, DOWN, NORM, POOL, PARTS } Part;
-
-typedef struct {
-    int64_t *ticks; /* [PARTS], or null */
-    int64_t last;
-    float *x;            /* [tokens][width] */
-    uint8_t *codes;      /* [tokens][width] */
-    uint8_t *context;    /* [tokens][heads * head_width, rounded up to 4: what lies beyond meets weights of 0] */
-    uint8_t *inner;      /* [tokens][most_inner] */
-    float *queries, *keys, *values; /* [tokens][head_panels * 32] each */
-    float *key_panels;   /* as keys, tokens rounded up to 32 */
-    float *scores;       /* [TILE][tokens rounded up to 32] */
-    float *head;         /* [tokens][head_panels * 32] */
-} Scratch;
-
-static void spent(Scratch *s, Part part) {
-    if (!s->ticks) return;
-    int64_t time = now();
-    s->ticks[part] += time - s->last;
-    s->last = time;
-}
-
-static int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-/* Lays out the scratch memory; returns how many bytes it takes. */
-static int64_t lay_out(const Model *m, int64_t tokens, char *memory, Scratch *s) {
-    int64_t head = m->head_panels * PANEL, cells = rounded(tokens, PANEL), size = 0;
-#define TAKE(what, count) \
-    s->what = (void *)(memory + size); \
-    size += rounded((count) * (int64_t)sizeof *s->what + 64, 64)
-    TAKE(x, tokens * m->width);
-    TAKE(codes, tokens * m->width);
-    TAKE(context, tokens * rounded(m->most_heads * m->head_width, 4));
-    TAKE(inner, tokens * m->most_inner);
-    TAKE(queries, tokens * head);
-    TAKE(keys, tokens * head);
-    TAKE(values, tokens * head);
-    TAKE(key_panels, cells * head);
-    TAKE(scores, TILE * cells);
-    TAKE(head, tokens * head);
-#undef TAKE
-    return size;
-}
-
 /* Layer normalisation of one row, in place; its codes too, if anything reads them: no block may come next, or an empty one. */
-static void normalise(float *x, int64_t width, const Norm *norm, float epsilon, const Quantizer *next, uint8_t *to) {
+static void normalise(float *x, int64_t width, const Norm *norm, float epsilon, const Linear *next, uint8_t *to) {
     const float *factors = next ? next->factors : 0;
     lanes total = all(0.0f), squares = all(0.0f);
     for (int64_t c = 0; c < width; c += LANES) total = add(total, load(x + c));
@@ -103,13 +30,42 @@ static void normalise(float *x, int64_t width, const Norm *norm, float epsilon, 
     }
 }
 
-static void embed(const Model *m, const int32_t *ids, const int64_t *lengths, int64_t count, float *x) {
+/* Layer normalisation of a block, in place, and what the next linear layer reads of it; `next` null: none. */
+static void normalise_all(const Model *m, Scratch *s, const Norm *norm, const Linear *next, int64_t tokens) {
+    for (int64_t t = 0; t < tokens; t++)
+        normalise(s->x + t * m->width, m->width, norm, m->epsilon, next, s->codes + t * m->width);
+    if (next && next->scheme == BY_TOKEN) prepare(next, s->x, m->width, tokens, s->codes, s->scales);
+    spent(s, NORM);
+}
+
+static void add_embeddings(const Model *m, const int32_t *ids, const int64_t *lengths, int64_t count, float *x) {
+    int64_t width = m->embedding_width;
     for (int64_t text = 0; text < count; text++)
-        for (int64_t t = 0; t < lengths[text]; t++, x += m->width) {
-            memset(x, 0, (size_t)m->width * sizeof *x);
-            add_row(&m->words, *ids++, m->width, x);
-            add_row(&m->positions, t + m->position_offset, m->width, x);
+        for (int64_t t = 0; t < lengths[text]; t++, x += width) {
+            memset(x, 0, (size_t)width * sizeof *x);
+            add_row(&m->words, *ids++, width, x);
+            add_row(&m->positions, t + m->position_offset, width, x);
         }
+}
+
+/* States of a block's tokens before the first layer, and what `next` reads of them. */
+static void embed(
+    const Model *m, Scratch *s, const Linear *next, const int32_t *ids, const int64_t *lengths, int64_t count, int64_t tokens) {
+    if (!m->projection.weights) {
+        add_embeddings(m, ids, lengths, count, s->x);
+        spent(s, EMBED);
+        normalise_all(m, s, &m->norm, next, tokens);
+        return;
+    }
+    int64_t width = m->embedding_width;
+    add_embeddings(m, ids, lengths, count, s->wide);
+    for (int64_t t = 0; t < tokens; t++) normalise(s->wide + t * width, width, &m->norm, m->epsilon, 0, 0);
+    Input input = {.values = s->wide, .stride = width};
+    Sink sink = {STORE, .values = s->x, .stride = m->width};
+    for (int64_t p = 0; p < m->projection.panel_count; p++)
+        any_panel(STORE, &m->projection, p, &input, tokens, &sink, p * PANEL);
+    prepare(next, s->x, m->width, tokens, s->codes, s->scales);
+    spent(s, EMBED);
 }
 
 static void add_bias(float *x, int64_t tokens, int64_t width, const float *bias) {
@@ -117,17 +73,44 @@ static void add_bias(float *x, int64_t tokens, int64_t width, const float *bias)
         for (int64_t c = 0; c < width; c += LANES) store(x + c, add(load(x + c), load(bias + c)));
 }
 
-/* codes to context codes: attention of all heads over the texts of a block. */
-static void attend_all(const Model *m, const Layer *layer, Scratch *s, const int64_t *lengths, int64_t count, int64_t tokens) {
+/* How much each token of a text attends to itself in one head. */
+static void weigh(const float *queries, const float *keys, int64_t tokens, int64_t width, const float *bias, Scratch *s, float *weights) {
+    turn_keys(keys, tokens, width, s->key_panels);
+    for (int64_t q = 0; q < tokens; q++) {
+        for (int64_t k = 0; k < tokens; k += PANEL)
+            product(1, 2, queries + q * width, width, s->key_panels + k * width, width, s->scores + k, PANEL);
+        float share = soften(s->scores, tokens, bias ? bias - q : 0);
+        weights[q] = s->scores[q] * share;
+    }
+}
+
+/* Output of one head, in s->head, to its columns of what the next layer reads, or of what is made into that. */
+static void keep_head(const Model *m, const Layer *layer, Scratch *s, int64_t h, int64_t stride, int64_t tokens) {
+    int64_t head = m->head_panels * PANEL, first = h * m->head_width;
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t c = 0; c < m->head_width; c += LANES) {
+            lanes value = load(s->head + t * head + c);
+            int64_t at = t * stride + first + c, left = m->head_width - c;
+            if (layer->out.scheme == CALIBRATED)
+                store_first_codes(left, s->context + at, mul(value, load(layer->out.factors + first + c)), layer->out.zero);
+            else
+                store_first(left, s->wide + at, value);
+        }
+}
+
+/* Attention of all heads over the texts of a block; returns what layer->out reads. */
+static Input attend_all(const Model *m, const Layer *layer, Scratch *s, const int64_t *lengths, int64_t count, int64_t tokens) {
     int64_t panels = m->head_panels, head = panels * PANEL, stride = layer->out.input_count;
+    Input input = {s->codes, s->x, s->scales, m->width};
+    if (layer->out.scheme != CALIBRATED) memset(s->wide, 0, (size_t)(tokens * stride) * sizeof *s->wide);
     for (int64_t h = 0; h < layer->head_count; h++) {
         for (int64_t p = 0; p < panels; p++) {
             int64_t panel = h * 3 * panels + p;
             Sink queries = {STORE, .values = s->queries, .stride = head}, keys = {STORE, .values = s->keys, .stride = head};
             Sink values = {STORE, .values = s->values + p * tokens * PANEL, .stride = PANEL};
-            linear_panel(STORE, &layer->qkv, panel, s->codes, m->width, tokens, &queries, p * PANEL);
-            linear_panel(STORE, &layer->qkv, panel + panels, s->codes, m->width, tokens, &keys, p * PANEL);
-            linear_panel(STORE, &layer->qkv, panel + 2 * panels, s->codes, m->width, tokens, &values, 0);
+            any_panel(STORE, &layer->qkv, panel, &input, tokens, &queries, p * PANEL);
+            any_panel(STORE, &layer->qkv, panel + panels, &input, tokens, &keys, p * PANEL);
+            any_panel(STORE, &layer->qkv, panel + 2 * panels, &input, tokens, &values, 0);
         }
         spent(s, PROJECT);
         const float *bias = m->relative_bias ? m->relative_bias + h * (2 * m->relative_reach + LANES) + m->relative_reach : 0;
@@ -135,68 +118,63 @@ static void attend_all(const Model *m, const Layer *layer, Scratch *s, const int
             turn_keys(s->keys + at * head, lengths[text], head, s->key_panels);
             attend(s->queries + at * head, s->key_panels, s->values + at * PANEL, tokens, lengths[text], head, bias,
                    s->scores, s->head + at * head);
+            if (h == layer->weighing_head)
+                weigh(s->queries + at * head, s->keys + at * head, lengths[text], head, bias, s, s->weights + at);
         }
-        const float *factors = layer->out_codes.factors + h * m->head_width;
-        for (int64_t t = 0; t < tokens; t++)
-            for (int64_t c = 0; c < m->head_width; c += LANES) {
-                lanes value = mul(load(s->head + t * head + c), load(factors + c));
-                uint8_t *to = s->context + t * stride + h * m->head_width + c;
-                store_first_codes(m->head_width - c, to, value, layer->out_codes.zero);
-            }
+        keep_head(m, layer, s, h, stride, tokens);
         spent(s, ATTEND);
     }
+    if (layer->out.scheme == CALIBRATED) return (Input){.codes = s->context, .stride = stride};
+    return prepare(&layer->out, s->wide, stride, tokens, s->context, s->scales);
 }
 
-static void linear_add(const Linear *linear, const uint8_t *codes, int64_t tokens, float *x, int64_t width) {
+static void linear_add(const Linear *linear, const Input *input, int64_t tokens, float *x, int64_t width) {
     Sink sink = {ADD, .values = x, .stride = width};
-    for (int64_t p = 0; p < linear->panel_count; p++)
-        linear_panel(ADD, linear, p, codes, linear->input_count, tokens, &sink, p * PANEL);
+    for (int64_t p = 0; p < linear->panel_count; p++) any_panel(ADD, linear, p, input, tokens, &sink, p * PANEL);
+}
+
+/* What layer->down reads, where that is no more than a code of each value: all in one go. */
+static Input activate_codes(const Model *m, const Layer *layer, Scratch *s, const Input *input, int64_t tokens) {
+    int64_t stride = layer->inner_count;
+    Sink sink = {ACTIVATE, .codes = s->inner, .stride = stride, .curve = m->curve, .factors = layer->down.factors,
+                 .zero = layer->down.zero};
+    for (int64_t p = 0; p < layer->up.panel_count; p++) any_panel(ACTIVATE, &layer->up, p, input, tokens, &sink, p * PANEL);
+    return (Input){.codes = s->inner, .stride = stride};
+}
+
+/* What layer->down reads, by way of all values. */
+static Input activate_values(const Model *m, const Layer *layer, Scratch *s, const Input *input, int64_t tokens) {
+    int64_t stride = layer->inner_count;
+    Sink sink = {STORE, .values = s->wide, .stride = stride};
+    for (int64_t p = 0; p < layer->up.panel_count; p++) any_panel(STORE, &layer->up, p, input, tokens, &sink, p * PANEL);
+    for (int64_t i = 0; i < tokens * stride; i += LANES)
+        store(s->wide + i, least(curve_at(m->curve, load(s->wide + i)), all(layer->ceiling)));
+    return prepare(&layer->down, s->wide, stride, tokens, s->inner, s->scales);
 }
 
 static void feed_forward(const Model *m, const Layer *layer, Scratch *s, int64_t tokens) {
-    Sink sink = {ACTIVATE, .codes = s->inner, .stride = layer->down.input_count, .curve = m->curve,
-                 .factors = layer->down_codes.factors, .zero = layer->down_codes.zero};
-    for (int64_t p = 0; p < layer->up.panel_count; p++)
-        linear_panel(ACTIVATE, &layer->up, p, s->codes, m->width, tokens, &sink, p * PANEL);
+    Input input = {s->codes, s->x, s->scales, m->width};
+    int at_once = layer->down.scheme == CALIBRATED && isinf(layer->ceiling);
+    Input inner = at_once ? activate_codes(m, layer, s, &input, tokens) : activate_values(m, layer, s, &input, tokens);
     spent(s, UP);
-    linear_add(&layer->down, s->inner, tokens, s->x, m->width);
+    linear_add(&layer->down, &inner, tokens, s->x, m->width);
 }
 
 static void run_layer(
-    const Model *m, const Layer *layer, const Quantizer *next, Scratch *s, const int64_t *lengths, int64_t count, int64_t tokens) {
+    const Model *m, const Layer *layer, const Linear *next, Scratch *s, const int64_t *lengths, int64_t count, int64_t tokens) {
     if (layer->head_count) {
-        attend_all(m, layer, s, lengths, count, tokens);
-        linear_add(&layer->out, s->context, tokens, s->x, m->width);
+        Input context = attend_all(m, layer, s, lengths, count, tokens);
+        linear_add(&layer->out, &context, tokens, s->x, m->width);
     } else
         add_bias(s->x, tokens, m->width, layer->out.biases);
     spent(s, OUT);
-    for (int64_t t = 0; t < tokens; t++)
-        normalise(s->x + t * m->width, m->width, &layer->attention_norm, m->epsilon, &layer->up_codes, s->codes + t * m->width);
-    spent(s, NORM);
+    normalise_all(m, s, &layer->attention_norm, &layer->up, tokens);
     if (layer->inner_count)
         feed_forward(m, layer, s, tokens);
     else
         add_bias(s->x, tokens, m->width, layer->down.biases);
     spent(s, DOWN);
-    for (int64_t t = 0; t < tokens; t++)
-        normalise(s->x + t * m->width, m->width, &layer->output_norm, m->epsilon, next, s->codes + t * m->width);
-    spent(s, NORM);
-}
-
-static void pool(const Model *m, const float *x, int64_t length, float *out) {
-    lanes squares = all(0.0f);
-    for (int64_t c = 0; c < m->width; c += LANES) {
-        lanes total = load(x + c);
-        if (m->pooling == 0) {
-            for (int64_t t = 1; t < length; t++) total = add(total, load(x + t * m->width + c));
-            total = mul(total, all(1.0f / (float)length));
-        }
-        store(out + c, total);
-        squares = mul_add(total, total, squares);
-    }
-    if (!m->normalize) return;
-    lanes factor = all(1.0f / fmaxf(sqrtf(sum_of(squares)), 1e-12f));
-    for (int64_t c = 0; c < m->width; c += LANES) store(out + c, mul(load(out + c), factor));
+    normalise_all(m, s, &layer->output_norm, next, tokens);
 }
 
 /* Bytes of the two structures that hold all others: a caller that has another idea of them must not call. */
@@ -211,7 +189,7 @@ int64_t whit_scratch_size(const Model *m, int64_t longest) {
     return lay_out(m, longest > BLOCK ? longest : BLOCK, 0, &s);
 }
 
-/* Vectors of `count` texts, float32 [count][width]. ids: their tokens back to back; lengths: at least 1 each, `longest` at most;
+/* Vectors of `count` texts, float32 [count][dimension_count]. ids: their tokens back to back; lengths: at least 1 each, `longest` at most;
  * layer_count: how many layers to compute; scratch: whit_scratch_size(m, longest) bytes, 64-byte aligned; ticks:
  * what each Part took is added to ticks[part], or null. */
 void whit_encode(
@@ -222,15 +200,16 @@ void whit_encode(
     for (int64_t start = 0; start < count;) {
         int64_t end = start + 1, tokens = lengths[start];
         while (end < count && tokens + lengths[end] <= BLOCK) tokens += lengths[end++];
-        embed(m, ids, lengths + start, end - start, s.x);
-        spent(&s, EMBED);
-        for (int64_t t = 0; t < tokens; t++)
-            normalise(s.x + t * m->width, m->width, &m->norm, m->epsilon, &m->layers[0].qkv_codes, s.codes + t * m->width);
-        spent(&s, NORM);
-        for (int64_t i = 0; i < layer_count; i++)
-            run_layer(m, &m->layers[i], i + 1 < layer_count ? &m->layers[i + 1].qkv_codes : 0, &s, lengths + start, end - start, tokens);
-        const float *x = s.x;
-        for (int64_t text = start; text < end; x += lengths[text++] * m->width, out += m->width) pool(m, x, lengths[text], out);
+        embed(m, &s, &m->layers[0].qkv, ids, lengths + start, end - start, tokens);
+        for (int64_t i = 0; i < layer_count; i++) {
+            run_layer(m, &m->layers[i], i + 1 < layer_count ? &m->layers[i + 1].qkv : 0, &s, lengths + start, end - start, tokens);
+            if (i == 0 && m->averages) memcpy(s.first, s.x, (size_t)(tokens * m->width) * sizeof *s.x);
+        }
+        if (m->averages) average(s.x, s.first, tokens * m->width);
+        for (int64_t text = start, at = 0; text < end; at += lengths[text++], out += m->dimension_count) {
+            pool(m, s.x + at * m->width, lengths[text], s.weights + at, s.pooled[0]);
+            finish(m, s.pooled[0], s.pooled[1], out);
+        }
         spent(&s, POOL);
         ids += tokens;
         start = end;

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from whit.contract.manifest import GRAPH_FILE, Manifest, PackageError
 from whit.runtime.machine import instruction_sets
-from whit.runtime.native.layout import aligned_memory
 from whit.runtime.native.library import PARTS, Model, load_library
+from whit.runtime.native.memory import aligned_memory
 from whit.runtime.native.onnx_file import read_graph
 from whit.runtime.native.parts import UnsupportedError
 from whit.runtime.native.program import read_program

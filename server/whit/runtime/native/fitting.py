@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from whit.runtime.native.parts import Block, Linear, Norm, Program, Rows, UnsupportedError
+from whit.runtime.native.parts import AnyLinear, Block, FloatLinear, Linear, Norm, Program, Rows, UnsupportedError
 
 _CENTROID_COUNT = 256
 
@@ -19,18 +19,28 @@ def check_program(program: Program) -> None:
     Raises:
         UnsupportedError: names the first array that does not fit.
     """
-    width = program.embedding_norm.gain.size
-    if width < 1 or program.head_width < 1 or not program.blocks:
-        raise UnsupportedError(f"{len(program.blocks)} layers of width {width} with heads of {program.head_width}")
-    _check_rows("words", program.words, width)
-    _check_rows("positions", program.positions, width)
-    _check_norm("embedding_norm", program.embedding_norm, width)
+    if program.head_width < 1 or not program.blocks:
+        raise UnsupportedError(f"{len(program.blocks)} layers with heads of {program.head_width}")
+    embedding_width, width = program.embedding_norm.gain.size, program.blocks[0].output_norm.gain.size
+    _check_rows("words", program.words, embedding_width)
+    _check_rows("positions", program.positions, embedding_width)
+    _check_norm("embedding_norm", program.embedding_norm, embedding_width)
+    if program.projection is not None:
+        _check_linear("projection", program.projection, embedding_width, width)
+    elif embedding_width != width:
+        raise UnsupportedError(f"embeddings of a width of {embedding_width}, layers of a width of {width}")
     for i, block in enumerate(program.blocks):
         _check_block(f"layers.{i}", block, width, program.head_width)
-    bias = program.relative_bias
-    if bias is not None:
+    if program.relative_bias is not None:
         heads = max(block.head_count for block in program.blocks)
-        _check("relative_bias", bias, np.float32, len(bias) // 2 * 2 + 1, heads)
+        _check("relative_bias", program.relative_bias, np.float32, len(program.relative_bias) // 2 * 2 + 1, heads)
+    if program.weighing is not None:
+        layer, head = program.weighing
+        if not (0 <= layer < len(program.blocks) and 0 <= head < program.blocks[layer].head_count):
+            raise UnsupportedError(f"weighing by head {head} of layer {layer}, which is not there")
+    for i, dense in enumerate(program.dense):
+        _check_linear(f"dense.{i}", dense.linear, width, dense.linear.bias.size)
+        width = dense.linear.bias.size
 
 
 def _check_rows(name: str, rows: Rows, width: int) -> None:
@@ -73,24 +83,29 @@ def _check_block(name: str, block: Block, width: int, head_width: int) -> None:
 def _check_pair(
     name: str,
     names: tuple[str, str],
-    pair: tuple[Linear | None, Linear | NDArray[np.float32]],
+    pair: tuple[AnyLinear | None, AnyLinear | NDArray[np.float32]],
     sizes: tuple[int, int, int],
 ) -> None:
     """Two linear layers, from ``width`` to ``times`` * ``inner`` values and from ``inner`` back; or what is left of them."""
     (first, second), (width, times, inner) = pair, sizes
-    if first is None and not isinstance(second, Linear) and inner == 0:
+    if first is None and isinstance(second, np.ndarray) and inner == 0:
         _check(f"{name}.{names[1]}.bias", second, np.float32, width)
-    elif first is not None and isinstance(second, Linear) and inner > 0:
+    elif first is not None and not isinstance(second, np.ndarray) and inner > 0:
         _check_linear(f"{name}.{names[0]}", first, width, times * inner)
         _check_linear(f"{name}.{names[1]}", second, inner, width)
     else:
         raise UnsupportedError(f"{name}.{names[0]} and {name}.{names[1]}, one of which is there without the other")
 
 
-def _check_linear(name: str, linear: Linear, inputs: int, outputs: int) -> None:
+def _check_linear(name: str, linear: AnyLinear, inputs: int, outputs: int) -> None:
+    _check(f"{name}.bias", linear.bias, np.float32, outputs)
+    if isinstance(linear, FloatLinear):
+        _check(f"{name}.weight", linear.weight, np.float32, inputs, outputs)
+        return
     _check(f"{name}.codes", linear.codes, np.int8, inputs, outputs)
     _check(f"{name}.weight_scales", linear.weight_scales, np.float32, outputs)
-    _check(f"{name}.bias", linear.bias, np.float32, outputs)
+    if not isinstance(linear, Linear):
+        return
     if linear.smoothing is not None:
         _check(f"{name}.smoothing", linear.smoothing, np.float32, inputs)
     if not (math.isfinite(linear.scale) and linear.scale > 0 and 0 <= linear.zero_point <= 255):

@@ -22,12 +22,24 @@ INLINE lanes sub(lanes a, lanes b) { return _mm512_sub_ps(a, b); }
 INLINE lanes mul(lanes a, lanes b) { return _mm512_mul_ps(a, b); }
 INLINE lanes mul_add(lanes a, lanes b, lanes c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE lanes largest(lanes a, lanes b) { return _mm512_max_ps(a, b); }
+INLINE lanes least(lanes a, lanes b) { return _mm512_min_ps(a, b); }
+INLINE lanes over(lanes a, lanes b) { return _mm512_div_ps(a, b); }
+INLINE lanes size_of(lanes a) { return _mm512_abs_ps(a); }
+INLINE lanes signed_as(lanes a, lanes b) { /* the size of a, which has no sign, with the sign of b */
+    __m512i sign = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32((int32_t)0x80000000));
+    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a), sign));
+}
 INLINE float sum_of(lanes a) { return _mm512_reduce_add_ps(a); }
 INLINE float largest_of(lanes a) { return _mm512_reduce_max_ps(a); }
 
 /* The first `count` lanes of `value`, and `other` in the rest. */
 INLINE lanes first_lanes(int64_t count, lanes value, lanes other) {
     return _mm512_mask_blend_ps((__mmask16)((1u << count) - 1), other, value);
+}
+
+/* The first `count` lanes are written; 16 and more are all. */
+INLINE void store_first(int64_t count, float *to, lanes value) {
+    _mm512_mask_storeu_ps(to, count >= LANES ? (__mmask16)-1 : (__mmask16)((1u << count) - 1), value);
 }
 
 /* u8 codes: rint(value) + zero, clipped to 0..255; `value` is already divided by the scale. What is too large for an int32

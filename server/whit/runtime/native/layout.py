@@ -8,33 +8,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whit.runtime.native import structures as c
 from whit.runtime.native.curves import curve
 from whit.runtime.native.fitting import check_program
-from whit.runtime.native.parts import Block, FloatArray, Linear, Norm, Program, Rows, UnsupportedError
-from whit.runtime.native.structures import (
-    BYTES,
-    FLOATS,
-    PAIRS,
-    PRODUCTS,
-    CLayer,
-    CLinear,
-    CModel,
-    CNorm,
-    CQuantizer,
-    CRows,
+from whit.runtime.native.memory import Memory
+from whit.runtime.native.parts import (
+    AnyLinear,
+    Block,
+    FloatArray,
+    FloatLinear,
+    Linear,
+    Norm,
+    Program,
+    RowLinear,
+    Rows,
+    UnsupportedError,
 )
 
 PANEL = 32
 LANES = 16
-_ALIGNMENT = 64  # bytes of a cache line
-_POOLINGS = {"mean": 0, "cls": 1}
-
-
-def aligned_memory(size: int) -> NDArray[np.uint8]:
-    """uint8 [size] that begins at a cache line."""
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    return memory[start : start + size]
+_ROW_ZERO = 128  # the code of 0 where each token has a scale of its own
+# Pooling, and whether the states pooled are the average of the first layer's and the last's.
+_POOLINGS = {
+    "mean": (c.MEAN, False),
+    "cls": (c.FIRST, False),
+    "max": (c.LARGEST, False),
+    "mean_sqrt_len": (c.BY_ROOT, False),
+    "weighted_mean": (c.BY_PLACE, False),
+    "first_last": (c.MEAN, True),
+    "ditto": (c.BY_HEAD, True),
+}
 
 
 class Layout:
@@ -46,128 +49,162 @@ class Layout:
 
     def __init__(self, program: Program, *, position_offset: int) -> None:
         check_program(program)
-        self._held: list[Any] = []
-        width = program.embedding_norm.gain.shape[0]
-        if width % PANEL:
-            raise UnsupportedError(f"a width of {width}, which is no multiple of {PANEL}")
-        self._head_width, self._head_panels = program.head_width, -(-program.head_width // PANEL)
-        layers = (CLayer * len(program.blocks))(*(self._layer(block) for block in program.blocks))
-        positions = program.positions.token_count - position_offset
-        if position_offset < 0 or positions < 1:
+        reach = program.positions.token_count - position_offset
+        if position_offset < 0 or reach < 1:
             raise UnsupportedError(
                 f"{program.positions.token_count} positions, of which the first is {position_offset}"
             )
-        self.model = CModel(
+        self._memory = Memory()
+        self._head_width, self._head_panels = program.head_width, -(-program.head_width // PANEL)
+        embedding_width, width = program.words.width, len(program.blocks[0].output_norm.gain)
+        for size in (embedding_width, width):
+            if size % PANEL:
+                raise UnsupportedError(f"a width of {size}, which is no multiple of {PANEL}")
+        layers = (c.CLayer * len(program.blocks))(*(self._layer(block) for block in program.blocks))
+        dense = (c.CDense * len(program.dense))(
+            *(c.CDense(self._linear(each.linear), c.ACTIVATIONS.index(each.activation)) for each in program.dense)
+        )
+        pooling, averages = _POOLINGS[program.pooling]
+        self.model = c.CModel(
             words=self._rows(program.words),
             positions=self._rows(program.positions),
             norm=self._norm(program.embedding_norm),
             layers=layers,
+            dense=dense,
             layer_count=len(layers),
+            dense_count=len(dense),
+            embedding_width=embedding_width,
             width=width,
+            dimension_count=len(program.dense[-1].linear.bias) if dense else width,
             head_width=program.head_width,
             head_panels=self._head_panels,
             most_heads=max(layer.head_count for layer in layers),
             most_inner=max(layer.inner_count for layer in layers),
+            most_wide=max(map(_wide, layers)),
+            most_pooled=max([width, *(each.linear.panel_count * PANEL for each in dense)]),
             position_offset=position_offset,
-            curve=self._hold(curve(program.activation)),
+            curve=self._memory.hold(curve(program.activation)),
             epsilon=program.epsilon,
-            pooling=_POOLINGS[program.pooling],
+            pooling=pooling,
+            averages=averages,
             normalize=program.normalize,
         )
+        if program.projection is not None:
+            self.model.projection = self._linear(program.projection)
+            self.model.most_wide = max(self.model.most_wide, embedding_width)
         if program.relative_bias is not None:
-            self.model.relative_bias = self._hold(_by_distance(program.relative_bias, positions))
-            self.model.relative_reach = positions
+            self.model.relative_bias = self._memory.hold(_by_distance(program.relative_bias, reach))
+            self.model.relative_reach = reach
+        if program.weighing is not None:
+            layer, head = program.weighing
+            layers[layer].weighing_head = head
 
-    def _hold(self, array: NDArray[Any]) -> int:
-        """Address of a copy of the array that lives as long as the model, at the start of a cache line."""
-        memory = aligned_memory(array.nbytes)
-        memory.view(array.dtype).reshape(array.shape)[...] = array
-        self._held.append(memory)
-        return memory.ctypes.data
-
-    def _rows(self, rows: Rows) -> CRows:
-        laid = CRows(kind=FLOATS, codes=self._hold(rows.codes))
+    def _rows(self, rows: Rows) -> c.CRows:
+        laid = c.CRows(kind=c.FLOATS, codes=self._memory.hold(rows.codes))
         if rows.places is not None:
-            laid.places = self._hold(rows.places)
+            laid.places = self._memory.hold(rows.places)
         if rows.scales is not None:
-            laid.kind, laid.scales, laid.scale_count = BYTES, self._hold(rows.scales), 1
+            laid.kind, laid.scales, laid.scale_count = c.BYTES, self._memory.hold(rows.scales), 1
         if rows.scales is not None and rows.is_packed:
-            laid.kind, laid.scale_count = PAIRS, rows.scales.shape[1]
-            laid.scale_of = self._hold((np.arange(rows.width) * laid.scale_count // rows.width).astype(np.int32))
+            laid.kind, laid.scale_count = c.PAIRS, rows.scales.shape[1]
+            laid.scale_of = self._memory.hold((np.arange(rows.width) * laid.scale_count // rows.width).astype(np.int32))
         if rows.centroids is not None:
-            laid.kind, laid.code_count, laid.centroids = PRODUCTS, rows.codes.shape[1], self._hold(rows.centroids)
+            laid.kind, laid.code_count = c.PRODUCTS, rows.codes.shape[1]
+            laid.centroids = self._memory.hold(rows.centroids)
         return laid
 
-    def _norm(self, norm: Norm) -> CNorm:
-        return CNorm(self._hold(norm.gain), self._hold(norm.bias))
+    def _norm(self, norm: Norm) -> c.CNorm:
+        return c.CNorm(self._memory.hold(norm.gain), self._memory.hold(norm.bias))
 
-    def _layer(self, block: Block) -> CLayer:
-        heads, inner = block.head_count, 0 if block.up is None else -(-block.up.codes.shape[1] // PANEL) * PANEL
-        layer = CLayer(
+    def _layer(self, block: Block) -> c.CLayer:
+        inner = 0 if block.up is None else -(-len(block.up.bias) // PANEL) * PANEL
+        layer = c.CLayer(
             attention_norm=self._norm(block.attention_norm),
             output_norm=self._norm(block.output_norm),
-            head_count=heads,
+            head_count=block.head_count,
             inner_count=inner,
+            weighing_head=-1,
+            ceiling=block.ceiling,
         )
         if block.qkv is not None:
-            layer.qkv, layer.qkv_codes = self._linear(self._by_head(block.qkv, heads)), self._quantizer(block.qkv)
-        if isinstance(block.out, Linear):
-            layer.out, layer.out_codes = self._linear(block.out), self._quantizer(block.out)
-        else:
-            layer.out = CLinear(biases=self._hold(block.out))
+            layer.qkv = self._linear(block.qkv, heads=block.head_count)
+        if isinstance(block.out, np.ndarray):
+            layer.out = c.CLinear(biases=self._memory.hold(block.out))
+        else:  # what is rounded by token is rounded sixteen values at a time
+            layer.out = self._linear(block.out, multiple=4 if isinstance(block.out, Linear) else LANES)
         if block.up is not None:
-            layer.up, layer.up_codes = self._linear(block.up), self._quantizer(block.up)
-        if isinstance(block.down, Linear):
-            layer.down, layer.down_codes = self._linear(block.down, inner), self._quantizer(block.down)
+            layer.up = self._linear(block.up)
+        if isinstance(block.down, np.ndarray):
+            layer.down = c.CLinear(biases=self._memory.hold(block.down))
         else:
-            layer.down = CLinear(biases=self._hold(block.down))
+            layer.down = self._linear(block.down, multiple=PANEL)
         return layer
 
-    def _by_head(self, qkv: Linear, heads: int) -> Linear:
-        """Columns as the kernel wants them: by head, then query, key and value, each padded to whole panels."""
+    def _linear(self, linear: AnyLinear, *, multiple: int = 4, heads: int = 0) -> c.CLinear:
+        """Packs a layer, its inputs padded to a ``multiple`` with weights of 0, its outputs to whole panels.
+
+        ``heads``: of the layer that makes query, key and value: outputs by head, then query, key and value, each in panels of
+        its own; queries are divided by the root of the head's width.
+        """
+        weights = linear.weight if isinstance(linear, FloatLinear) else linear.codes
+        inputs, outputs = weights.shape
+        arrange, factors = _padded, np.ones(outputs, np.float32)
+        if heads:
+            arrange = self._by_head
+            factors[: outputs // 3] = np.float32(1 / math.sqrt(self._head_width))
+        deep = -(-inputs // multiple) * multiple
+
+        def scaled(values: NDArray[Any]) -> int:
+            return self._memory.hold(arrange(values * factors))
+
+        key, bias = (id(weights), deep, heads), scaled(linear.bias)
+        laid = c.CLinear(late_biases=bias, input_count=deep, panel_count=arrange(factors).size // PANEL)
+        if isinstance(linear, FloatLinear):
+            laid.scheme = c.FLOAT
+            laid.weights = self._memory.hold_once(key, lambda: _float_panels(arrange(linear.weight * factors), deep))
+            return laid
+        laid.weights = self._memory.hold_once(key, lambda: _code_panels(arrange(linear.codes), deep))
+        sums = arrange(linear.codes.sum(axis=0, dtype=np.int32))
+        if isinstance(linear, RowLinear):
+            laid.scheme, laid.zero = c.BY_TOKEN, _ROW_ZERO
+            laid.scales = scaled(linear.weight_scales)
+            laid.biases = self._memory.hold(np.zeros(len(sums), np.float32))
+        else:
+            laid.scheme, laid.zero, laid.biases = c.CALIBRATED, linear.zero_point, bias
+            laid.scales = scaled(linear.weight_scales * np.float32(linear.scale))
+            smoothing = np.ones(inputs, np.float32) if linear.smoothing is None else linear.smoothing
+            laid.factors = self._memory.hold(np.pad(smoothing / np.float32(linear.scale), (0, 2 * PANEL)))
+        laid.offsets = self._memory.hold((laid.zero * sums).astype(np.int32))
+        return laid
+
+    def _by_head(self, columns: NDArray[Any]) -> NDArray[Any]:
         width, padded = self._head_width, self._head_panels * PANEL
+        by_head = columns.reshape(*columns.shape[:-1], 3, -1, width).swapaxes(-3, -2)
+        pad = [(0, 0)] * (by_head.ndim - 1) + [(0, padded - width)]
+        return np.pad(by_head, pad).reshape(*columns.shape[:-1], -1)
 
-        def arrange(columns: NDArray[Any]) -> NDArray[Any]:
-            by_head = columns.reshape(*columns.shape[:-1], 3, heads, width).swapaxes(-3, -2)
-            pad = [(0, 0)] * (by_head.ndim - 1) + [(0, padded - width)]
-            return np.pad(by_head, pad).reshape(*columns.shape[:-1], -1)
 
-        size = heads * width
-        queries = np.where(np.arange(3 * size) < size, np.float32(1 / math.sqrt(width)), np.float32(1))
-        return Linear(
-            arrange(qkv.codes),
-            arrange(qkv.weight_scales * queries),
-            arrange(qkv.bias * queries),
-            qkv.scale,
-            qkv.zero_point,
-            qkv.smoothing,
-        )
+def _padded(columns: NDArray[Any]) -> NDArray[Any]:
+    return np.pad(columns, [(0, 0)] * (columns.ndim - 1) + [(0, -columns.shape[-1] % PANEL)])
 
-    def _linear(self, linear: Linear, input_count: int = 0) -> CLinear:
-        """Packs weights; ``input_count`` pads the inputs, of which there are otherwise as many as a multiple of 4 holds."""
-        inputs, outputs = linear.codes.shape
-        deep, wide = input_count or -(-inputs // 4) * 4, -(-outputs // PANEL) * PANEL
-        codes = np.zeros((deep, wide), np.int8)
-        codes[:inputs, :outputs] = linear.codes
-        panels = codes.reshape(deep // 4, 4, wide // PANEL, PANEL).transpose(2, 0, 3, 1)
 
-        def padded(values: NDArray[Any]) -> NDArray[Any]:
-            return np.pad(values, (0, wide - outputs))
+def _code_panels(codes: NDArray[np.int8], deep: int) -> NDArray[np.int8]:
+    """int8 [panels, deep / 4, 32, 4] of [inputs, outputs]."""
+    padded = np.pad(codes, ((0, deep - len(codes)), (0, 0)))
+    return padded.reshape(deep // 4, 4, -1, PANEL).transpose(2, 0, 3, 1)
 
-        offsets = linear.zero_point * codes.sum(axis=0, dtype=np.int32)
-        return CLinear(
-            self._hold(panels),
-            self._hold(padded(np.broadcast_to(linear.weight_scales, outputs) * np.float32(linear.scale))),
-            self._hold(offsets.astype(np.int32)),
-            self._hold(padded(linear.bias)),
-            deep,
-            wide // PANEL,
-        )
 
-    def _quantizer(self, linear: Linear) -> CQuantizer:
-        inputs = linear.codes.shape[0]
-        factors = np.ones(inputs, np.float32) if linear.smoothing is None else linear.smoothing
-        return CQuantizer(self._hold(np.pad(factors / np.float32(linear.scale), (0, 2 * PANEL))), linear.zero_point)
+def _float_panels(weights: FloatArray, deep: int) -> FloatArray:
+    """float32 [panels, deep, 32] of [inputs, outputs]."""
+    padded = np.pad(weights, ((0, deep - len(weights)), (0, 0)))
+    return padded.reshape(deep, -1, PANEL).transpose(1, 0, 2)
+
+
+def _wide(layer: c.CLayer) -> int:
+    """Floats of a token that a layer's linear layers need all at once."""
+    context = 0 if layer.out.scheme == c.CALIBRATED else layer.out.input_count
+    inner = layer.inner_count if layer.down.scheme != c.CALIBRATED or math.isfinite(layer.ceiling) else 0
+    return int(max(context, inner))
 
 
 def _by_distance(table: FloatArray, reach: int) -> FloatArray:

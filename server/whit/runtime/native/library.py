@@ -63,7 +63,7 @@ class Model:
         scratch: NDArray[np.uint8],
         ticks: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
-        """Vectors float32 [len(lengths), width] of texts whose tokens lie back to back in ``ids``.
+        """Vectors float32 [len(lengths), dimensions] of texts whose tokens lie back to back in ``ids``.
 
         Args:
             ids: int64 [sum of lengths].
@@ -85,7 +85,7 @@ class Model:
             raise ValueError(f"token ids must be from 0 to {self._word_count - 1}, got {ids.min()} to {ids.max()}")
         if not 0 <= layer_count <= self._layout.model.layer_count:
             raise ValueError(f"layer_count must be 0 to {self._layout.model.layer_count}, got {layer_count}")
-        codes, vectors = ids.astype(np.int32), np.empty((len(lengths), self._layout.model.width), np.float32)
+        codes, vectors = ids.astype(np.int32), np.empty((len(lengths), self._layout.model.dimension_count), np.float32)
         self._library.whit_encode(
             *(self._layout.model, codes.ctypes.data, lengths.ctypes.data, len(lengths), int(lengths.max())),
             *(

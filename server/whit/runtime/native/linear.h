@@ -9,21 +9,22 @@
 /* Bytes: weights are read once from front to back, and few rows are done with a cache line before the next one is there. */
 #define AHEAD 4096
 
+/* Where the codes of a layer's input come from. CALIBRATED: code = rint(x * factors) + zero. BY_TOKEN: each token has a scale of
+ * its own. FLOAT: there are none, nor of weights. */
+typedef enum { CALIBRATED, BY_TOKEN, FLOAT } Scheme;
+
 /* y = (codes - zero) . weights * scales + biases. Weights lie in panels of 32 outputs: [panels][inputs / 4][32][4]. */
 typedef struct {
-    const int8_t *weights;
-    const float *scales;    /* [panels * 32]: the activations' scale times the output's */
-    const int32_t *offsets; /* [panels * 32]: the activations' zero point times the sum of an output's weights */
-    const float *biases;    /* [panels * 32] */
-    int64_t input_count;    /* a multiple of 4 */
+    const int8_t *weights;    /* FLOAT: float32 [panels][inputs][32] */
+    const float *scales;      /* [panels * 32]: CALIBRATED: the activations' scale times the output's; BY_TOKEN: the output's */
+    const int32_t *offsets;   /* [panels * 32]: the activations' zero point times the sum of an output's weights */
+    const float *biases;      /* [panels * 32]: BY_TOKEN: zeros */
+    const float *late_biases; /* BY_TOKEN, FLOAT: [panels * 32] */
+    const float *factors;     /* CALIBRATED: [inputs and a panel more], smoothing over scale; else null */
+    int64_t input_count;      /* a multiple of 4 but for FLOAT */
     int64_t panel_count;
+    int32_t scheme, zero;
 } Linear;
-
-/* Where codes come from: code = rint(x * factors) + zero. */
-typedef struct {
-    const float *factors; /* [width]: smoothing over scale */
-    int32_t zero;
-} Quantizer;
 
 /* What becomes of a tile's values. */
 typedef enum { STORE, ADD, ACTIVATE } Fate;
@@ -34,12 +35,11 @@ typedef struct {
     uint8_t *codes; /* ACTIVATE */
     int64_t stride;
     const Curve *curve;
-    const float *factors; /* ACTIVATE: [columns], as in Quantizer */
+    const float *factors; /* ACTIVATE: [columns], as in the Linear that reads the codes */
     int32_t zero;
 } Sink;
 
-INLINE void finish_lanes(const Sink *sink, Fate fate, int64_t place, __m512i sums, __m512i offset, lanes scale, lanes bias, lanes factor) {
-    lanes value = mul_add(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums, offset)), scale, bias);
+INLINE void finish_lanes(const Sink *sink, const Fate fate, int64_t place, lanes value, lanes factor) {
     if (fate == STORE)
         store(sink->values + place, value);
     else if (fate == ADD)
@@ -73,8 +73,10 @@ INLINE void linear_tile(
         lanes scale = load(linear->scales + at), bias = load(linear->biases + at);
         lanes factor = fate == ACTIVATE ? load(sink->factors + at) : all(1.0f);
 #pragma GCC unroll 12
-        for (int r = 0; r < rows; r++)
-            finish_lanes(sink, fate, (first + r) * sink->stride + column + half * LANES, sums[r][half], offset, scale, bias, factor);
+        for (int r = 0; r < rows; r++) {
+            lanes value = mul_add(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][half], offset)), scale, bias);
+            finish_lanes(sink, fate, (first + r) * sink->stride + column + half * LANES, value, factor);
+        }
     }
 }
 

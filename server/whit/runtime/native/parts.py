@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,16 +74,48 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """One layer. A pair of linear layers is None where pruning left nothing of it; then the bias is all that it adds."""
+class RowLinear:
+    """int8 [in, out] with one activation scale a token, ``max|x| / 127``; bias and weight_scales float32 [out]."""
 
-    qkv: Linear | None
-    out: Linear | FloatArray
-    up: Linear | None
-    down: Linear | FloatArray
+    codes: NDArray[np.int8]
+    weight_scales: FloatArray
+    bias: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class FloatLinear:
+    """float32 [in, out] and [out]."""
+
+    weight: FloatArray
+    bias: FloatArray
+
+
+AnyLinear = Linear | RowLinear | FloatLinear
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One layer. A pair of linear layers is None where pruning left nothing of it; then the bias is all that it adds.
+
+    ``ceiling`` is the most that an activation counts.
+    """
+
+    qkv: AnyLinear | None
+    out: AnyLinear | FloatArray
+    up: AnyLinear | None
+    down: AnyLinear | FloatArray
     attention_norm: Norm
     output_norm: Norm
     head_count: int
+    ceiling: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A layer after pooling; ``activation`` is ``identity``, ``relu``, ``tanh`` or ``gelu``."""
+
+    linear: FloatLinear
+    activation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +123,8 @@ class Program:
     """What a graph computes.
 
     ``relative_bias`` float32 [2 * n + 1, heads] is added to the score of a query and a key that lies -n to n tokens behind it,
-    or farther, which counts as n.
+    or farther, which counts as n. ``pooling`` is one of ``whit.contract.pooling.POOLINGS``, or ``ditto``: then
+    ``weighing`` says which layer and head weigh the tokens.
     """
 
     words: Rows
@@ -103,3 +137,6 @@ class Program:
     pooling: str
     normalize: bool
     relative_bias: FloatArray | None = None
+    projection: FloatLinear | None = None
+    weighing: tuple[int, int] | None = None
+    dense: Sequence[Dense] = ()

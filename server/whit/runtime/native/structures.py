@@ -13,15 +13,16 @@ class CLinear(Structure):
         ("scales", c_void_p),
         ("offsets", c_void_p),
         ("biases", c_void_p),
+        ("late_biases", c_void_p),
+        ("factors", c_void_p),
         ("input_count", c_int64),
         ("panel_count", c_int64),
+        ("scheme", c_int32),
+        ("zero", c_int32),
     )
 
 
-class CQuantizer(Structure):
-    """``Quantizer``."""
-
-    _fields_ = (("factors", c_void_p), ("zero", c_int32))
+CALIBRATED, BY_TOKEN, FLOAT = range(3)  # scheme of a Linear
 
 
 class CNorm(Structure):
@@ -31,7 +32,7 @@ class CNorm(Structure):
 
 
 class CRows(Structure):
-    """``Rows``; ``kind`` is one of the four numbers below."""
+    """``Rows``."""
 
     _fields_ = (
         ("kind", c_int32),
@@ -45,7 +46,7 @@ class CRows(Structure):
     )
 
 
-FLOATS, BYTES, PAIRS, PRODUCTS = range(4)
+FLOATS, BYTES, PAIRS, PRODUCTS = range(4)  # kind of Rows
 
 
 class CLayer(Structure):
@@ -53,12 +54,23 @@ class CLayer(Structure):
 
     _fields_ = (
         *((name, CLinear) for name in ("qkv", "out", "up", "down")),
-        *((name, CQuantizer) for name in ("qkv_codes", "out_codes", "up_codes", "down_codes")),
         ("attention_norm", CNorm),
         ("output_norm", CNorm),
         ("head_count", c_int64),
         ("inner_count", c_int64),
+        ("weighing_head", c_int64),
+        ("ceiling", c_float),
     )
+
+
+class CDense(Structure):
+    """``Dense``."""
+
+    _fields_ = (("linear", CLinear), ("activation", c_int32))
+
+
+MEAN, FIRST, LARGEST, BY_ROOT, BY_PLACE, BY_HEAD = range(6)  # pooling of a Model
+ACTIVATIONS = ("identity", "relu", "tanh", "gelu")  # of a Dense, in its order
 
 
 class CModel(Structure):
@@ -68,18 +80,26 @@ class CModel(Structure):
         ("words", CRows),
         ("positions", CRows),
         ("norm", CNorm),
+        ("projection", CLinear),
         ("layers", POINTER(CLayer)),
+        ("dense", POINTER(CDense)),
         ("layer_count", c_int64),
+        ("dense_count", c_int64),
+        ("embedding_width", c_int64),
         ("width", c_int64),
+        ("dimension_count", c_int64),
         ("head_width", c_int64),
         ("head_panels", c_int64),
         ("most_heads", c_int64),
         ("most_inner", c_int64),
+        ("most_wide", c_int64),
+        ("most_pooled", c_int64),
         ("position_offset", c_int64),
         ("relative_bias", c_void_p),
         ("relative_reach", c_int64),
         ("curve", c_void_p),
         ("epsilon", c_float),
         ("pooling", c_int32),
+        ("averages", c_int32),
         ("normalize", c_int32),
     )
