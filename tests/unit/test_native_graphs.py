@@ -244,11 +244,16 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 ANY_COUNT = (".words.places", ".positions.codes", ".positions.scales")
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("path", [path for path, _ in arrays_of(PROGRAM)])
+MISFITS = [
+    (path, wrong)
+    for path, _ in arrays_of(PROGRAM)
+    for wrong in WRONG
+    if not (path in ANY_COUNT and wrong in ("shorter", "narrower"))
+]
+
+
+@pytest.mark.parametrize(("path", "wrong"), MISFITS)
 def test_an_array_that_does_not_fit(path: str, wrong: str) -> None:
-    if path in ANY_COUNT and wrong in ("shorter", "narrower"):
-        pytest.skip("fits")
     array = dict(arrays_of(PROGRAM))[path]
     program = with_array(PROGRAM, path.split(".")[1:], WRONG[wrong](array))
 
