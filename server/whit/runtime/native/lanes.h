@@ -42,6 +42,20 @@ INLINE void store_first(int64_t count, float *to, lanes value) {
     _mm512_mask_storeu_ps(to, count >= LANES ? (__mmask16)-1 : (__mmask16)((1u << count) - 1), value);
 }
 
+/* Sixteen s8 values; or the halves of sixteen bytes that hold 16 * a + b + 8 each, for a and b from -8 to 7: all a, or all b. */
+INLINE __m512i whole_at(const int8_t *from) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)); }
+INLINE lanes bytes_at(const int8_t *from) { return _mm512_cvtepi32_ps(whole_at(from)); }
+INLINE lanes high_codes_at(const int8_t *from) { return _mm512_cvtepi32_ps(_mm512_srai_epi32(whole_at(from), 4)); }
+INLINE lanes low_codes_at(const int8_t *from) {
+    __m512i low = _mm512_and_si512(whole_at(from), _mm512_set1_epi32(15));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(low, _mm512_set1_epi32(8)));
+}
+
+/* table[places[0]], table[places[1]] and so on. */
+INLINE lanes look_up(const float *table, const int32_t *places) {
+    return _mm512_i32gather_ps(_mm512_loadu_si512(places), table, sizeof *table);
+}
+
 /* u8 codes: rint(value) + zero, clipped to 0..255; `value` is already divided by the scale. What is too large for an int32
  * would become the least of all, so it is clipped before; what is too small becomes that in any case. */
 INLINE __m128i codes_of(lanes value, int32_t zero) {

@@ -18,22 +18,14 @@ typedef struct {
     int64_t code_count;
 } Rows;
 
-INLINE lanes bytes_at(const int8_t *from) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
-}
-
 INLINE void add_bytes(const int8_t *row, float scale, int64_t width, float *x) {
     for (int64_t c = 0; c < width; c += LANES) store(x + c, add(load(x + c), mul(bytes_at(row + c), all(scale))));
 }
 
 INLINE void add_pairs(const int8_t *row, const float *scales, const int32_t *scale_of, int64_t width, float *x) {
     for (int64_t c = 0; c < width; c += LANES) {
-        int64_t at = c < width / 2 ? c : c - width / 2;
-        __m512i both = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(row + at)));
-        __m512i low = _mm512_sub_epi32(_mm512_and_epi32(both, _mm512_set1_epi32(15)), _mm512_set1_epi32(8));
-        __m512i code = c < width / 2 ? _mm512_srai_epi32(both, 4) : low;
-        lanes scale = _mm512_i32gather_ps(_mm512_loadu_si512(scale_of + c), scales, sizeof *scales);
-        store(x + c, add(load(x + c), mul(_mm512_cvtepi32_ps(code), scale)));
+        lanes codes = c < width / 2 ? high_codes_at(row + c) : low_codes_at(row + c - width / 2);
+        store(x + c, add(load(x + c), mul(codes, look_up(scales, scale_of + c))));
     }
 }
 
