@@ -41,12 +41,8 @@ def read_program(graph: OnnxGraph) -> Program:
     """
     try:
         return _Reader(graph).read()
-    except (
-        IndexError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:  # too few inputs of a node, an array of another shape
+    except (ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
+        # A node with too few inputs or attributes, an array of another shape, heads of no width.
         raise UnsupportedError(f"a graph that whit would not write ({error!r})") from None
 
 
