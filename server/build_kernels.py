@@ -31,7 +31,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def dependencies(self) -> list[str]:
         """What building needs on this platform, besides hatchling."""
-        return ["ziglang>=0.13"] if self.target_name == "wheel" and _has_kernels() else []
+        return ["ziglang>=0.13,<0.18"] if self.target_name == "wheel" and _has_kernels() else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compiles before files are collected."""
