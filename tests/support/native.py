@@ -30,6 +30,7 @@ Texts = Sequence[NDArray[np.int64]]
 POSITION_OFFSET = 2
 WORD_COUNT = 90
 MAX_TOKEN_COUNT = 300
+TINY = 1e-30  # the least range that codes are made for
 BLOCK_TOKENS = 128  # BLOCK of encoder.c
 
 needs_kernels = pytest.mark.skipif(
@@ -212,16 +213,37 @@ def _attention(x: FloatArray, block: Block, width: int) -> FloatArray:
     if block.qkv is None or not isinstance(block.out, Linear):
         return np.asarray(block.out, np.float64)
     query, key, value = _linear(x, block.qkv).reshape(len(x), 3, block.head_count, width).transpose(1, 2, 0, 3)
-    scores = query @ key.transpose(0, 2, 1) / math.sqrt(width)  # [heads, tokens, tokens]
-    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    context = shares / shares.sum(axis=-1, keepdims=True) @ value
-    return _linear(context.transpose(1, 0, 2).reshape(len(x), -1), block.out)
+    context = np.stack([_eight_bits(*head) for head in zip(query / math.sqrt(width), key, value, strict=True)], axis=1)
+    return _linear(context.reshape(len(x), -1), block.out)
+
+
+def _eight_bits(query: FloatArray, key: FloatArray, value: FloatArray) -> FloatArray:
+    """Attention of one head, [tokens, width] each, as codes: keys by their columns' range, shares by the largest of each query.
+
+    Shares are divided by what they summed to before they became codes; values count from their columns' mean.
+    """
+    low, step = key.min(axis=0), np.maximum(np.ptp(key, axis=0), TINY) / 255
+    keys, queries = np.rint((key - low) / step), query * step
+    query_step = np.maximum(np.abs(queries).max(axis=1, keepdims=True), TINY) / 127
+    # [tokens, tokens]; what a query adds to all of its scores is left out.
+    scores = (np.rint(queries / query_step) @ keys.T) * query_step
+    shares = 255 * powers((scores - scores.max(axis=1, keepdims=True)) / math.log(2))
+    mean = value.mean(axis=0)
+    value_step = np.maximum(np.abs(value - mean).max(axis=0), TINY) / 127
+    sums = np.rint(shares) @ np.rint((value - mean) / value_step) * value_step
+    return np.asarray(sums / shares.sum(axis=1, keepdims=True) + mean)
 
 
 def _feed_forward(x: FloatArray, block: Block, activation: str) -> FloatArray:
     if block.up is None or not isinstance(block.down, Linear):
         return np.asarray(block.down, np.float64)
     return _linear(parabolas(activation, _linear(x, block.up)), block.down)
+
+
+def powers(x: FloatArray) -> FloatArray:
+    """Powers of two as the kernels have them, float64."""
+    whole = np.floor(x)
+    return np.asarray(np.exp2(whole) * np.polyval([0.0780245513, 0.226067185, 0.695833504, 0.999925256], x - whole))
 
 
 def parabolas(activation: str, x: FloatArray) -> FloatArray:

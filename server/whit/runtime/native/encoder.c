@@ -73,58 +73,28 @@ static void add_bias(float *x, int64_t tokens, int64_t width, const float *bias)
         for (int64_t c = 0; c < width; c += LANES) store(x + c, add(load(x + c), load(bias + c)));
 }
 
-/* How much each token of a text attends to itself in one head. */
-static void weigh(const float *queries, const float *keys, int64_t tokens, int64_t width, const float *bias, Scratch *s, float *weights) {
-    turn_keys(keys, tokens, width, s->key_panels);
-    for (int64_t q = 0; q < tokens; q++) {
-        for (int64_t k = 0; k < tokens; k += PANEL)
-            product(1, 2, queries + q * width, width, s->key_panels + k * width, width, s->scores + k, PANEL);
-        float share = soften(s->scores, tokens, bias ? bias - q : 0);
-        weights[q] = s->scores[q] * share;
-    }
-}
-
-/* Output of one head, in s->head, to its columns of what the next layer reads, or of what is made into that. */
-static void keep_head(const Model *m, const Layer *layer, Scratch *s, int64_t h, int64_t stride, int64_t tokens) {
-    int64_t head = m->head_panels * PANEL, first = h * m->head_width;
-    for (int64_t t = 0; t < tokens; t++)
-        for (int64_t c = 0; c < m->head_width; c += LANES) {
-            lanes value = load(s->head + t * head + c);
-            int64_t at = t * stride + first + c, left = m->head_width - c;
-            if (layer->out.scheme == CALIBRATED)
-                store_first_codes(left, s->context + at, mul(value, load(layer->out.factors + first + c)), layer->out.zero);
-            else
-                store_first(left, s->wide + at, value);
-        }
-}
-
 /* Attention of all heads over the texts of a block; returns what layer->out reads. */
 static Input attend_all(const Model *m, const Layer *layer, Scratch *s, const int64_t *lengths, int64_t count, int64_t tokens) {
-    int64_t panels = m->head_panels, head = panels * PANEL, stride = layer->out.input_count;
+    int64_t panels = m->head_panels, stride = layer->out.input_count;
+    int coded = layer->out.scheme == CALIBRATED;
+    float *parts[3] = {s->head.queries, s->head.keys, s->head.values};
     Input input = {s->codes, s->x, s->scales, m->width};
-    if (layer->out.scheme != CALIBRATED) memset(s->wide, 0, (size_t)(tokens * stride) * sizeof *s->wide);
+    if (!coded) memset(s->wide, 0, (size_t)(tokens * stride) * sizeof *s->wide);
     for (int64_t h = 0; h < layer->head_count; h++) {
-        for (int64_t p = 0; p < panels; p++) {
-            int64_t panel = h * 3 * panels + p;
-            Sink queries = {STORE, .values = s->queries, .stride = head}, keys = {STORE, .values = s->keys, .stride = head};
-            Sink values = {STORE, .values = s->values + p * tokens * PANEL, .stride = PANEL};
-            any_panel(STORE, &layer->qkv, panel, &input, tokens, &queries, p * PANEL);
-            any_panel(STORE, &layer->qkv, panel + panels, &input, tokens, &keys, p * PANEL);
-            any_panel(STORE, &layer->qkv, panel + 2 * panels, &input, tokens, &values, 0);
+        for (int64_t p = 0; p < 3 * panels; p++) {
+            Sink sink = {STORE, .values = parts[p / panels], .stride = s->head.width};
+            any_panel(STORE, &layer->qkv, h * 3 * panels + p, &input, tokens, &sink, p % panels * PANEL);
         }
         spent(s, PROJECT);
+        int64_t column = h * m->head_width;
+        Context context = {.codes = coded ? s->context + column : 0, .values = s->wide + column, .stride = stride,
+                           .width = m->head_width, .factors = coded ? layer->out.factors + column : 0,
+                           .zero = layer->out.zero, .weights = h == layer->weighing_head ? s->weights : 0};
         const float *bias = m->relative_bias ? m->relative_bias + h * (2 * m->relative_reach + LANES) + m->relative_reach : 0;
-        for (int64_t text = 0, at = 0; text < count; at += lengths[text++]) {
-            turn_keys(s->keys + at * head, lengths[text], head, s->key_panels);
-            attend(s->queries + at * head, s->key_panels, s->values + at * PANEL, tokens, lengths[text], head, bias,
-                   s->scores, s->head + at * head);
-            if (h == layer->weighing_head)
-                weigh(s->queries + at * head, s->keys + at * head, lengths[text], head, bias, s, s->weights + at);
-        }
-        keep_head(m, layer, s, h, stride, tokens);
+        for (int64_t text = 0, at = 0; text < count; at += lengths[text++]) attend(&s->head, at, lengths[text], bias, &context);
         spent(s, ATTEND);
     }
-    if (layer->out.scheme == CALIBRATED) return (Input){.codes = s->context, .stride = stride};
+    if (coded) return (Input){.codes = s->context, .stride = stride};
     return prepare(&layer->out, s->wide, stride, tokens, s->context, s->scales);
 }
 

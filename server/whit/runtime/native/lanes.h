@@ -56,6 +56,15 @@ INLINE lanes look_up(const float *table, const int32_t *places) {
     return _mm512_i32gather_ps(_mm512_loadu_si512(places), table, sizeof *table);
 }
 
+/* Four times sixteen values from -128 to 255, rounded, as bytes [16][4]. */
+INLINE void store_bytes(void *to, const lanes four[4]) {
+    __m512i whole[4];
+    for (int i = 0; i < 4; i++) whole[i] = _mm512_cvtps_epi32(four[i]);
+    __m512i low = _mm512_mask_blend_epi8(0x2222222222222222, whole[0], _mm512_slli_epi32(whole[1], 8));
+    __m512i high = _mm512_mask_blend_epi8(0x8888888888888888, _mm512_slli_epi32(whole[2], 16), _mm512_slli_epi32(whole[3], 24));
+    _mm512_storeu_si512(to, _mm512_mask_blend_epi8(0xcccccccccccccccc, low, high));
+}
+
 /* u8 codes: rint(value) + zero, clipped to 0..255; `value` is already divided by the scale. What is too large for an int32
  * would become the least of all, so it is clipped before; what is too small becomes that in any case. */
 INLINE __m128i codes_of(lanes value, int32_t zero) {
@@ -121,6 +130,16 @@ INLINE lanes exp_of(lanes x) {
     y = mul_add(y, rest, all(5.0000001201e-1f));
     y = add(mul_add(y, mul(rest, rest), rest), all(1.0f));
     return _mm512_scalef_ps(y, n);
+}
+
+/* 255 * 2^x within 1e-4 of itself, for x <= 0: 2^floor(x) times a cubic of the rest, which ends in 0 for what is too small. */
+INLINE lanes share_of(lanes x) {
+    lanes rest = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    lanes y = all(19.8962606f);
+    y = mul_add(y, rest, all(57.6471322f));
+    y = mul_add(y, rest, all(177.437544f));
+    y = mul_add(y, rest, all(254.98094f));
+    return _mm512_scalef_ps(y, x);
 }
 
 /* A function of one variable as 32 parabolas, c[0] + x * (c[1] + x * c[2]): of width 1 / STEPS from FROM on, the outermost

@@ -208,7 +208,7 @@ def _wide(layer: c.CLayer) -> int:
 
 
 def _by_distance(table: FloatArray, reach: int) -> FloatArray:
-    """float32 [heads, 2 * reach + LANES] from [2 * n + 1, heads]: the biases of distances -reach on, those beyond n like n."""
+    """float32 [heads, 2 * reach + LANES] from [2 * n + 1, heads]: the biases of keys reach ahead to as far behind; beyond n like n."""
     most = len(table) // 2
-    distances = np.clip(np.arange(-reach, reach + LANES), -most, most)
+    distances = np.clip(np.arange(reach, -reach - LANES, -1), -most, most)
     return np.ascontiguousarray(table[distances + most].T)

@@ -48,24 +48,39 @@ INLINE void finish_lanes(const Sink *sink, const Fate fate, int64_t place, lanes
         store_codes(sink->codes + place, mul(curve_at(sink->curve, value), factor), sink->zero);
 }
 
+/* A tile's exact sums. */
+typedef __m512i Sums[TILE][2];
+
+INLINE lanes value_of(__m512i sum) { return _mm512_cvtepi32_ps(sum); }
+
+/* sums[r][half], lane c = sum over k of left[r][k] . right[k][c], each four u8 codes by four s8 codes; left[r][k] lies at
+ * left + r * row_stride + k * left_step, the first of `halves` times sixteen columns right[k] at right + k * right_step; the
+ * columns are asked for `ahead` bytes before they are read, or 0: they are near. */
+INLINE void multiply(
+    const int rows, const int halves, const int64_t ahead, const uint8_t *left, int64_t row_stride, int64_t left_step,
+    const int8_t *right, int64_t right_step, int64_t count, Sums sums) {
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
+    for (int64_t k = 0; k < count; k++) {
+        if (ahead) prefetch(right + k * right_step + ahead);
+        if (ahead) prefetch(right + k * right_step + ahead + 64);
+        __m512i r0 = _mm512_loadu_si512(right + k * right_step);
+        __m512i r1 = halves == 2 ? _mm512_loadu_si512(right + k * right_step + 64) : r0;
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            __m512i four = _mm512_set1_epi32(*(const int32_t *)(left + r * row_stride + k * left_step));
+            sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], four, r0);
+            if (halves == 2) sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], four, r1);
+        }
+    }
+}
+
 INLINE void linear_tile(
     const int rows, const Fate fate, const Linear *linear, int64_t panel, const uint8_t *input, int64_t input_stride,
     const Sink *sink, int64_t first, int64_t column) {
+    Sums sums;
     const int8_t *weights = linear->weights + panel * linear->input_count * PANEL;
-    __m512i sums[TILE][2];
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
-    for (int64_t k = 0; k < linear->input_count; k += 4) {
-        prefetch(weights + k * PANEL + AHEAD);
-        prefetch(weights + k * PANEL + AHEAD + 64);
-        __m512i w0 = _mm512_loadu_si512(weights + k * PANEL), w1 = _mm512_loadu_si512(weights + k * PANEL + 64);
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            __m512i four = _mm512_set1_epi32(*(const int32_t *)(input + r * input_stride + k));
-            sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], four, w0);
-            sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], four, w1);
-        }
-    }
+    multiply(rows, 2, AHEAD, input, input_stride, 4, weights, PANEL * 4, linear->input_count / 4, sums);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         int64_t at = panel * PANEL + half * LANES;
@@ -74,29 +89,39 @@ INLINE void linear_tile(
         lanes factor = fate == ACTIVATE ? load(sink->factors + at) : all(1.0f);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
-            lanes value = mul_add(_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][half], offset)), scale, bias);
+            lanes value = mul_add(value_of(_mm512_sub_epi32(sums[r][half], offset)), scale, bias);
             finish_lanes(sink, fate, (first + r) * sink->stride + column + half * LANES, value, factor);
         }
     }
 }
 
-#define EACH_ROW_COUNT(DO) \
-    DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12)
+/* DO(n, from) for tiles of n rows from row `from` on, n a constant; as even as can be: 13 rows are 7 and 6. */
+#define EACH_TILE(rows, DO) \
+    for (int64_t number = 0, tile_count = ((rows) + TILE - 1) / TILE, from; number < tile_count; number++) { \
+        from = number * (rows) / tile_count; \
+        switch ((number + 1) * (rows) / tile_count - from) { \
+            case 1: DO(1, from); break; \
+            case 2: DO(2, from); break; \
+            case 3: DO(3, from); break; \
+            case 4: DO(4, from); break; \
+            case 5: DO(5, from); break; \
+            case 6: DO(6, from); break; \
+            case 7: DO(7, from); break; \
+            case 8: DO(8, from); break; \
+            case 9: DO(9, from); break; \
+            case 10: DO(10, from); break; \
+            case 11: DO(11, from); break; \
+            case 12: DO(12, from); break; \
+        } \
+    }
 
-/* Columns of one panel for all rows; they land at `column`. Tiles are as even as can be: 13 rows are 7 and 6. */
+/* Columns of one panel for all rows; they land at `column`. */
 INLINE void linear_panel(
     const Fate fate, const Linear *linear, int64_t panel, const uint8_t *input, int64_t stride, int64_t rows,
     const Sink *sink, int64_t column) {
-    int64_t tiles = (rows + TILE - 1) / TILE;
-    for (int64_t t = 0; t < tiles; t++) {
-        int64_t first = t * rows / tiles, count = (t + 1) * rows / tiles - first;
-        switch (count) {
-#define ROWS(n) \
-    case n: linear_tile(n, fate, linear, panel, input + first * stride, stride, sink, first, column); break;
-            EACH_ROW_COUNT(ROWS)
-#undef ROWS
-        }
-    }
+#define LINEAR_TILE(n, first) linear_tile(n, fate, linear, panel, input + first * stride, stride, sink, first, column)
+    EACH_TILE(rows, LINEAR_TILE)
+#undef LINEAR_TILE
 }
 
 #endif

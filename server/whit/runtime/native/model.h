@@ -2,6 +2,7 @@
 #ifndef WHIT_MODEL_H
 #define WHIT_MODEL_H
 
+#include "attention.h"
 #include "rows.h"
 #include "schemes.h"
 
@@ -40,7 +41,7 @@ typedef struct {
     int64_t most_wide;   /* floats of a token that are kept for a layer that needs all of them, at most */
     int64_t most_pooled; /* values of a text's vector on its way, at most: whole panels */
     int64_t position_offset;
-    const float *relative_bias; /* [heads][2 * relative_reach + LANES], the bias of distance 0 at relative_reach; or null */
+    const float *relative_bias; /* [heads][2 * relative_reach + LANES], that of query q and key k at relative_reach + q - k; or null */
     int64_t relative_reach;
     const Curve *curve;
     float epsilon;
@@ -59,10 +60,7 @@ typedef struct {
     uint8_t *codes;      /* [tokens][width] */
     uint8_t *context;    /* [tokens][heads * head_width, rounded up: what lies beyond meets weights of 0] */
     uint8_t *inner;      /* [tokens][most_inner] */
-    float *queries, *keys, *values; /* [tokens][head_panels * 32] each */
-    float *key_panels;   /* as keys, tokens rounded up to 32 */
-    float *scores;       /* [TILE][tokens rounded up to 32] */
-    float *head;         /* [tokens][head_panels * 32] */
+    Head head;
     float *wide;         /* [tokens][most_wide] */
     float *scales;       /* [tokens]: of the codes that the next layer reads */
     float *first;        /* [tokens][width], if the model averages */
@@ -81,7 +79,7 @@ static int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 /* Lays out the scratch memory; returns how many bytes it takes. */
 static int64_t lay_out(const Model *m, int64_t tokens, char *memory, Scratch *s) {
-    int64_t head = m->head_panels * PANEL, cells = rounded(tokens, PANEL), size = 0;
+    int64_t head = m->head_panels * PANEL, size = 0;
 #define TAKE(what, count) \
     s->what = (void *)(memory + size); \
     size += rounded((count) * (int64_t)sizeof *s->what + 64, 64)
@@ -89,12 +87,17 @@ static int64_t lay_out(const Model *m, int64_t tokens, char *memory, Scratch *s)
     TAKE(codes, tokens * m->width);
     TAKE(context, tokens * rounded(m->most_heads * m->head_width, LANES));
     TAKE(inner, tokens * m->most_inner);
-    TAKE(queries, tokens * head);
-    TAKE(keys, tokens * head);
-    TAKE(values, tokens * head);
-    TAKE(key_panels, cells * head);
-    TAKE(scores, TILE * cells);
-    TAKE(head, tokens * head);
+    TAKE(head.queries, tokens * head);
+    TAKE(head.keys, tokens * head);
+    TAKE(head.values, tokens * head);
+    TAKE(head.key_codes, tokens * head);
+    TAKE(head.query_codes, head * PANEL);
+    TAKE(head.value_codes, rounded(tokens, 4) * head);
+    TAKE(head.key_steps, head);
+    TAKE(head.value_steps, head);
+    TAKE(head.value_means, head);
+    TAKE(head.turned, head * LANES);
+    TAKE(head.scores, tokens * PANEL);
     TAKE(wide, tokens * m->most_wide);
     TAKE(scales, tokens);
     TAKE(first, m->averages ? tokens * m->width : 0);
@@ -102,6 +105,7 @@ static int64_t lay_out(const Model *m, int64_t tokens, char *memory, Scratch *s)
     TAKE(pooled[0], m->most_pooled);
     TAKE(pooled[1], m->most_pooled);
 #undef TAKE
+    s->head.width = head;
     return size;
 }
 

@@ -6,7 +6,7 @@
 #ifndef WHIT_SCHEMES_H
 #define WHIT_SCHEMES_H
 
-#include "attention.h"
+#include "linear.h"
 
 /* What linear layers read: rows of codes, of the layer that comes next; or of values, for FLOAT ones. */
 typedef struct {
@@ -37,17 +37,47 @@ static Input prepare(const Linear *linear, const float *x, int64_t stride, int64
     return (Input){codes, x, scales, stride};
 }
 
+/* tile[r][c] = sum over k of rows[r * stride + k] * weights[k][c], for 32 columns. */
+INLINE void float_tile(const int rows, const float *values, int64_t stride, const float *weights, int64_t count, float *tile) {
+    lanes sums[TILE][2];
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = all(0.0f);
+    for (int64_t k = 0; k < count; k++) {
+        lanes w0 = load(weights + k * PANEL), w1 = load(weights + k * PANEL + LANES);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            lanes value = all(values[r * stride + k]);
+            sums[r][0] = mul_add(value, w0, sums[r][0]);
+            sums[r][1] = mul_add(value, w1, sums[r][1]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) {
+        store(tile + r * PANEL, sums[r][0]);
+        store(tile + r * PANEL + LANES, sums[r][1]);
+    }
+}
+
+/* Values of up to 12 rows by 32 columns, before their scale and bias. */
+static void other_tile(const Linear *linear, int64_t panel, const Input *input, int64_t first, int64_t count, float *tile) {
+    if (linear->scheme == FLOAT) {
+        const float *weights = (const float *)linear->weights + panel * linear->input_count * PANEL;
+        const float *values = input->values + first * input->stride;
+#define FLOAT_TILE(n, from) float_tile(n, values, input->stride, weights, linear->input_count, tile)
+        EACH_TILE(count, FLOAT_TILE)
+#undef FLOAT_TILE
+    } else {
+        Sink sink = {STORE, .values = tile, .stride = PANEL};
+        linear_panel(STORE, linear, panel, input->codes + first * input->stride, input->stride, count, &sink, 0);
+    }
+}
+
 static __attribute__((noinline)) void other_panel(
     const Fate fate, const Linear *linear, int64_t panel, const Input *input, int64_t rows, const Sink *sink, int64_t column) {
     float tile[TILE * PANEL];
-    Sink to_tile = {STORE, .values = tile, .stride = PANEL};
     for (int64_t first = 0; first < rows; first += TILE) {
-        int64_t count = rows - first < TILE ? rows - first : TILE, from = first * input->stride;
-        if (linear->scheme == FLOAT)
-            product(count, 2, input->values + from, input->stride,
-                    (const float *)linear->weights + panel * linear->input_count * PANEL, linear->input_count, tile, PANEL);
-        else
-            linear_panel(STORE, linear, panel, input->codes + from, input->stride, count, &to_tile, 0);
+        int64_t count = rows - first < TILE ? rows - first : TILE;
+        other_tile(linear, panel, input, first, count, tile);
         for (int64_t r = 0; r < count; r++)
             for (int64_t c = 0; c < PANEL; c += LANES) {
                 lanes scale = all(linear->scheme == FLOAT ? 1.0f : input->scales[first + r]);
