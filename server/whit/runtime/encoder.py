@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from whit.contract.manifest import CPU, GRAPH_FILE, Manifest, PackageError
 from whit.runtime.package import Package
-from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
+from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack, run_all
 
 OUTPUT = "vectors"
 LAYER_COUNT = "layer_count"
@@ -123,16 +123,11 @@ class Encoder:
         Returns:
             float32 [len(sequences), dimension_count], in the order of ``sequences``.
         """
-        vectors = np.empty((len(sequences), self.manifest.dimension_count), np.float32)
-        batches = list(
-            micro_batches([len(ids) for ids in sequences], length_of=self.attention_length, token_budget=token_budget)
+        counts = [len(ids) for ids in sequences]
+        batches = list(micro_batches(counts, length_of=self.attention_length, token_budget=token_budget))
+        return run_all(
+            lambda batch: self.run([sequences[i] for i in batch], layer_count),
+            batches,
+            self.manifest.dimension_count,
+            executor,
         )
-        run = executor.map if executor else map
-        # Longest first, so that the last micro-batches to finish are short.
-        for batch, rows in zip(
-            reversed(batches),
-            run(lambda b: self.run([sequences[i] for i in b], layer_count), reversed(batches)),
-            strict=True,
-        ):
-            vectors[batch] = rows
-        return vectors

@@ -12,6 +12,7 @@ vectors are bit-identical alone and in any batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,3 +69,20 @@ def micro_batches(
         tokens += count
     if batch:
         yield batch
+
+
+def run_all(
+    run: Callable[[list[int]], NDArray[np.float32]],
+    batches: Sequence[list[int]],
+    dimension_count: int,
+    executor: Executor | None,
+) -> NDArray[np.float32]:
+    """What ``run`` gives for each micro-batch of indices, put together: float32 [indices, dimension_count].
+
+    Side by side if an executor is given; the longest first, so that the last ones to finish are short.
+    """
+    vectors = np.empty((sum(map(len, batches)), dimension_count), np.float32)
+    last_first = list(reversed(batches))
+    for batch, rows in zip(last_first, (executor.map if executor else map)(run, last_first), strict=True):
+        vectors[batch] = rows
+    return vectors

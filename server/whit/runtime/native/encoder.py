@@ -18,7 +18,7 @@ from whit.runtime.native.onnx_file import read_graph
 from whit.runtime.native.parts import UnsupportedError
 from whit.runtime.native.program import read_program
 from whit.runtime.package import Package
-from whit.runtime.packing import TokenIds, micro_batches
+from whit.runtime.packing import TokenIds, micro_batches, run_all
 
 _LIBRARY = Path(__file__).with_name("kernels-avx512-vnni.so")
 _NEEDED = frozenset({"avx512", "avx512-vnni"})
@@ -133,14 +133,14 @@ class NativeEncoder:
         Returns:
             float32 [len(sequences), dimension_count], in the order of ``sequences``.
         """
-        vectors = np.empty((len(sequences), self.manifest.dimension_count), np.float32)
-        batches = list(micro_batches([len(ids) for ids in sequences], length_of=lambda _: 0, token_budget=token_budget))
-        run = executor.map if executor else map
-        # Longest first, so that the last micro-batches to finish are short.
-        done = run(lambda batch: self.run([sequences[i] for i in batch], layer_count), reversed(batches))
-        for batch, rows in zip(reversed(batches), done, strict=True):
-            vectors[batch] = rows
-        return vectors
+        counts = [len(ids) for ids in sequences]
+        batches = list(micro_batches(counts, length_of=lambda _: 0, token_budget=token_budget))
+        return run_all(
+            lambda batch: self.run([sequences[i] for i in batch], layer_count),
+            batches,
+            self.manifest.dimension_count,
+            executor,
+        )
 
     def profile(self, sequences: Sequence[TokenIds]) -> dict[str, float]:
         """See ``Network.profile``."""
