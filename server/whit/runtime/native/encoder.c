@@ -61,7 +61,7 @@ static void embed(
     add_embeddings(m, ids, lengths, count, s->wide);
     for (int64_t t = 0; t < tokens; t++) normalise(s->wide + t * width, width, &m->norm, m->epsilon, 0, 0);
     Input input = {.values = s->wide, .stride = width};
-    Sink sink = {STORE, .values = s->x, .stride = m->width};
+    Sink sink = {.values = s->x, .stride = m->width};
     for (int64_t p = 0; p < m->projection.panel_count; p++)
         any_panel(STORE, &m->projection, p, &input, tokens, &sink, p * PANEL);
     prepare(next, s->x, m->width, tokens, s->codes, s->scales);
@@ -82,7 +82,7 @@ static Input attend_all(const Model *m, const Layer *layer, Scratch *s, const in
     if (!coded) memset(s->wide, 0, (size_t)(tokens * stride) * sizeof *s->wide);
     for (int64_t h = 0; h < layer->head_count; h++) {
         for (int64_t p = 0; p < 3 * panels; p++) {
-            Sink sink = {STORE, .values = parts[p / panels], .stride = s->head.width};
+            Sink sink = {.values = parts[p / panels], .stride = s->head.width};
             any_panel(STORE, &layer->qkv, h * 3 * panels + p, &input, tokens, &sink, p % panels * PANEL);
         }
         spent(s, PROJECT);
@@ -99,14 +99,14 @@ static Input attend_all(const Model *m, const Layer *layer, Scratch *s, const in
 }
 
 static void linear_add(const Linear *linear, const Input *input, int64_t tokens, float *x, int64_t width) {
-    Sink sink = {ADD, .values = x, .stride = width};
+    Sink sink = {.values = x, .stride = width};
     for (int64_t p = 0; p < linear->panel_count; p++) any_panel(ADD, linear, p, input, tokens, &sink, p * PANEL);
 }
 
 /* What layer->down reads, where that is no more than a code of each value: all in one go. */
 static Input activate_codes(const Model *m, const Layer *layer, Scratch *s, const Input *input, int64_t tokens) {
     int64_t stride = layer->inner_count;
-    Sink sink = {ACTIVATE, .codes = s->inner, .stride = stride, .curve = m->curve, .factors = layer->down.factors,
+    Sink sink = {.codes = s->inner, .stride = stride, .curve = m->curve, .factors = layer->down.factors,
                  .zero = layer->down.zero};
     for (int64_t p = 0; p < layer->up.panel_count; p++) any_panel(ACTIVATE, &layer->up, p, input, tokens, &sink, p * PANEL);
     return (Input){.codes = s->inner, .stride = stride};
@@ -115,7 +115,7 @@ static Input activate_codes(const Model *m, const Layer *layer, Scratch *s, cons
 /* What layer->down reads, by way of all values. */
 static Input activate_values(const Model *m, const Layer *layer, Scratch *s, const Input *input, int64_t tokens) {
     int64_t stride = layer->inner_count;
-    Sink sink = {STORE, .values = s->wide, .stride = stride};
+    Sink sink = {.values = s->wide, .stride = stride};
     for (int64_t p = 0; p < layer->up.panel_count; p++) any_panel(STORE, &layer->up, p, input, tokens, &sink, p * PANEL);
     for (int64_t i = 0; i < tokens * stride; i += LANES)
         store(s->wide + i, least(curve_at(m->curve, load(s->wide + i)), all(layer->ceiling)));

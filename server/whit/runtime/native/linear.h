@@ -30,7 +30,6 @@ typedef struct {
 typedef enum { STORE, ADD, ACTIVATE } Fate;
 
 typedef struct {
-    Fate fate;
     float *values; /* STORE, ADD: row r, column c at values[r * stride + c] */
     uint8_t *codes; /* ACTIVATE */
     int64_t stride;

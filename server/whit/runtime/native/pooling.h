@@ -78,7 +78,7 @@ static void finish(const Model *m, float *from, float *to, float *out) {
     for (int64_t i = 0; i < m->dense_count; i++) {
         const Linear *linear = &m->dense[i].linear;
         Input input = {.values = from, .stride = width};
-        Sink sink = {STORE, .values = to, .stride = width};
+        Sink sink = {.values = to, .stride = width};
         for (int64_t p = 0; p < linear->panel_count; p++) any_panel(STORE, linear, p, &input, 1, &sink, p * PANEL);
         width = linear->panel_count * PANEL;
         activate(m->dense[i].activation, to, width);

@@ -67,7 +67,7 @@ static void other_tile(const Linear *linear, int64_t panel, const Input *input, 
         EACH_TILE(count, FLOAT_TILE)
 #undef FLOAT_TILE
     } else {
-        Sink sink = {STORE, .values = tile, .stride = PANEL};
+        Sink sink = {.values = tile, .stride = PANEL};
         linear_panel(STORE, linear, panel, input->codes + first * input->stride, input->stride, count, &sink, 0);
     }
 }
