@@ -10,11 +10,12 @@ import pytest
 from tests.support.tiny import write_checkpoint
 from whit.export.checkpoint import CheckpointError
 from whit.export.compile import ExportOptions, compile_checkpoint
-from whit.export.distill.batches import CHUNK, batches, chunks
+from whit.export.distill.batches import CHUNK, TOPIC, batches, chunks, topic_chunks
 from whit.export.distill.options import DistillOptions
 from whit.export.distill.projection import fit_teacher, nearest_rotation, principal_directions, project
 from whit.export.distill.schedule import learning_rate_at
 from whit.export.distill.teacher import JointTeacher, PackageTeacher, TeacherVectors, open_teacher
+from whit.export.distill.topics import sketch
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
@@ -32,10 +33,33 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
 
 def test_every_text_comes_once_an_epoch_in_another_order() -> None:
     parts = chunks(CHUNK + 10, seed=1, epoch=0)
-    assert [len(part) for part in parts] == [CHUNK, 10]
-    assert sorted(np.concatenate(parts).tolist()) == list(range(CHUNK + 10))
+    assert [[len(group) for group in part] for part in parts] == [[CHUNK], [10]]
+    assert sorted(i for part in parts for group in part for i in group) == list(range(CHUNK + 10))
     assert np.array_equal(parts[0], chunks(CHUNK + 10, seed=1, epoch=0)[0])
     assert not np.array_equal(parts[0], chunks(CHUNK + 10, seed=1, epoch=1)[0])
+
+
+def test_topics_put_texts_that_are_about_the_same_into_one_batch() -> None:
+    random = np.random.default_rng(0)
+    about = random.integers(0, 40, CHUNK + 900)  # forty matters, far from each other
+    rows = sketch((random.standard_normal((40, 384)) * 4 + random.standard_normal((1, 384)))[about].astype(np.float32))
+    rows += 0.1 * random.standard_normal(rows.shape, np.float32)
+    parts = topic_chunks(rows, seed=1, epoch=0)
+    groups = [group for part in parts for group in part]
+    assert sorted(np.concatenate(groups).tolist()) == list(range(CHUNK + 900))
+    assert max(map(len, groups)) <= TOPIC
+    assert all(sum(map(len, part)) <= CHUNK for part in parts)
+    assert np.mean([len(set(about[group])) for group in groups]) < 10  # a random group has all forty
+    again, other = (topic_chunks(rows, seed=1, epoch=epoch)[0][0] for epoch in (0, 1))
+    assert np.array_equal(groups[0], again)
+    assert set(groups[0]) != set(other)
+
+
+def test_a_batch_keeps_to_one_group() -> None:
+    lengths = np.random.default_rng(0).integers(3, 60, 90).tolist()
+    plan = batches(lengths, 256, seed=(3, 0, 0), group_sizes=[40, 50])
+    assert sorted(i for batch in plan for i in batch) == list(range(90))
+    assert all(len({i < 40 for i in batch}) == 1 for batch in plan)
 
 
 def test_batches_hold_texts_of_similar_length_within_the_budget() -> None:

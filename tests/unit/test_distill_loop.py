@@ -56,6 +56,7 @@ def options(place: Path, **changes: Any) -> DistillOptions:
         {"cosine_weight": 0.0, "l2_weight": 1.0, "similarity_weight": 0.0},
         {"hidden_weight": 0.1},
         {"dimension_counts": (8, 16)},
+        {"topics": True},
         {"cosine_weight": 0.0, "passage_weight": 1.0, "similarity_weight": 0.0},
         {"similarity_loss": "margin"},
         {"similarity_loss": "kl"},

@@ -98,6 +98,11 @@ SECTIONS = {
     is_flag=True,
     help="Train on spans of passages and on joined neighbours, too: where queries and documents are embedded.",
 )
+@click.option(
+    "--topics",
+    is_flag=True,
+    help="Batches of texts about the same, so that fine differences count. The teacher reads all texts first.",
+)
 @click.option("--epochs", type=int, default=1, show_default=True, help="Times that every text is seen.")
 @click.option(
     "--max-minutes",

@@ -21,7 +21,7 @@ from whit.export.compile import Progress
 from whit.export.cosines import row_cosines, unit_rows
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.augment import augment
-from whit.export.distill.batches import Indices, batches, chunks
+from whit.export.distill.batches import Indices, batches, chunks, topic_chunks
 from whit.export.distill.head import with_dense
 from whit.export.distill.objective import Lesson, Objective
 from whit.export.distill.options import DistillOptions, cache_folder
@@ -110,6 +110,7 @@ class _Run:
         self._projection = self._fit_projection()
         self._objective = Objective(options, self._student, self._device)
         self._kept_ids: dict[int, TokenIds] = {}
+        self._sketches: FloatArray | None = None  # of the teacher's vectors, where texts are grouped by them
         if self._objective.judge:
             self._objective.fit_scale(self._lesson(order[:_SCALE_SAMPLE]))
         self._parameters = self._student.trainable(options.freeze)
@@ -198,12 +199,15 @@ class _Run:
         """Batches from the current position on. Moves the position to the next one."""
         at, seed = self._position, self._options.seed
         while at.epoch < self._options.epochs:
-            parts = chunks(len(self._trained), seed, at.epoch)
+            parts = self._chunks(at.epoch)
             while at.chunk < len(parts):
-                indices = self._trained[parts[at.chunk]]
-                part = self._lesson(indices)
+                groups = parts[at.chunk]
+                part = self._lesson(self._trained[np.concatenate(groups)])
                 plan = batches(
-                    [len(ids) for ids in part.sequences], self._options.batch_token_count, (seed, at.epoch, at.chunk)
+                    [len(ids) for ids in part.sequences],
+                    self._options.batch_token_count,
+                    (seed, at.epoch, at.chunk),
+                    [len(group) for group in groups],
                 )
                 while at.batch < len(plan):
                     batch = plan[at.batch]
@@ -211,6 +215,17 @@ class _Run:
                     yield part.of(batch)
                 at.batch, at.chunk = 0, at.chunk + 1
             at.chunk, at.epoch = 0, at.epoch + 1
+
+    def _chunks(self, epoch: int) -> list[list[Indices]]:
+        seed = self._options.seed
+        if not self._options.topics:
+            return chunks(len(self._trained), seed, epoch)
+        if self._sketches is None:
+            total = len(self._trained)
+            self._sketches = self._vectors.sketches(
+                self._trained, lambda done: self._progress("teacher (texts)", done, total)
+            )
+        return topic_chunks(self._sketches, seed, epoch)
 
     def _lesson(self, indices: Indices) -> Lesson:
         return Lesson([self._taught[i] for i in indices], self._token_ids(indices), self._targets(indices))

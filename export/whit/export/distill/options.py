@@ -30,6 +30,7 @@ class DistillOptions:
     augment: bool = (
         False  # also on spans of passages and on joined neighbours: where queries and documents are embedded
     )
+    topics: bool = False  # the texts of a batch are about the same, so that fine differences count
     epochs: int = 1
     learning_rate: float = 2e-4
     warmup: float = 0.05  # share of the run

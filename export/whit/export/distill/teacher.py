@@ -16,6 +16,7 @@ from whit.contract.manifest import MANIFEST_FILE
 from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import ExportOptions, Progress, compile_checkpoint
 from whit.export.cosines import unit_rows
+from whit.export.distill.topics import sketch
 from whit.runtime.opening import open_encoder
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
@@ -116,6 +117,14 @@ class TeacherVectors:
             self._compute(missing[start : start + _ROWS])
             progress(start)
         return np.asarray(self._vectors[indices], np.float32)
+
+    def sketches(self, indices: Indices, progress: Callable[[int], None] = lambda done: None) -> FloatArray:
+        """Short vectors [len(indices), 64] that tell near from far. All vectors are computed, but not held in memory."""
+        found: list[FloatArray] = []
+        for start in range(0, len(indices), _ROWS):
+            progress(start)
+            found.append(sketch(self.rows(indices[start : start + _ROWS])))
+        return np.concatenate(found)
 
     def _compute(self, indices: Indices) -> None:
         self._vectors[indices] = self._teacher.encode([self._texts[i] for i in indices], self._limit)
