@@ -40,6 +40,36 @@ def measured(scheduler, clock, *, run_s, cell_s):
         scheduler.finish(batch)
 
 
+def test_a_short_job_is_the_callers_to_run_while_all_workers_wait_and_nothing_has_just_ended():
+    clock = Clock()
+    scheduler = make_scheduler(clock=clock)
+    short, long = make_job([10])[0], make_job([50])[0]
+    measured(scheduler, clock, run_s=0, cell_s=1e-6)
+    clock.now += 1
+    assert not scheduler.is_quick(short)  # no worker waits
+    worker = threading.Thread(target=scheduler.take)
+    worker.start()
+    try:
+        for _ in range(1000):
+            if scheduler.idle_worker_count:
+                break
+            time.sleep(1e-3)
+        assert scheduler.is_quick(short)
+        assert not scheduler.is_quick(long)  # 64 * 64 cells, 4 ms
+        [batch] = scheduler.start(short)
+        clock.now += 1e-3
+        scheduler.finish(batch)
+        assert not scheduler.is_quick(make_job([10])[0])
+        clock.now += 2e-3
+        assert scheduler.is_quick(make_job([10])[0])
+        scheduler.submit(long)
+        worker.join()
+        assert not scheduler.is_quick(make_job([10])[0])
+    finally:
+        scheduler.stop()
+        worker.join()
+
+
 def mixing(*, run_s, cell_s=1e-6, budget=512, unmasked=0):
     clock = Clock()
     scheduler = make_scheduler(budget=budget, clock=clock, mixes=lambda _, length: length != unmasked)

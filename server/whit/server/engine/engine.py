@@ -231,8 +231,7 @@ class Engine:
                         await self._check_memory(call)
                     if not _is_short(items):
                         return await self._run(call, await self._loop.run_in_executor(self._readers, read))
-                    here = call.model.is_instant and call.lane is Lane.INTERACTIVE
-                    return await self._run(call, read(), here=here)
+                    return await self._run(call, read(), may_run_here=call.lane is Lane.INTERACTIVE)
             except TimeoutError:
                 if not limit.expired():
                     raise
@@ -243,8 +242,8 @@ class Engine:
         if refusal is not None:
             raise ServiceError(refusal)
 
-    async def _run(self, call: _Call, batch: reading.Reading, *, here: bool = False) -> Embedded:
-        """``here``: in the calling thread, which is the loop's."""
+    async def _run(self, call: _Call, batch: reading.Reading, *, may_run_here: bool = False) -> Embedded:
+        """``may_run_here``: in the calling thread, which is the loop's, if no worker would be sooner."""
         vectors = np.zeros((len(batch.items), call.model.manifest.dimension_count), np.float32)
         queue_s = infer_s = 0.0
         if batch.groups:
@@ -258,7 +257,7 @@ class Engine:
                 patient=call.wait,
                 flow=call.flow,
             )
-            if here:
+            if may_run_here and (call.model.is_instant or self._scheduler.is_quick(job)):
                 self._finish_here(job)
             else:
                 await self._finish(job)
