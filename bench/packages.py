@@ -16,7 +16,7 @@ from typing import Any
 from bench.data import collection, stsb
 from bench.machine import describe
 from whit.export.evaluate import FloatMatrix, ndcg_at_10, sts_score
-from whit.runtime import Tokenizer, open_encoder, open_package
+from whit.runtime import open_encoder, open_package, open_tokenizer
 
 
 class Contender:
@@ -24,7 +24,7 @@ class Contender:
 
     def __init__(self, directory: Path) -> None:
         self.package = open_package(directory)
-        self.tokenizer, self.encoder = Tokenizer(self.package), open_encoder(self.package)
+        self.tokenizer, self.encoder = open_tokenizer(self.package), open_encoder(self.package)
 
     def embed(self, texts: Sequence[str], limit: int | None = None) -> FloatMatrix:
         """Vectors of texts, cut at ``limit`` tokens."""

@@ -7,20 +7,23 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.support import packages, tables
 from tests.support.server import server_thread
 from whit.client import Client
-from whit.runtime import Tokenizer, open_encoder, open_package
+from whit.contract.manifest import Ngrams
+from whit.runtime import open_encoder, open_package, open_tokenizer
 
 TEXTS = ["the house", "many of the long names", "a", "people could see the water! 42"] * 40
 TEXTS[40] = "the people " * 30  # another length in the same batch
 
 
-def test_a_static_package_is_served(tmp_path: Path) -> None:
-    directory = tables.write(tmp_path / "static")
+@pytest.mark.parametrize("fields", [{}, {"ngrams": Ngrams(3, 4), "max_token_count": 512}], ids=["tokens", "n-grams"])
+def test_a_static_package_is_served(fields: dict[str, object], tmp_path: Path) -> None:
+    directory = tables.write(tmp_path / "static", **fields)
     package = open_package(directory)
-    wanted = open_encoder(package).run(Tokenizer(package).encode(TEXTS))
+    wanted = open_encoder(package).run(open_tokenizer(package).encode(TEXTS))
 
     with server_thread(tmp_path / "data", models=[directory, packages.package()]) as address, Client(address) as client:
         found = client.embed(TEXTS, model="tiny-static")

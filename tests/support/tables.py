@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from tests.support.tiny import vocabulary
-from whit.contract.manifest import KINDS, STATIC, TABLE_FILE, TOKENIZER_FILE, Manifest
+from whit.contract.manifest import KINDS, NGRAM_VERSION, STATIC, TABLE_FILE, TOKENIZER_FILE, Manifest
 from whit.export.sealing import file_hashes, seal
 from whit.runtime.package import Package
 
@@ -39,9 +39,10 @@ def tensors(dtype: str) -> dict[str, NDArray[Any]]:
 
 
 def write(directory: Path, dtype: str = "int8", *, table: dict[str, NDArray[Any]] | None = None, **fields: Any) -> Path:
-    """A sealed static package; ``table`` replaces its tensors, ``fields`` those of its manifest."""
+    """A sealed static package; ``table`` replaces its tensors, ``fields`` those of its manifest; no tokenizer with ngrams."""
     save(directory, table or tensors(dtype))
-    (directory / TOKENIZER_FILE).write_text(_tokenizer(), encoding="utf-8")
+    if "ngrams" not in fields:
+        (directory / TOKENIZER_FILE).write_text(_tokenizer(), encoding="utf-8")
     settings: dict[str, Any] = {
         "name": "tiny-static",
         "architecture": "static",
@@ -52,7 +53,7 @@ def write(directory: Path, dtype: str = "int8", *, table: dict[str, NDArray[Any]
         "dtype": dtype,
         "files": file_hashes(directory),
         "kind": STATIC,
-        "format_version": KINDS[STATIC].format_version,
+        "format_version": NGRAM_VERSION if "ngrams" in fields else KINDS[STATIC].format_version,
     }
     seal(Package(directory, Manifest(**(settings | fields))), {})
     return directory

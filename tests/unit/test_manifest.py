@@ -25,6 +25,7 @@ from whit.contract.manifest import (
     TABLE_FILE,
     TOKENIZER_FILE,
     Manifest,
+    Ngrams,
     check_files,
     read_manifest,
 )
@@ -80,6 +81,20 @@ def test_a_static_fingerprint_changes_with_the_table(tmp_path: Path) -> None:
     changed = dataclasses.replace(other, files={**other.files, TABLE_FILE: "sha256:" + "0" * 64})
 
     assert one.fingerprint == other.fingerprint != changed.fingerprint
+
+
+def test_a_table_read_by_ngrams_needs_no_tokenizer(tmp_path: Path) -> None:
+    written = write_static(tmp_path / "static", ngrams=Ngrams(3, 4), format_version=4)
+    files = {name: digest for name, digest in written.files.items() if name != TOKENIZER_FILE}
+    written = dataclasses.replace(written, files=files)
+    (tmp_path / "static" / "manifest.json").write_text(written.to_json(), encoding="utf-8")
+    (tmp_path / "static" / TOKENIZER_FILE).unlink()
+
+    found = read_manifest(tmp_path / "static")
+
+    assert (found, TOKENIZER_FILE in found.required_files) == (written, False)
+    check_files(tmp_path / "static", found)
+    assert dataclasses.replace(found, ngrams=Ngrams(3, 5)).fingerprint != found.fingerprint
 
 
 def test_the_kind_of_version_1_is_not_written(directory: Path) -> None:

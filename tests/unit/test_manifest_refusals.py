@@ -28,6 +28,7 @@ from whit.contract.manifest import (
     STATIC,
     TABLE_FILE,
     Manifest,
+    Ngrams,
     PackageError,
     check_files,
     read_manifest,
@@ -63,6 +64,18 @@ def test_a_static_package_without_its_table_is_refused(tmp_path: Path) -> None:
     change(tmp_path / "static", files=dict.fromkeys(REQUIRED_FILES, "sha256:" + "0" * 64))
 
     assert f"files does not name {TABLE_FILE}" in refusal(tmp_path / "static")
+
+
+def test_ngrams_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    write_static(tmp_path / "static", ngrams=Ngrams(3, 4))
+
+    assert "ngrams needs format_version 4, got 2" in refusal(tmp_path / "static")
+
+
+def test_ngrams_of_a_graph_are_refused(directory: Path) -> None:
+    change(directory, ngrams={"shortest": 3, "longest": 4}, format_version=4)
+
+    assert "ngrams needs kind 'static'" in refusal(directory)
 
 
 def test_no_directory(tmp_path: Path) -> None:
@@ -205,6 +218,13 @@ WRONG: dict[str, list[object]] = {
     "linears": [3, None, {}, [3], [{}], [{"name": 3, "scheme": "row"}], [{"name": "x", "scheme": "row", "more": 1}]],
     "provenance": [3, None, []],
     "kind": [3, "", None],
+    "ngrams": [
+        3,
+        None,
+        {},
+        {"shortest": 3},
+        *({"shortest": a, "longest": b} for a, b in [(1, 3), (4, 3), (3, 9), ("3", 4)]),
+    ],
 }
 
 

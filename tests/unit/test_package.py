@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.support import packages
-from whit.contract.manifest import GOLDEN_FILE, GRAPH_FILE, REQUIRED_FILES, TOKENIZER_FILE, PackageError
+from whit.contract.manifest import FORMAT_VERSION, GOLDEN_FILE, GRAPH_FILE, REQUIRED_FILES, TOKENIZER_FILE, PackageError
 from whit.runtime import machine
 from whit.runtime.encoder import Encoder, open_session
 from whit.runtime.package import open_package
@@ -95,9 +95,9 @@ def test_a_missing_file(directory: Path, name: str) -> None:
 
 
 def test_a_newer_format(directory: Path) -> None:
-    packages.edit_manifest(directory, lambda content: content.update(format_version=4))
+    packages.edit_manifest(directory, lambda content: content.update(format_version=FORMAT_VERSION + 1))
 
-    assert "has format version 4, this whit reads up to 3; upgrade whit" in refusal(directory)
+    assert f"has format version {FORMAT_VERSION + 1}, this whit reads up to {FORMAT_VERSION}; upgrade whit" in refusal(directory)
 
 
 # Faults that checksums cannot see: the files are the ones that the manifest names, and still wrong

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.support import packages
-from whit.contract.manifest import STATIC, TABLE_FILE, read_manifest
+from whit.contract.manifest import STATIC, TABLE_FILE, TOKENIZER_FILE, Ngrams, read_manifest
 from whit.export.checkpoint import CheckpointError
-from whit.runtime import Tokenizer, Verification, open_encoder, open_package, verify
+from whit.runtime import Tokenizer, Verification, open_encoder, open_package, open_tokenizer, verify
 
 pytest.importorskip("scipy")
 
@@ -68,7 +68,7 @@ def make(out: Path, corpus: Path, cache: Path, **changes: object) -> StaticRepor
 
 def check(directory: Path) -> Verification:
     package = open_package(directory)
-    return verify(package, Tokenizer(package), open_encoder(package))
+    return verify(package, open_tokenizer(package), open_encoder(package))
 
 
 @pytest.mark.parametrize("dtype", ["int8", "float16", "pq"])
@@ -132,6 +132,20 @@ def test_frequent_words_in_pieces_become_tokens(cache: Path, tmp_path: Path) -> 
     assert len(ids) == 1
 
 
+def test_a_student_of_ngrams_comes_near_its_teacher_without_a_tokenizer(
+    corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    report = make(tmp_path / "static", corpus, cache, ngram_row_count=256, longest_ngram=4)
+
+    assert report.cosine > report.start_cosine + 0.02
+    assert report.similarity_correlation > 0.5
+    assert (report.token_count, report.tokenizer_bytes) == (256, 0)
+    manifest = read_manifest(tmp_path / "static")
+    assert (manifest.ngrams, manifest.vocabulary_size, manifest.max_token_count) == (Ngrams(3, 4), 256, 4096)
+    assert not (tmp_path / "static" / TOKENIZER_FILE).exists()
+    assert check(tmp_path / "static").verified
+
+
 def test_no_special_token_is_put_in_or_read(corpus: Path, cache: Path, tmp_path: Path) -> None:
     make(tmp_path / "static", corpus, cache, epochs=1)
 
@@ -152,6 +166,11 @@ def test_no_special_token_is_put_in_or_read(corpus: Path, cache: Path, tmp_path:
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"learning_rate": 2.0}, "learning_rate must be between 0 and 1"),
         ({"name": "a/b"}, "name must be"),
+        ({"typo_share": 1.5}, "typo_share must be 0 to 1, got 1.5"),
+        ({"ngram_row_count": 0}, "ngram_row_count must be 1 to"),
+        ({"ngram_row_count": 64, "shortest_ngram": 5}, "got 5 and 4"),
+        ({"ngram_row_count": 64, "longest_ngram": 9}, "longest_ngram <= 8, got 3 and 9"),
+        ({"ngram_row_count": 64, "vocabulary_size": 64}, "vocabulary_size is about tokens"),
         ({"texts": (Path("nowhere.txt"),)}, "nowhere.txt cannot be read"),
     ],
 )

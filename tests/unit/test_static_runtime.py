@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support import packages, tables
-from whit.contract.manifest import TABLE_FILE, PackageError
-from whit.runtime import Tokenizer, open_encoder, open_package, verify
+from whit.contract.manifest import TABLE_FILE, TOKENIZER_FILE, Ngrams, PackageError
+from whit.runtime import Tokenizer, open_encoder, open_package, open_tokenizer, verify
 from whit.runtime.static import StaticEncoder, decode_products, open_table
 
 TEXTS = ["the house", "many of the long names", "a", "the the the", "people could see the water! 42"]
@@ -119,6 +119,17 @@ def test_it_verifies(dtype: str, tmp_path: Path) -> None:
     found = verify(package, Tokenizer(package), open_encoder(package))
 
     assert (found.verified, found.mixes_lengths, found.tolerance) == (True, True, 1e-5)
+
+
+def test_a_table_of_ngrams_verifies_and_has_no_tokenizer(tmp_path: Path) -> None:
+    package = open_package(tables.write(tmp_path / "p", ngrams=Ngrams(3, 4)))
+
+    found = verify(package, open_tokenizer(package), open_encoder(package))
+
+    assert (found.verified, found.mixes_lengths) == (True, True)
+    assert not (package.directory / TOKENIZER_FILE).exists()
+    with pytest.raises(PackageError, match=r"tokenizer.json cannot be read"):
+        Tokenizer(package)
 
 
 def test_a_changed_row_does_not_verify(tmp_path: Path) -> None:

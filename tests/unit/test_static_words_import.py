@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from whit.contract.manifest import PackageError, read_manifest
 from whit.export.checkpoint import CheckpointError
-from whit.export.static.word_vectors import _hash, ngram_buckets, read_word_vectors
+from whit.export.static.word_vectors import read_word_vectors
 from whit.export.static.words import WordOptions, make_from_words
 from whit.runtime import Tokenizer, open_encoder, open_package, verify
+from whit.runtime.ngrams import _hash, ngram_buckets
 
 WORDS = ["the", "of", "house", "čaj", "water", "x"]
 VECTORS = np.random.default_rng(0).normal(size=(len(WORDS), 8)).astype(np.float32)

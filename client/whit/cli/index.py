@@ -17,9 +17,12 @@ from whit.cli.output import console, counted, facts, jsonable, print_json, progr
 from whit.cli.passages import SUFFIXES, BadLine, Passage, find_files, id_stem, read_passages
 from whit.cli.remote import check_collection, choose_model, connect, server_options, why
 from whit.client import Client, Collection, NotFound, Point
+from whit.contract.manifest import NGRAM_TABLE
 
 # English prose has about 3.8 characters a token, text with much code or many numbers fewer: most passages then fit.
 CHARACTERS_A_TOKEN = 3
+# A token may also be an n-gram: of two lengths there are about 1.5 a character, of three 2.
+NGRAMS_A_CHARACTER = 2
 SHOWN_FAILURE_COUNT = 20
 DEFAULT_STORAGE = "float32"
 
@@ -64,7 +67,7 @@ class Tally:
 @click.option(
     "--passage-characters",
     type=click.IntRange(min=50),
-    help=f"Split .txt and .md into passages of at most this many characters. Default: {CHARACTERS_A_TOKEN} a token the model reads.",
+    help=f"Split .txt and .md into passages of at most this many characters. Default: {CHARACTERS_A_TOKEN} a token the model reads, or one for two n-grams.",
 )
 @server_options
 @json_option
@@ -149,6 +152,8 @@ def passage_limit(client: Client, collection: Collection) -> int:
             f"collection {collection.name} was made with model {collection.model} of fingerprint "
             f"{collection.fingerprint[:19]}…, which the server has not loaded; serve that package, or index into a new collection"
         )
+    if model.architecture == NGRAM_TABLE:
+        return max(model.max_token_count // NGRAMS_A_CHARACTER, 50)
     return CHARACTERS_A_TOKEN * max(model.max_token_count, 32)
 
 

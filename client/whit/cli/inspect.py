@@ -57,6 +57,7 @@ def _identity(manifest: Manifest, size_bytes: int) -> list[tuple[str, object]]:
         ("architecture", f"{manifest.architecture}, {manifest.pooling} pooling, target {manifest.target}"),
         ("dimensions", f"{manifest.dimension_count}" + (f" (also {shorter})" if shorter else "")),
         *([("layers", ", ".join(map(str, manifest.layer_counts)))] if manifest.layer_counts else []),
+        *([("n-grams", f"{n.shortest} to {n.longest} characters, no tokenizer")] if (n := manifest.ngrams) else []),
         ("max tokens", manifest.max_token_count),
         ("dtype", manifest.dtype + (f" ({', '.join(f'{n} {s}' for s, n in schemes.items())})" if schemes else "")),
         ("instruction set", manifest.instruction_set),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         "whit static packages/all-MiniLM-L6-v2 --texts corpus.txt.gz --out packages/static",
         "whit static ./all-MiniLM-L6-v2 --texts a.txt --texts b.txt --out packages/static --vocabulary-size 29000",
         "whit static packages/mini --texts corpus.txt --out packages/tiny --dtype pq --vocabulary-size 16000 --json",
+        "whit static packages/mini --texts corpus.txt --out packages/ngrams --ngram-row-count 8192",
     ],
     exit_codes={1: "the teacher, an option or a text file cannot be used: one line on stderr says why"},
 )
@@ -72,7 +73,25 @@ if TYPE_CHECKING:
     help="Frequent words that the teacher reads in pieces and that become tokens of their own, at most. WordPiece only.",
 )
 @click.option(
-    "--max-token-count", type=int, default=512, show_default=True, help="Longest text the package reads, in tokens."
+    "--ngram-row-count",
+    type=int,
+    metavar="N",
+    help="No tokenizer: words are read as n-grams of characters, which are hashed to N rows. Forgives misspelt words.",
+)
+@click.option("--shortest-ngram", type=int, default=3, show_default=True, help="n-grams: characters, at least.")
+@click.option("--longest-ngram", type=int, default=4, show_default=True, help="n-grams: characters, at most.")
+@click.option(
+    "--typo-share",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Learn each text a second time with this share of its longer words misspelt. Helps with typos, costs elsewhere.",
+)
+@click.option(
+    "--max-token-count",
+    type=int,
+    metavar="N",
+    help="Longest text the package reads, in tokens. Default: 512, or 4096 where a token is an n-gram.",
 )
 @click.option("--epochs", type=int, default=8, show_default=True, help="Times that every text is seen.")
 @click.option("--learning-rate", type=float, default=5e-3, show_default=True, help="The highest; Adam.")
@@ -103,7 +122,7 @@ if TYPE_CHECKING:
 def static(teacher: Path, out: Path, texts: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Make a static package from TEACHER: a package, or a checkpoint folder.
 
-    A static package has a vector for each token, and a text's vector is their mean. It is small, needs no graph, and is
+    A static package has a vector for each token, or each n-gram of characters, and a text's vector is their mean. It is small, needs no graph, and is
     a hundred times as fast as the transformer that it learns from. Takes any text, without labels.
     """
     from whit.export.static import StaticOptions, make_static
@@ -118,10 +137,11 @@ def static(teacher: Path, out: Path, texts: tuple[Path, ...], as_json: bool, **o
 
 
 def _print_report(report: StaticReport, out: Path) -> None:
+    tokenizer = f"tokenizer {size(report.tokenizer_bytes)}" if report.tokenizer_bytes else "no tokenizer"
     pairs: list[tuple[str, object]] = [
         ("package", f"{out}: {report.name}, {report.dtype}"),
         ("fingerprint", report.fingerprint),
-        ("size", f"table {size(report.table_bytes)}, tokenizer {size(report.tokenizer_bytes)}"),
+        ("size", f"table {size(report.table_bytes)}, {tokenizer}"),
         ("tokens", f"{report.token_count}, of which {report.seen_token_count} occur in the texts"),
         ("learned from", f"{counted(report.text_count, 'text')}, {report.held_out_count} of them held out"),
         ("cosine to the teacher", f"{report.start_cosine:.4f} at the start, {report.cosine:.4f} now (held-out texts)"),

@@ -25,15 +25,14 @@ def verify(package: Path, as_json: bool) -> None:
     CPUExecutionProvider, or the table of a static package. WHIT_PROVIDER chooses, as for whit serve. First proves that every
     file of the package is there, unaltered.
     """
-    from whit.runtime.opening import open_encoder
+    from whit.runtime.opening import open_encoder, open_tokenizer
     from whit.runtime.package import open_package
-    from whit.runtime.tokenizer import Tokenizer
     from whit.runtime.verify import verify as verify_package
 
     start = time.perf_counter()
     opened = open_package(package)
     encoder = open_encoder(opened)
-    result = verify_package(opened, Tokenizer(opened), encoder)
+    result = verify_package(opened, open_tokenizer(opened), encoder)
     seconds = time.perf_counter() - start
     if as_json:
         identity = {"package": str(package), "name": opened.manifest.name, "fingerprint": opened.manifest.fingerprint}

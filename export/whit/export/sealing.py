@@ -19,9 +19,8 @@ from safetensors import SafetensorError
 from whit.contract.manifest import GOLDEN_FILE, MANIFEST_FILE, REPORT_FILE, sha256_of
 from whit.contract.names import MODEL_ID_RULE, model_name, parse_model_name
 from whit.export.checkpoint import CheckpointError
-from whit.runtime.opening import open_encoder
+from whit.runtime.opening import open_encoder, open_tokenizer
 from whit.runtime.package import Package, open_package
-from whit.runtime.tokenizer import Tokenizer
 from whit.runtime.verify import verify
 
 GOLDEN_TEXTS = (
@@ -101,7 +100,7 @@ def scratch_beside(out: Path) -> Iterator[Path]:
 
 def tokenize(package: Package, texts: Sequence[str]) -> list[NDArray[np.int64]]:
     """Token ids of each text, cut to what the package reads."""
-    tokenizer = Tokenizer(package)
+    tokenizer = open_tokenizer(package)
     return [tokenizer.cut(ids, package.manifest.max_token_count) for ids in tokenizer.encode(texts)]
 
 
@@ -126,7 +125,7 @@ def seal(package: Package, report: Mapping[str, Any]) -> None:
 
 
 def _check(package: Package) -> None:
-    outcome = verify(package, Tokenizer(package), open_encoder(package))
+    outcome = verify(package, open_tokenizer(package), open_encoder(package))
     if not outcome.verified:
         raise CheckpointError(
             f"the compiled package does not reproduce its own golden vectors (off by {outcome.max_abs_difference:.2g}); "

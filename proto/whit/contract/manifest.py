@@ -19,7 +19,7 @@ from typing import Any
 from whit.contract.names import MODEL_ID_RULE, is_model_id
 from whit.contract.pooling import POOLING_RULE, is_pooling
 
-FORMAT_VERSION = 3  # the newest that this whit reads; a package has the version that it needs
+FORMAT_VERSION = 4  # the newest that this whit reads; a package has the version that it needs
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "model.onnx"
 TABLE_FILE = "table.safetensors"
@@ -29,6 +29,8 @@ REPORT_FILE = "report.json"
 REQUIRED_FILES = (GRAPH_FILE, TOKENIZER_FILE, GOLDEN_FILE, REPORT_FILE)
 
 SHALLOWER_VERSION = 3  # the first with layer_counts
+NGRAM_VERSION = 4  # the first with ngrams
+LONGEST_NGRAM = 8  # characters: longer ones are words
 
 # What may run a graph: whit's own kernels where they can (auto), always, or never.
 PROVIDERS = ("auto", "native", "onnxruntime")
@@ -37,6 +39,7 @@ CPU = "CPUExecutionProvider"  # onnxruntime on the CPU, as it calls itself
 
 ONNX = "onnx"
 STATIC = "static"
+NGRAM_TABLE = "static-ngrams"  # architecture of a table that is read without a tokenizer
 
 _SHA256 = re.compile("sha256:[0-9a-f]{64}")
 
@@ -79,6 +82,18 @@ class LinearScheme:
     error: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Ngrams:
+    """How a text is read without a tokenizer: its words' n-grams of characters, each hashed to a row of the table.
+
+    ``shortest`` and ``longest`` are lengths in characters, both included, of words between boundary marks;
+    docs/package-format.md has the hash.
+    """
+
+    shortest: int
+    longest: int
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` holds; docs/package-format.md describes every field.
@@ -106,7 +121,13 @@ class Manifest:
     linears: Sequence[LinearScheme] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     kind: str = ONNX
+    ngrams: Ngrams | None = None  # of a table that is read without a tokenizer; None: the package has one
     format_version: int = 1
+
+    @property
+    def required_files(self) -> tuple[str, ...]:
+        """Files that this package always has, beside the manifest."""
+        return tuple(n for n in KINDS[self.kind].required_files if n != TOKENIZER_FILE or not self.ngrams)
 
     @property
     def model_file(self) -> str:
@@ -118,7 +139,7 @@ class Manifest:
         """``sha256:`` and 64 hexadecimal digits over graph or table, tokenizer and everything else that changes a vector."""
         content = {
             "format_version": self.format_version,
-            "files": {name: self.files[name] for name in (self.model_file, TOKENIZER_FILE)},
+            "files": {name: self.files[name] for name in (self.model_file, TOKENIZER_FILE) if name in self.files},
             "max_token_count": self.max_token_count,
             "attention_bucket": self.attention_bucket,
             "unmasked_length": self.unmasked_length,
@@ -128,6 +149,8 @@ class Manifest:
         }
         if self.layer_counts:
             content["layer_counts"] = list(self.layer_counts)
+        if self.ngrams:
+            content["ngrams"] = dataclasses.asdict(self.ngrams)
         return "sha256:" + hashlib.sha256(_canonical(content)).hexdigest()
 
     def to_json(self) -> str:
@@ -137,6 +160,8 @@ class Manifest:
             del content["kind"]
         if not self.layer_counts:
             del content["layer_counts"]
+        if not self.ngrams:
+            del content["ngrams"]
         return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -231,9 +256,6 @@ def _from_dict(content: Mapping[str, Any], path: Path) -> Manifest:
         raise PackageError(
             f"{path}: dtype must be one of {', '.join(kind.dtypes)}, got {content['dtype']!r}; export the package again"
         )
-    for name in kind.required_files:
-        if name not in content["files"]:
-            raise PackageError(f"{path}: files does not name {name}; export the package again")
     counts = tuple(content.get("matryoshka_dimension_counts", ()))
     if any(count > content["dimension_count"] for count in counts):
         raise PackageError(
@@ -246,8 +268,28 @@ def _from_dict(content: Mapping[str, Any], path: Path) -> Manifest:
             f"{path}: layer_counts needs format_version {SHALLOWER_VERSION}, got {content['format_version']}; "
             "export the package again"
         )
+    ngrams = _ngrams(content, path)
     linears = tuple(LinearScheme(**entry) for entry in content.get("linears", ()))
-    return Manifest(**{**content, "linears": linears, "matryoshka_dimension_counts": counts, "layer_counts": depths})
+    read = {"linears": linears, "matryoshka_dimension_counts": counts, "layer_counts": depths, "ngrams": ngrams}
+    manifest = Manifest(**{**content, **read})
+    for name in manifest.required_files:
+        if name not in manifest.files:
+            raise PackageError(f"{path}: files does not name {name}; export the package again")
+    return manifest
+
+
+def _ngrams(content: Mapping[str, Any], path: Path) -> Ngrams | None:
+    if "ngrams" not in content:
+        return None
+    if content["format_version"] < NGRAM_VERSION:
+        raise PackageError(
+            f"{path}: ngrams needs format_version {NGRAM_VERSION}, got {content['format_version']}; export the package again"
+        )
+    if content.get("kind") != STATIC:
+        raise PackageError(
+            f"{path}: ngrams needs kind {STATIC!r}: only a table is read by them; export the package again"
+        )
+    return Ngrams(**content["ngrams"])
 
 
 def _kind(content: Mapping[str, Any], path: Path) -> Kind:
@@ -281,6 +323,15 @@ def _is_linear(value: object) -> bool:
         and isinstance(value["name"], str)
         and isinstance(value["scheme"], str)
         and type(value.get("error", 0.0)) in (int, float)
+    )
+
+
+def _is_ngrams(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and set(value) == {f.name for f in dataclasses.fields(Ngrams)}
+        and all(map(_is_count, value.values()))
+        and 2 <= value["shortest"] <= value["longest"] <= LONGEST_NGRAM
     )
 
 
@@ -322,6 +373,10 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "provenance": (lambda value: isinstance(value, dict), "an object"),
     "kind": _TEXT,
+    "ngrams": (
+        _is_ngrams,
+        f"an object of shortest and longest, integers with 2 <= shortest <= longest <= {LONGEST_NGRAM}",
+    ),
     "format_version": _COUNT,
 }
 

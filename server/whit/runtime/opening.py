@@ -1,4 +1,4 @@
-"""The encoder of a package, whatever its kind. A kind's own libraries are loaded when a package asks for them."""
+"""The tokenizer and the encoder of a package, whatever its kind. A kind's own libraries are loaded when a package asks for them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,31 @@ from whit.runtime.package import Package
 if TYPE_CHECKING:
     from whit.runtime.encoder import Encoder
     from whit.runtime.native.encoder import NativeEncoder, Network
+    from whit.runtime.ngrams import NgramReader
     from whit.runtime.static import StaticEncoder
+    from whit.runtime.tokenizer import Tokenizer
 
+    AnyTokenizer = Tokenizer | NgramReader
     AnyEncoder = Encoder | NativeEncoder | StaticEncoder
 
 PROVIDER_VARIABLE = "WHIT_PROVIDER"
 
 _log = logging.getLogger(__name__)
+
+
+def open_tokenizer(package: Package) -> AnyTokenizer:
+    """What reads the texts of ``package``: its ``tokenizer.json``, or the n-grams of words where it has none.
+
+    Raises:
+        PackageError: ``tokenizer.json`` cannot be read.
+    """
+    if package.manifest.ngrams:
+        from whit.runtime.ngrams import NgramReader
+
+        return NgramReader(package.manifest.ngrams, package.manifest.vocabulary_size)
+    from whit.runtime.tokenizer import Tokenizer
+
+    return Tokenizer(package)
 
 
 def open_encoder(package: Package, provider: str | None = None) -> AnyEncoder:

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from whit.contract.manifest import GOLDEN_FILE, STATIC, Manifest, PackageError
 from whit.runtime.package import Package
-from whit.runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from whit.runtime.opening import AnyEncoder
+    from whit.runtime.opening import AnyEncoder, AnyTokenizer
 
 # Floating point differs a little between CPUs (other vector widths, other rounding). In an int8 graph such a difference
 # now and then moves an activation to the next code, which moves a vector by about this much.
@@ -65,7 +64,7 @@ def tolerance_of(manifest: Manifest) -> float:
     return TOLERANCE[manifest.dtype] * max(1.0, len(manifest.linears) / _USUAL_LINEARS)
 
 
-def verify(package: Package, tokenizer: Tokenizer, encoder: AnyEncoder) -> Verification:
+def verify(package: Package, tokenizer: AnyTokenizer, encoder: AnyEncoder) -> Verification:
     """Embeds the golden texts, each alone and all in one batch, and compares both with the package's vectors.
 
     Raises:

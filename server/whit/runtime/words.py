@@ -23,7 +23,7 @@ class WordMemory:
     """The tokens of words seen so far. May be used from several threads at once: entries are only added, and are right."""
 
     def __init__(self, read: Callable[[Sequence[str]], Sequence[Sequence[int]]]) -> None:
-        """``read``: the tokenizer itself, token ids of each text, without special tokens."""
+        """``read``: token ids of each word, without special tokens."""
         self._read = read
         self._known: dict[str, tuple[int, ...]] = {}
 
@@ -32,7 +32,10 @@ class WordMemory:
         # Printable ASCII only: everything else is for the normaliser (accents, control characters, Chinese).
         if not (text.isascii() and text.isprintable()):
             return None
-        words = _WORD.findall(text.lower())
+        return self.look_up(_WORD.findall(text.lower()))
+
+    def look_up(self, words: Sequence[str]) -> NDArray[np.int64]:
+        """Token ids of words, one word's after another's, int64 [token count]."""
         known = self._known
         try:
             return np.array([row for word in words for row in known[word]], np.int64)

@@ -17,9 +17,8 @@ from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import ExportOptions, Progress, compile_checkpoint
 from whit.export.cosines import unit_rows
 from whit.export.distill.topics import sketch
-from whit.runtime.opening import open_encoder
+from whit.runtime.opening import open_encoder, open_tokenizer
 from whit.runtime.package import Package, open_package
-from whit.runtime.tokenizer import Tokenizer
 
 Indices = NDArray[np.int64]
 
@@ -58,7 +57,7 @@ class PackageTeacher:
     """A teacher that whit's runtime computes on the CPU."""
 
     def __init__(self, package: Package, threads: int = 1) -> None:
-        self._tokenizer, self._encoder = Tokenizer(package), open_encoder(package)
+        self._tokenizer, self._encoder = open_tokenizer(package), open_encoder(package)
         self._threads = threads
         self.fingerprint = package.manifest.fingerprint
         self.dimension_count = package.manifest.dimension_count

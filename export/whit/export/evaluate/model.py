@@ -13,7 +13,7 @@ import numpy as np
 from whit.contract.vectors import truncate
 from whit.export.evaluate.data import EvaluationError
 from whit.export.evaluate.metrics import FloatMatrix
-from whit.runtime import Tokenizer, open_encoder, open_package
+from whit.runtime import open_encoder, open_package, open_tokenizer
 from whit.runtime.packing import TokenIds
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -71,7 +71,7 @@ class Model:
                 f"layers: {directory} {offered}, got {layer_count}; export it with --depths to have a choice of depths"
             )
         self.cut_count = 0
-        self._tokenizer, self._encoder = Tokenizer(self.package), open_encoder(self.package)
+        self._tokenizer, self._encoder = open_tokenizer(self.package), open_encoder(self.package)
         self._threads = threads or os.cpu_count() or 1
         self._progress = progress
         self._known: dict[str, FloatMatrix] = {}

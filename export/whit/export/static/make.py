@@ -11,7 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from whit.contract.manifest import KINDS, STATIC, TABLE_FILE, TOKENIZER_FILE, Manifest
+from whit.contract.manifest import (
+    KINDS,
+    LONGEST_NGRAM,
+    NGRAM_TABLE,
+    NGRAM_VERSION,
+    STATIC,
+    TABLE_FILE,
+    TOKENIZER_FILE,
+    Manifest,
+    Ngrams,
+)
 from whit.export.checkpoint import CheckpointError, FloatArray
 from whit.export.cosines import unit_rows
 from whit.export.distill.options import cache_folder
@@ -19,8 +29,10 @@ from whit.export.distill.projection import principal_directions, project
 from whit.export.distill.teacher import PackageTeacher, TeacherVectors, open_teacher
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal
 from whit.export.static.fit import FitOptions, bags, fit, steady
+from whit.export.static.ngrams import HashedNgrams, common_vectors
 from whit.export.static.table import check_storage, random_turn, write_table
 from whit.export.static.tokens import Tokens, choose_tokens, token_vectors
+from whit.export.static.typos import misspell
 from whit.export.texts import read_texts
 from whit.runtime.package import Package, open_package
 from whit.runtime.packing import TokenIds
@@ -30,6 +42,7 @@ Progress = Callable[[str, int, int], None]
 
 _HELD_OUT = 0.02  # share of the texts that nothing is fitted to; the report is about them
 _START_LENGTH = 0.1  # mean length of a row at the start; learning rates are chosen for it
+_MOST_ROWS = 1 << 22  # more than a corpus has n-grams of up to five letters
 _LICENSES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*")
 
 
@@ -44,7 +57,11 @@ class StaticOptions:
     code_count: int = 32  # pq: codes a row
     vocabulary_size: int | None = None  # None: every token that some text can produce
     word_count: int = 0  # words that the teacher reads in pieces and that become tokens
-    max_token_count: int = 512
+    ngram_row_count: int | None = None  # rows that n-grams of words are hashed to; None: the teacher's tokens
+    shortest_ngram: int = 3  # characters
+    longest_ngram: int = 4
+    typo_share: float = 0.0  # every text is read a second time with so many of its longer words misspelt; 0: it is not
+    max_token_count: int | None = None  # None: 512, or 4096 where tokens are n-grams, of which a word has about eight
     smoothing: float = 1e-3  # start: a row is weighted by a / (a + p) (SIF: Arora et al., ICLR 2017); p by rank
     epochs: int = 8
     learning_rate: float = 5e-3
@@ -55,6 +72,16 @@ class StaticOptions:
     name: str | None = None  # default: the teacher's name and "-static"
     cache: Path | None = None  # where the teacher's vectors are kept; default: as in whit distill
     threads: int = 1
+
+    @property
+    def ngrams(self) -> Ngrams | None:
+        """How words are read where that needs no tokenizer."""
+        return None if self.ngram_row_count is None else Ngrams(self.shortest_ngram, self.longest_ngram)
+
+    @property
+    def limit(self) -> int:
+        """Tokens of a text that are read."""
+        return self.max_token_count or (512 if self.ngram_row_count is None else 4096)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +127,7 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         cache = cache_folder(options.cache)
         teacher = open_teacher(source, cache, "float32", progress)
         texts = _read(options)
-        tokens = choose_tokens(teacher, texts, options.vocabulary_size, options.word_count)
-        said = token_vectors(teacher, tokens, lambda done: progress("teacher (tokens)", done, len(tokens)))
+        tokens = _vocabulary(teacher, texts, options)
         vectors = TeacherVectors(
             PackageTeacher(teacher, options.threads), texts, cache, max_token_count=options.teacher_token_count
         )
@@ -115,8 +141,14 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         if options.dtype == "pq":
             directions = directions @ random_turn(options.dimension_count, options.seed)
         targets = unit_rows(project(wanted, directions))
-        sequences = tokens.encode(texts, options.max_token_count)
-        table, start, counts = _learn(sequences, targets, said @ directions, tokens, options, progress)
+        sequences = tokens.encode(texts, options.limit)
+        if isinstance(tokens, HashedNgrams):
+            held = _held_out(len(texts))[0]
+            said = common_vectors(bags(sequences[:held], len(tokens)), targets[:held])
+        else:
+            said = token_vectors(teacher, tokens, lambda done: progress("teacher (tokens)", done, len(tokens)))
+            said = said @ directions
+        table, start, counts = _learn(texts, sequences, targets, said, tokens, options, progress)
 
         new = scratch / "package"
         package = _write(new, teacher, tokens, table, counts, options, len(texts))
@@ -135,11 +167,31 @@ def _check(options: StaticOptions) -> None:
     if options.name is not None:
         check_name(options.name)
     for name in ("text_count", "dimension_count", "max_token_count", "epochs", "teacher_token_count", "threads"):
-        if getattr(options, name) < 1:
-            raise CheckpointError(f"{name} must be at least 1, got {getattr(options, name)}")
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise CheckpointError(f"{name} must be at least 1, got {value}")
     for name in ("smoothing", "learning_rate"):
         if not 0 < getattr(options, name) < 1:
             raise CheckpointError(f"{name} must be between 0 and 1, got {getattr(options, name)}")
+    if not 0 <= options.typo_share <= 1:
+        raise CheckpointError(f"typo_share must be 0 to 1, got {options.typo_share}")
+    if options.ngram_row_count is not None:
+        _check_ngrams(options, options.ngram_row_count)
+
+
+def _check_ngrams(options: StaticOptions, row_count: int) -> None:
+    if not 1 <= row_count <= _MOST_ROWS:
+        raise CheckpointError(f"ngram_row_count must be 1 to {_MOST_ROWS}, got {row_count}")
+    if not 2 <= options.shortest_ngram <= options.longest_ngram <= LONGEST_NGRAM:
+        raise CheckpointError(
+            f"n-grams must have 2 <= shortest_ngram <= longest_ngram <= {LONGEST_NGRAM}, "
+            f"got {options.shortest_ngram} and {options.longest_ngram}"
+        )
+    for name, given in (("vocabulary_size", options.vocabulary_size), ("word_count", options.word_count)):
+        if given:
+            raise CheckpointError(
+                f"{name} is about tokens, and with ngram_row_count there are none; leave one of them out"
+            )
 
 
 def _read(options: StaticOptions) -> list[str]:
@@ -149,30 +201,42 @@ def _read(options: StaticOptions) -> list[str]:
     return [texts[i] for i in order]
 
 
+def _vocabulary(teacher: Package, texts: Sequence[str], options: StaticOptions) -> Tokens | HashedNgrams:
+    if options.ngrams and options.ngram_row_count:
+        return HashedNgrams(options.ngrams, options.ngram_row_count)
+    return choose_tokens(teacher, texts, options.vocabulary_size, options.word_count)
+
+
 def _held_out(count: int) -> TokenIds:
     return np.arange(count - max(2, int(count * _HELD_OUT)), count)
 
 
 def _learn(
+    texts: Sequence[str],
     sequences: Sequence[TokenIds],
     targets: FloatArray,
     said: FloatArray,
-    tokens: Tokens,
+    tokens: Tokens | HashedNgrams,
     options: StaticOptions,
     progress: Progress,
 ) -> tuple[FloatArray, FloatArray, TokenIds]:
     """The table, what it was at the start, and how often each token occurs."""
     held = _held_out(len(sequences))
     used = [i for i in range(held[0]) if len(sequences[i])]
-    counts = np.bincount(np.concatenate([sequences[i] for i in used]), minlength=len(tokens))
+    read, wanted = [sequences[i] for i in used], targets[used]
+    counts = np.bincount(np.concatenate(read), minlength=len(tokens))
     ranks = np.empty(len(counts))
     ranks[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
     chance = 1 / ranks / (1 / ranks).sum()  # Zipf's law: smoother than counts
     start = said * (options.smoothing / (options.smoothing + chance))[:, None]
     start = np.asarray(start * (_START_LENGTH / np.linalg.norm(start, axis=1).mean()), np.float32)
+    if options.typo_share:
+        rng = np.random.default_rng(options.seed)
+        slips = [misspell(texts[i], rng, share=options.typo_share) for i in used]
+        read, wanted = [*read, *tokens.encode(slips, options.limit)], np.concatenate([wanted, wanted])
     table = fit(
-        bags([sequences[i] for i in used], len(tokens)),
-        targets[used],
+        bags(read, len(tokens)),
+        wanted,
         start,
         FitOptions(
             epochs=options.epochs,
@@ -188,7 +252,7 @@ def _learn(
 def _write(
     folder: Path,
     teacher: Package,
-    tokens: Tokens,
+    tokens: Tokens | HashedNgrams,
     table: FloatArray,
     counts: TokenIds,
     options: StaticOptions,
@@ -197,7 +261,8 @@ def _write(
     folder.mkdir()
     # A token in no text still is in some other: every row counts for something.
     write_table(folder, table, options.dtype, options.code_count, np.sqrt(counts + 1.0), options.seed)
-    (folder / TOKENIZER_FILE).write_text(tokens.tokenizer.to_str(pretty=False), encoding="utf-8")
+    if isinstance(tokens, Tokens):
+        (folder / TOKENIZER_FILE).write_text(tokens.tokenizer.to_str(pretty=False), encoding="utf-8")
     for pattern in _LICENSES:
         for path in sorted(teacher.directory.glob(pattern)):
             shutil.copy(path, folder / path.name)
@@ -206,9 +271,9 @@ def _write(
         del chosen[name]
     manifest = Manifest(
         name=options.name or name_from(f"{teacher.manifest.name}-static"),
-        architecture="static",
+        architecture=NGRAM_TABLE if options.ngrams else "static",
         dimension_count=options.dimension_count,
-        max_token_count=options.max_token_count,
+        max_token_count=options.limit,
         vocabulary_size=len(tokens),
         pooling="mean",
         dtype=options.dtype,
@@ -224,7 +289,8 @@ def _write(
             "text_count": text_count,
         },
         kind=STATIC,
-        format_version=KINDS[STATIC].format_version,
+        ngrams=options.ngrams,
+        format_version=NGRAM_VERSION if options.ngrams else KINDS[STATIC].format_version,
     )
     return Package(folder, manifest)
 
@@ -236,7 +302,7 @@ def _halves(count: int) -> tuple[int, ...]:
 
 def _report(
     package: Package,
-    tokens: Tokens,
+    tokens: Tokens | HashedNgrams,
     counts: TokenIds,
     sequences: Sequence[TokenIds],
     targets: FloatArray,
@@ -255,7 +321,7 @@ def _report(
         fingerprint="",
         dtype=package.manifest.dtype,
         table_bytes=(package.directory / TABLE_FILE).stat().st_size,
-        tokenizer_bytes=(package.directory / TOKENIZER_FILE).stat().st_size,
+        tokenizer_bytes=(package.directory / TOKENIZER_FILE).stat().st_size if isinstance(tokens, Tokens) else 0,
         token_count=len(tokens),
         seen_token_count=int((counts > 0).sum()),
         text_count=len(sequences),

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.runtime.ngrams import ngram_buckets
 
 _FASTTEXT_MAGIC = 793_712_314
 _FASTTEXT_VERSION = 12
@@ -128,34 +129,6 @@ def _fasttext(file: BinaryIO, limit: int | None) -> Iterator[tuple[bytes, FloatA
     for number, word in enumerate(words[:limit]):
         buckets = [] if word == b"</s>" else ngram_buckets(word, shortest, longest, bucket_count)
         yield word, rows[[number, *(word_count + bucket for bucket in buckets)]].mean(axis=0, dtype=np.float32)
-
-
-def ngram_buckets(word: bytes, shortest: int, longest: int, bucket_count: int) -> list[int]:
-    """The bucket of each character n-gram of ``<word>``, as fastText numbers them.
-
-    An n-gram is a run of whole UTF-8 characters; the marks < and > by themselves are none.
-    """
-    marked = b"<" + word + b">"
-    starts = [i for i, byte in enumerate(marked) if byte & 0xC0 != 0x80] + [len(marked)]
-    found = []
-    for first in range(len(starts) - 1):
-        for length in range(max(shortest, 1), longest + 1):
-            last = first + length
-            if last >= len(starts):
-                break
-            if length == 1 and (first == 0 or last == len(starts) - 1):
-                continue
-            found.append(_hash(marked[starts[first] : starts[last]]) % bucket_count)
-    return found
-
-
-def _hash(text: bytes) -> int:
-    """FNV-1a of 32 bits, in which fastText widens each byte as a signed one."""
-    value = 2_166_136_261
-    for byte in text:
-        value ^= byte | 0xFFFFFF00 if byte > 127 else byte
-        value = value * 16_777_619 & 0xFFFFFFFF
-    return value
 
 
 def _checked(rows: int, columns: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from whit.contract import names
 from whit.contract.manifest import PackageError
-from whit.runtime import Tokenizer, open_encoder, open_package, verify
+from whit.runtime import open_encoder, open_package, open_tokenizer, verify
 from whit.server.engine.models import Encoder, LoadedModel
 from whit.server.engine.types import TokenIds
 
@@ -60,7 +60,7 @@ def load_model(directory: Path, *, allow_unverified: bool = False, provider: str
         raise PackageError(
             f"{directory}: the name {model_id!r} cannot be a model id ({names.MODEL_ID_RULE}); export it under another name"
         ) from None
-    tokenizer, encoder = Tokenizer(package), open_encoder(package, provider)
+    tokenizer, encoder = open_tokenizer(package), open_encoder(package, provider)
     found = verify(package, tokenizer, encoder)
     if not found.verified:
         difference = (
