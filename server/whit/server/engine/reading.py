@@ -125,7 +125,7 @@ def _check_token_ids(sequence: Sequence[int], vocabulary_size: int, field: str) 
     if low < 0 or high >= vocabulary_size:
         description = (
             f"token ids must be 0 to {vocabulary_size - 1}, got {low if low < 0 else high}; "
-            "tokenise with the tokenizer.json of this model's package"
+            "tokenise as this model's package does: with its tokenizer.json, or by the n-grams of its manifest"
         )
         return bad_item(Reason.INVALID_REQUEST, field, description)
     return np.asarray(sequence, dtype=np.int64)
