@@ -97,7 +97,9 @@ def test_a_missing_file(directory: Path, name: str) -> None:
 def test_a_newer_format(directory: Path) -> None:
     packages.edit_manifest(directory, lambda content: content.update(format_version=FORMAT_VERSION + 1))
 
-    assert f"has format version {FORMAT_VERSION + 1}, this whit reads up to {FORMAT_VERSION}; upgrade whit" in refusal(directory)
+    assert f"has format version {FORMAT_VERSION + 1}, this whit reads up to {FORMAT_VERSION}; upgrade whit" in refusal(
+        directory
+    )
 
 
 # Faults that checksums cannot see: the files are the ones that the manifest names, and still wrong
