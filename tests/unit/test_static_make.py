@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support import packages
+from tests.support import packages, tables
 from whit.contract.manifest import STATIC, TABLE_FILE, TOKENIZER_FILE, Ngrams, read_manifest
 from whit.export.checkpoint import CheckpointError
 from whit.runtime import Tokenizer, Verification, open_encoder, open_package, open_tokenizer, verify
@@ -182,6 +183,17 @@ def test_what_cannot_be_done_is_refused(
 
     assert message in str(refused.value)
     assert not (tmp_path / "static").exists()
+
+
+def test_a_teacher_without_a_tokenizer_teaches_ngrams_only(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    teacher = tables.write(tmp_path / "teacher", ngrams=Ngrams(3, 4))
+    options = StaticOptions((corpus,), cache=cache, epochs=2, dimension_count=8)
+
+    with pytest.raises(CheckpointError, match="has no tokenizer to take tokens from; give ngram_row_count, too"):
+        make_static(teacher, tmp_path / "static", options)
+    report = make_static(teacher, tmp_path / "static", replace(options, ngram_row_count=128))
+
+    assert report.cosine > report.start_cosine
 
 
 def test_what_is_no_package_is_not_replaced(corpus: Path, cache: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _WORD = re.compile(r"[a-z0-9]+|[^a-z0-9 ]")
-_WORD_COUNT = 1 << 15  # words remembered at most: about 6 MB
+_WORD_COUNT = 1 << 15  # words remembered at most: about 6 MB, 16 where their tokens are n-grams
 _WORD_LENGTH = 32  # longer ones are not remembered
 
 

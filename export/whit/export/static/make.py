@@ -204,6 +204,8 @@ def _read(options: StaticOptions) -> list[str]:
 def _vocabulary(teacher: Package, texts: Sequence[str], options: StaticOptions) -> Tokens | HashedNgrams:
     if options.ngrams and options.ngram_row_count:
         return HashedNgrams(options.ngrams, options.ngram_row_count)
+    if teacher.manifest.ngrams:
+        raise CheckpointError(f"{teacher.directory} has no tokenizer to take tokens from; give ngram_row_count, too")
     return choose_tokens(teacher, texts, options.vocabulary_size, options.word_count)
 
 
