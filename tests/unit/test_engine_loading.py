@@ -24,7 +24,7 @@ def outcome(monkeypatch):
         )
 
     monkeypatch.setattr(loading, "open_package", open_package)
-    monkeypatch.setattr(loading, "Tokenizer", lambda package: SimpleNamespace(encode=lambda texts: texts))
+    monkeypatch.setattr(loading, "open_tokenizer", lambda package: SimpleNamespace(encode=lambda texts: texts))
     monkeypatch.setattr(
         loading, "open_encoder", lambda package, provider: SimpleNamespace(run=lambda sequences: sequences)
     )
