@@ -98,22 +98,28 @@ def test_prefixes_get_better_when_they_are_asked_for(place: Path, tmp_path: Path
     assert errors[1] < 0.8 * errors[0]
 
 
-def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("topics", [False, True], ids=["shuffled", "topics"])
+def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_does(topics: bool, place: Path, tmp_path: Path) -> None:
     from whit.export.distill.loop import distill
+
+    chosen = options(place, topics=topics)
 
     def kill(stage: str, done: int, _total: int) -> None:
         if stage.startswith("distil") and done > 700:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distill(place / "student", tmp_path / "killed", options(place), kill)
+        distill(place / "student", tmp_path / "killed", chosen, kill)
     assert not (tmp_path / "killed").exists()
     resumed_at: list[int] = []
-    distill(
-        place / "student", tmp_path / "killed", options(place), lambda _stage, done, _total: resumed_at.append(done)
-    )
+
+    def note(stage: str, done: int, _total: int) -> None:
+        if stage.startswith("distil"):
+            resumed_at.append(done)
+
+    distill(place / "student", tmp_path / "killed", chosen, note)
     assert resumed_at[0] > 300  # not from the beginning
-    distill(place / "student", tmp_path / "whole", options(place))
+    distill(place / "student", tmp_path / "whole", chosen)
     killed, whole = (read_checkpoint(tmp_path / name).tensors for name in ("killed", "whole"))
     assert all(np.array_equal(killed[name], whole[name]) for name in whole)
 
