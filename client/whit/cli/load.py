@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import click
@@ -14,10 +14,10 @@ from rich.table import Table
 
 from whit.cli import load_plan as plan
 from whit.cli.command import Failure, command, json_option
+from whit.cli.load_calls import Calls, request
 from whit.cli.output import console, counted, notice, print_json, progress, table
 from whit.cli.passages import BadLine, read_lines
 from whit.cli.remote import choose_model, connect, server_options
-from whit.client import AsyncClient, RetryPolicy, WhitError
 
 SENTENCES = (
     "The parcel left the depot on Tuesday.",
@@ -40,6 +40,7 @@ SENTENCES = (
 
 FALLS_BEHIND = 0.9
 SWEEP_LIMIT = 12
+PREPARED_TEXTS = 65_536
 
 
 @command(
@@ -143,30 +144,28 @@ async def measure(target: Target, texts: Sequence[str], rate: float, duration_s:
     """Sends what is due at ``rate`` for ``duration_s`` seconds, waits for the last answer, and sums up."""
     arrivals = plan.arrival_times(rate, duration_s, seed)
     chosen = plan.batches(texts, target.texts_per_request, seed)
-    async with AsyncClient(target.server, retry=RetryPolicy(attempt_count=1)) as client:
-        await client.info()  # connected before the first request is due
-        outcomes = await _send(client, target, arrivals, chosen)
+    # Made before the first is due, and sent again from the start where these do not last.
+    count = min(len(arrivals), -(-PREPARED_TEXTS // target.texts_per_request))
+    requests = [request(target.model, batch) for batch in islice(chosen, count)]
+    async with Calls(target.server) as calls:
+        outcomes = await _send(calls, target.deadline_s, arrivals, cycle(requests))
     return plan.summarize(outcomes, rate=rate, duration_s=duration_s, texts_per_request=target.texts_per_request)
 
 
 async def _send(
-    client: AsyncClient, target: Target, arrivals: NDArray[np.float64], chosen: Iterator[list[str]]
+    calls: Calls, deadline_s: float, arrivals: NDArray[np.float64], requests: Iterator[bytes]
 ) -> list[plan.Outcome]:
     """Every request in a task of its own, started when it is due; never waits for an answer before the next."""
     clock = asyncio.get_running_loop().time
     start = clock()
 
-    async def one(due: float, texts: list[str]) -> plan.Outcome:
+    async def one(due: float, request: bytes) -> plan.Outcome:
         lag = clock() - due
         status, retry_after_s = plan.NOT_SENT, None
-        if lag < target.deadline_s:
-            try:
-                await client.embed(texts, model=target.model, on_overflow="truncate", timeout=target.deadline_s - lag)
-                status = plan.OK
-            except WhitError as error:
-                status, retry_after_s = error.code.name, error.retry_after_s
+        if lag < deadline_s:
+            status, retry_after_s = await calls.embed(request, deadline_s - lag)
         latency = clock() - due
-        if latency > target.deadline_s:
+        if latency > deadline_s:
             # Where the server's clock runs out first, gRPC says CANCELLED.
             status = {plan.OK: plan.LATE, "CANCELLED": "DEADLINE_EXCEEDED"}.get(status, status)
         return plan.Outcome(latency, lag, status, retry_after_s)
@@ -176,7 +175,7 @@ async def _send(
         for at in arrivals.tolist():
             # A pause even where the next one is overdue: the loop must read answers too.
             await asyncio.sleep(max(0.0, start + at - clock()))
-            tasks.append(group.create_task(one(start + at, next(chosen))))
+            tasks.append(group.create_task(one(start + at, next(requests))))
     return [task.result() for task in tasks]
 
 

@@ -1,0 +1,75 @@
+"""The calls of ``whit load``: requests as the bytes that travel, and of the answers only what became of them.
+
+The generator often shares its cores with the server. What it takes there is taken from what it measures, so it leaves out what the
+SDK does for its users: checking and splitting requests, arrays, retries, errors with words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
+
+from whit.client._channel import options
+from whit.contract.errors import from_status
+from whit.contract.names import model_name
+from whit.v1 import embedding_pb2
+
+OK = "OK"
+
+_METHOD = f"/{embedding_pb2.DESCRIPTOR.services_by_name['EmbeddingService'].full_name}/Embed"
+_DETAILS = "grpc-status-details-bin"
+
+
+def request(model: str, texts: Sequence[str]) -> bytes:
+    """An ``EmbedRequest`` for the vectors of ``texts``, which are cut to what the model reads."""
+    asked = embedding_pb2.EmbedOptions(model=model_name(model), on_overflow=embedding_pb2.OVERFLOW_POLICY_TRUNCATE)
+    return embedding_pb2.EmbedRequest(options=asked, texts=texts).SerializeToString()
+
+
+class Calls:
+    """One channel to a server, on which ``embed`` is called any number of times at once. An async context manager."""
+
+    def __init__(self, server: str) -> None:
+        self._channel = grpc.aio.insecure_channel(server, options(server))
+        self._call: Any = self._channel.unary_unary(_METHOD)
+
+    async def __aenter__(self) -> Self:
+        await self._channel.channel_ready()  # connected before the first request is due
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._channel.close()
+
+    async def embed(self, request: bytes, timeout_s: float) -> tuple[str, float | None]:
+        """What became of a request: OK or the name of a gRPC status code, and the seconds of its RetryInfo, if it has one.
+
+        An item with a problem of its own gives the request its status.
+        """
+        try:
+            answer = embedding_pb2.EmbedResponse.FromString(await self._call(request, timeout=timeout_s))
+        except grpc.aio.AioRpcError as error:
+            return error.code().name, _retry_after_s(error)
+        for item in answer.items:
+            if item.HasField("status"):
+                return from_status(item.status).status_code.name, None
+        return OK, None
+
+
+def _retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
+    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # the only one of which it is asked
+        return None
+    details = dict(error.trailing_metadata() or ()).get(_DETAILS)
+    if details is None:
+        return None
+    try:
+        return from_status(status_pb2.Status.FromString(details)).retry_after_s
+    except DecodeError:
+        return None
