@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 # Less time than the trip to a thread and back takes shaping up to so many values, and reading so few characters or ids.
 _SHAPE_ON_LOOP_VALUES = 16_384
 _READ_ON_LOOP_ITEMS = 4
-_READ_ON_LOOP_LENGTH = 512
+_READ_ON_LOOP_LENGTH = 2048
 
 
 class WorkerDiedError(Exception):

@@ -102,11 +102,11 @@ class Scheduler:
     def is_quick(self, job: Job) -> bool:
         """Whether a job is best run by the caller: it is short, all workers wait for work, and calls come singly."""
         with self._work:
-            costs = self._costs[job.model_id].costs
             alone = self._idle_workers == self._worker_count and not self._queued
-            if costs is None or not alone or self._clock() - self._finish_time < _LONE_S:
+            if not alone or self._clock() - self._finish_time < _LONE_S:
                 return False
-            return job.depth.share * costs.seconds(job.waiting_tokens, job.waiting_cells) <= _QUICK_S
+            costs = self._costs[job.model_id].costs
+            return costs is not None and job.depth.share * costs.seconds(job.waiting_tokens, job.waiting_cells) <= _QUICK_S
 
     def start(self, job: Job) -> list[MicroBatch] | Problem:
         """Has a job run at once, by the caller, whatever waits: its micro-batches, or why it is refused."""

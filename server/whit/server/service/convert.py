@@ -28,6 +28,7 @@ ENCODINGS: Mapping[int, Encoding] = {number: encoding for encoding, number in EN
 # What a client may send: bits have lost the lengths, and residual codes coded a second time would lose more than was asked for.
 INPUT_ENCODINGS = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8)
 
+_POLICIES = frozenset(embedding_pb2.OverflowPolicy.values())
 _EXACT = 2**53  # every whole number up to here is a float
 METADATA_DEPTH = 32  # objects and lists inside each other: more might come in, but not go out again in every message
 
@@ -51,7 +52,7 @@ def truncates(policy: int) -> bool:
     Raises:
         ValueError: an unknown number; the message is the description of a violation.
     """
-    if policy not in embedding_pb2.OverflowPolicy.values():
+    if policy not in _POLICIES:
         raise ValueError(f"must be OVERFLOW_POLICY_ERROR (1) or OVERFLOW_POLICY_TRUNCATE (2); got {policy}")
     return policy == embedding_pb2.OVERFLOW_POLICY_TRUNCATE
 

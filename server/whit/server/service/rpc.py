@@ -205,7 +205,8 @@ class Dispatcher:
         deadline = _deadline(context)
         with self._calls.one(), self._budget.held(received.byte_count):
             message = received.required()
-            await self._opened.wait()
+            if not self._opened.is_set():
+                await self._opened.wait()
             response = await method()(message, Call(deadline))
             _check_size(response, self._config.message_byte_count)
             return response
