@@ -106,7 +106,9 @@ class Scheduler:
             if not alone or self._clock() - self._finish_time < _LONE_S:
                 return False
             costs = self._costs[job.model_id].costs
-            return costs is not None and job.depth.share * costs.seconds(job.waiting_tokens, job.waiting_cells) <= _QUICK_S
+            return (
+                costs is not None and job.depth.share * costs.seconds(job.waiting_tokens, job.waiting_cells) <= _QUICK_S
+            )
 
     def start(self, job: Job) -> list[MicroBatch] | Problem:
         """Has a job run at once, by the caller, whatever waits: its micro-batches, or why it is refused."""
