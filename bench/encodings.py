@@ -28,6 +28,7 @@ from whit.export.rotation import rotation
 from whit.server.index.scoring import best, make_block, score
 
 ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "bench" / "results" / "encodings.json"
 Ranking = np.ndarray[Any, np.dtype[np.intp]]
 
 # Share of float32's nDCG@10 that each must keep, in %.
@@ -148,7 +149,8 @@ def main() -> None:
     print(markdown(found))
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        write_table(markdown(found), ROOT / "docs" / "compression.md", "encodings")
+        if arguments.out.resolve() == RESULT:
+            write_table(markdown(found), ROOT / "docs" / "compression.md", "encodings")
 
 
 if __name__ == "__main__":
