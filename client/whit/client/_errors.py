@@ -217,12 +217,20 @@ def renumbered(problem: Problem, place: Callable[[int], int], field: str) -> Pro
 _ITEM_PATH = re.compile(r"\b(?:batch\.)?(texts|token_ids|points|ids|vectors|items)\[(\d+)\]")
 
 
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "not in peer certificate")
 _UNREACHABLE = ("failed to connect", "dns resolution failed", "name resolution", "domain name not found")
 
 
 def _words(code: grpc.StatusCode, details: str, address: str, method: str, timeout: float | None) -> str:
     """What to tell a person about a status that carries no details of ours, so was made by gRPC or a proxy."""
     match code:
+        case grpc.StatusCode.UNAVAILABLE if any(words in details for words in _UNTRUSTED):
+            return (
+                f"the certificate of {address} is not to be trusted here; make credentials from that of its authority, "
+                f"with grpc.ssl_channel_credentials(root_certificates), and use a name that is in it ({details})"
+            )
+        case grpc.StatusCode.UNAVAILABLE if "handshake failed" in details:
+            return f"{address} does not speak TLS, or another version of it; leave credentials out if it has none ({details})"
         case grpc.StatusCode.UNAVAILABLE if any(words in details.lower() for words in _UNREACHABLE):
             return f"no server answered at {address}; start one with: whit serve --models DIR ({details})"
         case grpc.StatusCode.UNAVAILABLE:
