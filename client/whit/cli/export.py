@@ -32,7 +32,7 @@ _NAMELESS = re.compile(
         "whit export ./all-MiniLM-L6-v2 --out packages/all-MiniLM-L6-v2",
         "whit export ./model --out packages/mini --name all-MiniLM-L6-v2 --calibration my-texts.txt",
         "whit export ./model --out packages/float --name mini-float --dtype float32 --json | jq .graph_bytes",
-        "whit export ./model --out packages/small --recipe export/recipes/trimmed.toml",
+        "whit export ./model --out packages/small --recipe export/recipes/int8.toml",
     ],
     exit_codes={1: "the checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
 )
