@@ -276,5 +276,5 @@ def test_attention_and_pooling_as_earlier_versions_wrote_them(tmp_path: Path) ->
 def test_a_layer_count_beyond_the_model_is_refused(tmp_path: Path) -> None:
     model = Model(load_library(_LIBRARY), program_of(compiled(write(tmp_path))), position_offset=0)
 
-    with pytest.raises(ValueError, match="layer_count must be 0 to 2, got 3"):
+    with pytest.raises(ValueError, match="layer_count must be 0 or from 1 to 2, got 3"):
         model.encode(np.array([1]), np.array([1]), 3, aligned_memory(model.scratch_size(1)))

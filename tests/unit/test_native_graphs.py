@@ -18,9 +18,10 @@ from tests.support.native import (
     static_package,
 )
 from whit.contract.manifest import GRAPH_FILE
+from whit.runtime.native.cursor import Cursor
 from whit.runtime.native.layout import Layout
 from whit.runtime.native.onnx_file import Node, OnnxGraph, read_graph
-from whit.runtime.native.parts import Linear, Program, UnsupportedError
+from whit.runtime.native.parts import FloatLinear, Linear, Norm, Program, Rows, UnsupportedError
 from whit.runtime.native.program import read_program
 
 
@@ -201,6 +202,17 @@ def test_another_epsilon_in_one_of_the_norms() -> None:
         read_program(with_node(node_of("LayerNormalization", 2), attributes={"epsilon": 0.5}))
 
 
+def test_any_number_of_branches_one_after_the_other() -> None:
+    """More than the stack could hold, if each lay within the one before."""
+    nodes = Cursor(OnnxGraph([Node("If", ("input_ids",), "end", {})], {}), "input_ids")
+
+    for _ in range(500_000):
+        nodes.enter([])
+
+    nodes.take("If")
+    assert nodes.kind == "the end"
+
+
 def test_a_graph_without_a_model() -> None:
     with pytest.raises(UnsupportedError, match="the end where Gather was expected"):
         read_program(OnnxGraph([], {}))
@@ -284,6 +296,27 @@ def test_scales_that_are_none(scale: float) -> None:
 
     with pytest.raises(UnsupportedError, match=r"layers.0.down with scale"):
         Layout(program, position_offset=POSITION_OFFSET)
+
+
+@pytest.mark.parametrize("ceiling", [float("nan"), -float("inf"), -1.0, 0.0])
+def test_ceilings_that_are_none(ceiling: float) -> None:
+    """NaN most of all, which one side might take for a ceiling and the other for none."""
+    program = replace(PROGRAM, blocks=[replace(PROGRAM.blocks[0], ceiling=ceiling)])
+
+    with pytest.raises(UnsupportedError, match=f"layers.0 with activations that end at {ceiling}"):
+        Layout(program, position_offset=POSITION_OFFSET)
+
+
+def test_halves_of_rows_that_make_no_whole_one() -> None:
+    packed = Rows(np.zeros((9, 16), np.int8), np.ones((9, 1), np.float32))
+    norm = Norm(np.ones(33, np.float32), np.zeros(33, np.float32))
+    projection = FloatLinear(np.zeros((33, 32), np.float32), np.zeros(32, np.float32))
+
+    with pytest.raises(UnsupportedError, match="with rows of a width of 32, not 33"):
+        Layout(
+            replace(PROGRAM, words=packed, positions=packed, embedding_norm=norm, projection=projection),
+            position_offset=POSITION_OFFSET,
+        )
 
 
 def test_a_layer_with_half_a_pair() -> None:

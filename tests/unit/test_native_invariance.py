@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -193,6 +194,16 @@ def test_a_text_of_no_tokens_or_too_many(lengths: list[int]) -> None:
 def test_a_depth_that_the_package_does_not_have(layer_count: int) -> None:
     with pytest.raises(ValueError, match=rf"layer_count must be 0 or one of \[\], got {layer_count}"):
         encoder().run(random_texts([3]), layer_count)
+
+
+def test_a_depth_before_the_layer_that_pooling_reads() -> None:
+    """What weighs the tokens would be whatever the memory held before."""
+    program = replace(random_program(), pooling="ditto", weighing=(1, 3))
+
+    with pytest.raises(ValueError, match="layer_count must be 0 or from 2 to 2, got 1"):
+        kernel_vectors(open_model(program), random_texts([3]), 1)
+
+    assert np.isfinite(kernel_vectors(open_model(program), random_texts([3]), 2)).all()
 
 
 def test_tokens_that_share_rows_are_counted_as_tokens() -> None:

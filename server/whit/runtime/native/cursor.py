@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 from numpy.typing import NDArray
@@ -19,18 +19,17 @@ class Cursor:
         first = next((i for i, n in enumerate(graph.nodes) if value in n.inputs), len(graph.nodes))
         self._constants = graph.constants
         self.prelude = graph.nodes[:first]
-        self._nodes = iter(graph.nodes[first:])
-        self._next = next(self._nodes, None)
+        self._nodes = deque(graph.nodes[first:])
 
     @property
     def kind(self) -> str:
         """What comes next."""
-        return self._next.kind if self._next else "the end"
+        return self._nodes[0].kind if self._nodes else "the end"
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """What the next node reads."""
-        return self._next.inputs if self._next else ()
+        return self._nodes[0].inputs if self._nodes else ()
 
     def take(self, *kinds: str) -> Node:
         """The next node.
@@ -38,11 +37,9 @@ class Cursor:
         Raises:
             UnsupportedError: it is of none of these kinds.
         """
-        node = self._next
-        if node is None or node.kind not in kinds:
+        if self.kind not in kinds:
             raise UnsupportedError(f"{self.kind} where {' or '.join(kinds)} was expected")
-        self._next = next(self._nodes, None)
-        return node
+        return self._nodes.popleft()
 
     def take_all(self, *kinds: str) -> Node:
         """The next nodes, of these kinds one after the other; returns the last."""
@@ -50,9 +47,7 @@ class Cursor:
 
     def enter(self, nodes: Sequence[Node]) -> None:
         """From here on, what comes next is ``nodes``, and then the rest."""
-        rest = [] if self._next is None else [self._next]
-        self._nodes = chain(nodes, rest, self._nodes)
-        self._next = next(self._nodes, None)
+        self._nodes.extendleft(reversed(nodes))
 
     def is_constant(self, name: str) -> bool:
         """Whether a value is stored in the graph."""

@@ -53,14 +53,14 @@ def _check_rows(name: str, rows: Rows, width: int) -> None:
             _check(f"{name}.codes", rows.codes, np.uint8, count, stretches)
             _check(f"{name}.centroids", centroids, np.int8, stretches, _CENTROID_COUNT, width // max(stretches, 1))
             _check(f"{name}.scales", rows.scales, np.float32, count)
-            if rows.width != width:
-                raise UnsupportedError(f"{name}.centroids for a width of {rows.width}, not {width}")
         case Rows(is_packed=True, scales=scales) if scales is not None:
             _check(f"{name}.codes", rows.codes, np.int8, count, width // 2)
             _check(f"{name}.scales", scales, np.float32, count, scales.shape[1])
         case _:
             _check(f"{name}.codes", rows.codes, np.int8, count, width)
             _check(f"{name}.scales", rows.scales, np.float32, count)
+    if rows.width != width:  # halves of a row or stretches of it need not make a whole one
+        raise UnsupportedError(f"{name} with rows of a width of {rows.width}, not {width}")
     if rows.places is not None:
         _check(f"{name}.places", rows.places, np.int32, rows.places.size)
         if rows.places.size and not 0 <= rows.places.min() <= rows.places.max() < count:
@@ -78,6 +78,8 @@ def _check_block(name: str, block: Block, width: int, head_width: int) -> None:
     _check_pair(name, ("up", "down"), (block.up, block.down), (width, 1, inner))
     _check_norm(f"{name}.attention_norm", block.attention_norm, width)
     _check_norm(f"{name}.output_norm", block.output_norm, width)
+    if not block.ceiling > 0:  # or NaN, which is neither finite, as in layout.py, nor infinite, as in encoder.c
+        raise UnsupportedError(f"{name} with activations that end at {block.ceiling}")
 
 
 def _check_pair(

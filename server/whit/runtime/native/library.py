@@ -50,6 +50,8 @@ class Model:
         self._layout = Layout(program, position_offset=position_offset)
         self._word_count = program.words.token_count
         self._position_count = program.positions.token_count - position_offset
+        # Pooling by a head reads what only its layer writes.
+        self._least_layers = 1 if program.weighing is None else program.weighing[0] + 1
 
     def scratch_size(self, longest: int) -> int:
         """Bytes of working memory for texts of up to ``longest`` tokens."""
@@ -74,7 +76,7 @@ class Model:
 
         Raises:
             ValueError: a token beyond the vocabulary, a text without a token or of more than there are positions, a layer
-                count beyond the model's.
+                count beyond the model's or before the layer that pooling reads.
         """
         # The C code looks nothing up twice: what it must not meet is refused here.
         if lengths.min() < 1 or lengths.max() > self._position_count:
@@ -83,13 +85,14 @@ class Model:
             )
         if ids.min() < 0 or ids.max() >= self._word_count:
             raise ValueError(f"token ids must be from 0 to {self._word_count - 1}, got {ids.min()} to {ids.max()}")
-        if not 0 <= layer_count <= self._layout.model.layer_count:
-            raise ValueError(f"layer_count must be 0 to {self._layout.model.layer_count}, got {layer_count}")
+        most = self._layout.model.layer_count
+        if layer_count and not self._least_layers <= layer_count <= most:
+            raise ValueError(f"layer_count must be 0 or from {self._least_layers} to {most}, got {layer_count}")
         codes, vectors = ids.astype(np.int32), np.empty((len(lengths), self._layout.model.dimension_count), np.float32)
         self._library.whit_encode(
             *(self._layout.model, codes.ctypes.data, lengths.ctypes.data, len(lengths), int(lengths.max())),
             *(
-                layer_count or self._layout.model.layer_count,
+                layer_count or most,
                 scratch.ctypes.data,
                 vectors.ctypes.data,
                 None if ticks is None else ticks.ctypes.data,
