@@ -13,6 +13,7 @@ import tempfile
 from os import environ
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -49,11 +50,13 @@ def _has_kernels() -> bool:
 
 def compile_kernels(library: Path) -> None:
     """Compiles into ``library``; it appears whole or not at all, and a server that has the old one open keeps it."""
+    # What library.py knows them by: after a change of the sources, the old kernels are not called with the new weights.
+    sources = crc32(b"".join(path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]"))))
     with tempfile.TemporaryDirectory() as cache:
         made = library.with_suffix(".new")
         command = [
             *(sys.executable, "-m", "ziglang", "cc", "-target", TARGET, "-march=x86_64_v4+avx512vnni", *FLAGS),
-            *("-o", str(made), str(FOLDER / "encoder.c")),
+            *(f"-DSOURCES={sources}", "-o", str(made), str(FOLDER / "encoder.c")),
         ]
         caches = {"ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
         subprocess.run(command, check=True, env=environ | caches)  # noqa: S603  (our own command)

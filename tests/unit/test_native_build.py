@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from whit.runtime.native import UnsupportedError
 from whit.runtime.native.library import load_library
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,9 @@ def test_a_wheel_says_for_which_platform_it_is(build: ModuleType, monkeypatch: p
 
 
 @pytest.mark.skipif(not IS_LINUX_X86, reason="needs a platform that has kernels")
-def test_the_kernels_compile(build: ModuleType, tmp_path: Path) -> None:
+def test_the_kernels_compile_and_belong_to_their_sources(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ziglang")
     (tmp_path / "kernels.so").write_bytes(b"the old ones")
 
@@ -86,6 +89,14 @@ def test_the_kernels_compile(build: ModuleType, tmp_path: Path) -> None:
 
     assert load_library(tmp_path / "kernels.so").whit_encode
     assert [path.name for path in tmp_path.iterdir()] == ["kernels.so"]
+
+    monkeypatch.setattr(
+        "whit.runtime.native.library.checksum_of_sources", lambda: 1
+    )  # after an update without an install
+    with pytest.raises(
+        UnsupportedError, match=r"kernels\.so is compiled from another version of whit; install whit again"
+    ):
+        load_library(tmp_path / "kernels.so")
 
 
 @pytest.mark.skipif(not IS_LINUX_X86, reason="needs a platform that has kernels")

@@ -12,6 +12,10 @@
 
 #define BLOCK 128 /* tokens */
 
+#ifndef SOURCES
+#define SOURCES 0 /* a checksum of these files, if whoever compiles them says it */
+#endif
+
 /* Layer normalisation of one row, in place; its codes too, if anything reads them: no block may come next, or an empty one. */
 static void normalise(float *x, int64_t width, const Norm *norm, float epsilon, const Linear *next, uint8_t *to) {
     const float *factors = next ? next->factors : 0;
@@ -147,10 +151,11 @@ static void run_layer(
     normalise_all(m, s, &layer->output_norm, next, tokens);
 }
 
-/* Bytes of the two structures that hold all others: a caller that has another idea of them must not call. */
-void whit_sizes(int64_t sizes[2]) {
-    sizes[0] = sizeof(Model);
-    sizes[1] = sizeof(Layer);
+/* Bytes of the two structures that hold all others, and SOURCES: a caller that has another idea of them must not call. */
+void whit_version(int64_t version[3]) {
+    version[0] = sizeof(Model);
+    version[1] = sizeof(Layer);
+    version[2] = SOURCES;
 }
 
 /* Bytes of scratch memory for a micro-batch whose longest text has `longest` tokens. */

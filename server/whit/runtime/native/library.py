@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import POINTER, c_int64, c_void_p
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +24,17 @@ def load_library(path: Path) -> ctypes.CDLL:
     Raises:
         UnsupportedError: they are not there, this system cannot load them, or they belong to another version of whit.
     """
-    sizes = (c_int64 * 2)()
+    version = (c_int64 * 3)()
     try:
         library = ctypes.CDLL(str(path))
-        library.whit_sizes(sizes)
+        library.whit_version(version)
     except OSError as error:
         raise UnsupportedError(f"they are not compiled for this system ({error})") from None
     except AttributeError:
         pass
-    if list(sizes) != [ctypes.sizeof(CModel), ctypes.sizeof(CLayer)]:
+    *sizes, sources = version
+    # Equal sizes may hold other things. No checksum: whoever compiles by hand knows.
+    if sizes != [ctypes.sizeof(CModel), ctypes.sizeof(CLayer)] or sources not in (0, checksum_of_sources()):
         raise UnsupportedError(f"{path.name} is compiled from another version of whit; install whit again")
     library.whit_scratch_size.argtypes = (POINTER(CModel), c_int64)
     library.whit_scratch_size.restype = c_int64
@@ -40,6 +43,11 @@ def load_library(path: Path) -> ctypes.CDLL:
     )
     library.whit_encode.restype = None
     return library
+
+
+def checksum_of_sources() -> int:
+    """Of the C code that lies beside this file, as ``server/build_kernels.py`` gives it to the compiler."""
+    return crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.[ch]"))))
 
 
 class Model:
