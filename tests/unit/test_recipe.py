@@ -93,7 +93,8 @@ def test_a_key_that_must_be_there(folder: Path) -> None:
 
 def test_paths_are_relative_to_the_file_and_may_name_variables(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEXTS", str(folder))
-    text = 'checkpoint = "model"\n[[step]]\nstep = "distill"\nteacher = "$CHECKPOINT"\ntexts = ["${TEXTS}/corpus.txt", "b.txt"]\n'
+    monkeypatch.setenv("NEAR", "near.txt")  # from where the command is run
+    text = 'checkpoint = "model"\n[[step]]\nstep = "distill"\nteacher = "$CHECKPOINT"\ntexts = ["${TEXTS}/corpus.txt", "b.txt", "$NEAR"]\n'
     (folder / "recipe.toml").write_text(text + "learning_rate = 1\n")
 
     recipe = read_recipe(folder / "recipe.toml")
@@ -101,7 +102,7 @@ def test_paths_are_relative_to_the_file_and_may_name_variables(folder: Path, mon
     options = recipe.stages[0].options
     assert recipe.checkpoint == folder / "model"
     assert options.teacher == (folder / "model").resolve()
-    assert options.texts == (folder / "corpus.txt", folder / "b.txt")
+    assert options.texts == (folder / "corpus.txt", folder / "b.txt", Path.cwd() / "near.txt")
     assert options.learning_rate == 1.0
     assert read_recipe(folder / "recipe.toml", Path("other")).checkpoint == Path("other")
 

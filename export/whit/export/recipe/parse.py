@@ -48,8 +48,8 @@ class Recipe:
 def read_recipe(file: Path, checkpoint: Path | None = None) -> Recipe:
     """Reads a recipe.
 
-    Paths in it are relative to the file; ``$NAME`` in them is an environment variable, ``$CHECKPOINT`` the checkpoint the
-    recipe starts from.
+    Paths in it are relative to the file, those that begin with a variable to the working directory. ``$NAME`` is an
+    environment variable, ``$CHECKPOINT`` the checkpoint the recipe starts from.
 
     Args:
         file: the TOML file.
@@ -166,7 +166,8 @@ class _Reader:
                 raise RecipeError(f"{self.file}: {where}: the environment variable {name} is not set; set it to a path")
             return self.variables[name]
 
-        return self.folder / Path(_VARIABLE.sub(look_up, text)).expanduser()
+        path = Path(_VARIABLE.sub(look_up, text)).expanduser()
+        return path.absolute() if text.startswith("$") else self.folder / path
 
 
 def _nearest(key: str, known: Sequence[str] | Mapping[str, Any]) -> str:
