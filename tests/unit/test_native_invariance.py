@@ -190,6 +190,11 @@ def test_a_text_of_no_tokens_or_too_many(lengths: list[int]) -> None:
         encoder().run(random_texts(lengths))
 
 
+def test_a_text_of_too_many_tokens_takes_no_memory() -> None:
+    """So that it is refused for what it is, and not for want of memory."""
+    assert model().scratch_size(10**12) == model().scratch_size(MAX_TOKEN_COUNT)
+
+
 @pytest.mark.parametrize("layer_count", [1, 2, 3, -1])
 def test_a_depth_that_the_package_does_not_have(layer_count: int) -> None:
     with pytest.raises(ValueError, match=rf"layer_count must be 0 or one of \[\], got {layer_count}"):

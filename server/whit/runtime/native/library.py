@@ -62,8 +62,8 @@ class Model:
         self._least_layers = 1 if program.weighing is None else program.weighing[0] + 1
 
     def scratch_size(self, longest: int) -> int:
-        """Bytes of working memory for texts of up to ``longest`` tokens."""
-        return int(self._library.whit_scratch_size(self._layout.model, longest))
+        """Bytes of working memory for texts of up to ``longest`` tokens; for longer ones than ``encode`` takes, no more."""
+        return int(self._library.whit_scratch_size(self._layout.model, min(longest, self._position_count)))
 
     def encode(
         self,
