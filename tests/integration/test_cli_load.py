@@ -1,12 +1,15 @@
 """``whit load`` against a real server: one that keeps up, and one that is given far more than it takes."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from tests.support.server import server_thread
+from whit.cli import load_calls
 from whit.cli.app import run
+from whit.cli.load import Target, measure
 
 
 def test_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,6 +48,18 @@ def test_overload_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert entry["retry_info_count"] == refused > 0
     assert entry["statuses"]["OK"] + refused == entry["request_count"]
     assert entry["goodput"] < entry["offered"]
+
+
+def test_a_server_that_is_gone_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_calls, "_CONNECT_S", 0.1)
+    with server_thread(tmp_path / "data") as address:
+        target = Target(address, "tiny", deadline_s=5.0, texts_per_request=1)
+
+    report = asyncio.run(measure(target, ["a text"], rate=100.0, duration_s=0.2, seed=0))
+
+    assert report.statuses == {"UNAVAILABLE": report.request_count}
+    assert report.request_count > 0
+    assert report.latency_ms is None
 
 
 def test_files_that_cannot_be_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

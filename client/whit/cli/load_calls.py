@@ -6,6 +6,8 @@ SDK does for its users: checking and splitting requests, arrays, retries, errors
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -15,15 +17,15 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
+from whit.cli.load_plan import OK
 from whit.client._channel import options
 from whit.contract.errors import from_status
 from whit.contract.names import model_name
 from whit.v1 import embedding_pb2
 
-OK = "OK"
-
 _METHOD = f"/{embedding_pb2.DESCRIPTOR.services_by_name['EmbeddingService'].full_name}/Embed"
 _DETAILS = "grpc-status-details-bin"
+_CONNECT_S = 5.0
 
 
 def request(model: str, texts: Sequence[str]) -> bytes:
@@ -40,7 +42,9 @@ class Calls:
         self._call: Any = self._channel.unary_unary(_METHOD)
 
     async def __aenter__(self) -> Self:
-        await self._channel.channel_ready()  # connected before the first request is due
+        # Connected before the first request is due; where there is no server, the requests will tell.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._channel.channel_ready(), _CONNECT_S)
         return self
 
     async def __aexit__(
