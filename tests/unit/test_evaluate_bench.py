@@ -64,7 +64,7 @@ def test_frontier_takes_names_and_files_of_names(tmp_path: Path) -> None:
 def test_frontier_targets_are_whole() -> None:
     targets = tomllib.loads(Path(frontier.__file__).with_name("frontier.toml").read_text(encoding="utf-8"))
 
-    assert len(targets) == 9
+    assert len(targets) == 8
     assert all(set(t) == {"title", "size_mb", "speed", "sts_b", "cranfield"} for t in targets.values())
 
 
