@@ -74,13 +74,14 @@ def measure(float32: Path, int8: Path, rounds: int) -> dict[str, Any]:
         running([int8], Path(data)) as server,
         Client(server.address) as whit,
     ):
+        model = whit.models()[0].name
 
         def stream() -> list[bytes]:
-            batches = whit.embed_stream(texts, model=NAME, batch_size=BATCH)
+            batches = whit.embed_stream(texts, model=model, batch_size=BATCH)
             return [row.tobytes() for batch in batches for row in batch.vectors]
 
         def single() -> list[bytes]:
-            return [whit.embed([text], model=NAME).vectors[0].tobytes() for text in texts[:SINGLE]]
+            return [whit.embed([text], model=model).vectors[0].tobytes() for text in texts[:SINGLE]]
 
         expected = [row.tobytes() for row in local["int8"].embed(texts)]
         changed = sum(a != b for a, b in zip(stream(), expected, strict=True))
