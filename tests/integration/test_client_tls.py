@@ -33,13 +33,13 @@ class TlsProxy(threading.Thread):
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.set_alpn_protocols(["h2"])
         authority.issue_cert(name).configure_cert(self._context)
-        self._address: list[str] = []
+        self._address = ""
         self._ready = threading.Event()
 
     def __enter__(self) -> str:
         self.start()
         self._ready.wait()
-        return self._address[0]
+        return self._address
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stopping.set)
@@ -52,7 +52,7 @@ class TlsProxy(threading.Thread):
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._open: set[asyncio.Task[None]] = set()
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._context)
-        self._address.append(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        self._address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
         await self._stopping.wait()
         server.close()

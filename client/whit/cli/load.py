@@ -14,7 +14,7 @@ from rich.table import Table
 
 from whit.cli import load_plan as plan
 from whit.cli.command import Failure, command, json_option
-from whit.cli.load_calls import Calls, request
+from whit.cli.load_calls import Calls, encode_request
 from whit.cli.output import console, counted, notice, print_json, progress, table
 from whit.cli.passages import BadLine, read_lines
 from whit.cli.remote import choose_model, connect, server_options
@@ -146,7 +146,7 @@ async def measure(target: Target, texts: Sequence[str], rate: float, duration_s:
     chosen = plan.batches(texts, target.texts_per_request, seed)
     # Made before the first is due, and sent again from the start where these do not last.
     count = min(len(arrivals), -(-PREPARED_TEXTS // target.texts_per_request))
-    requests = [request(target.model, batch) for batch in islice(chosen, count)]
+    requests = [encode_request(target.model, batch) for batch in islice(chosen, count)]
     async with Calls(target.server) as calls:
         outcomes = await _send(calls, target.deadline_s, arrivals, cycle(requests))
     return plan.summarize(outcomes, rate=rate, duration_s=duration_s, texts_per_request=target.texts_per_request)

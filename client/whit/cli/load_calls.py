@@ -14,21 +14,19 @@ from typing import Any, Self
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
-from google.rpc import status_pb2
 
 from whit.cli.load_plan import OK
 from whit.client._channel import options
+from whit.client._errors import from_rpc_error
+from whit.client._methods import EMBED
 from whit.contract.errors import from_status
 from whit.contract.names import model_name
 from whit.v1 import embedding_pb2
 
-_METHOD = f"/{embedding_pb2.DESCRIPTOR.services_by_name['EmbeddingService'].full_name}/Embed"
-_DETAILS = "grpc-status-details-bin"
 _CONNECT_S = 5.0
 
 
-def request(model: str, texts: Sequence[str]) -> bytes:
+def encode_request(model: str, texts: Sequence[str]) -> bytes:
     """An ``EmbedRequest`` for the vectors of ``texts``, which are cut to what the model reads."""
     asked = embedding_pb2.EmbedOptions(model=model_name(model), on_overflow=embedding_pb2.OVERFLOW_POLICY_TRUNCATE)
     return embedding_pb2.EmbedRequest(options=asked, texts=texts).SerializeToString()
@@ -38,8 +36,9 @@ class Calls:
     """One channel to a server, on which ``embed`` is called any number of times at once. An async context manager."""
 
     def __init__(self, server: str) -> None:
+        self._server = server
         self._channel = grpc.aio.insecure_channel(server, options(server))
-        self._call: Any = self._channel.unary_unary(_METHOD)
+        self._call: Any = self._channel.unary_unary(EMBED.path)
 
     async def __aenter__(self) -> Self:
         # Connected before the first request is due; where there is no server, the requests will tell.
@@ -60,20 +59,11 @@ class Calls:
         try:
             answer = embedding_pb2.EmbedResponse.FromString(await self._call(request, timeout=timeout_s))
         except grpc.aio.AioRpcError as error:
-            return error.code().name, _retry_after_s(error)
+            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # the only one of which more is asked
+                return error.code().name, None
+            problem = from_rpc_error(error, address=self._server, method=EMBED.name, timeout=timeout_s)
+            return problem.code.name, problem.retry_after_s
         for item in answer.items:
             if item.HasField("status"):
                 return from_status(item.status).status_code.name, None
         return OK, None
-
-
-def _retry_after_s(error: grpc.aio.AioRpcError) -> float | None:
-    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # the only one of which it is asked
-        return None
-    details = dict(error.trailing_metadata() or ()).get(_DETAILS)
-    if details is None:
-        return None
-    try:
-        return from_status(status_pb2.Status.FromString(details)).retry_after_s
-    except DecodeError:
-        return None

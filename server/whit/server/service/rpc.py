@@ -205,8 +205,7 @@ class Dispatcher:
         deadline = _deadline(context)
         with self._calls.one(), self._budget.held(received.byte_count):
             message = received.required()
-            if not self._opened.is_set():
-                await self._opened.wait()
+            await self._opened.wait()
             response = await method()(message, Call(deadline))
             _check_size(response, self._config.message_byte_count)
             return response
