@@ -15,21 +15,20 @@ import numpy as np
 import pytest
 
 from tests.support import packages
-from tests.support.native import needs_kernels, static_package
+from tests.support.native import RUNNABLE, needs_kernels, static_package
 from tests.support.server import server_thread
 from tests.support.wire import embed_options
 from whit.cli.app import run
 from whit.client import Client
 from whit.contract.manifest import CPU, PackageError
 from whit.runtime import Tokenizer, open_encoder, open_package
-from whit.runtime.native.encoder import NativeEncoder
 from whit.runtime.opening import PROVIDER_VARIABLE
 from whit.v1 import embedding_pb2, embedding_pb2_grpc, vector_pb2
 
 pytestmark = needs_kernels
 
 WORDS = ["the", "water", "of", "land", "and", "school", "by", "night", "with", "father", "paper", "story", "7", "hear"]
-NATIVE = NativeEncoder.provider
+NATIVE = f"native-{RUNNABLE[0].name}" if RUNNABLE else ""
 
 
 @pytest.fixture(autouse=True)

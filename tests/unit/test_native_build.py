@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from whit.runtime.native import UnsupportedError
-from whit.runtime.native.library import load_library
+from whit.runtime.native.library import KERNELS, load_library
 
 ROOT = Path(__file__).parents[2]
-IS_LINUX_X86 = sys.platform == "linux" and platform.machine() == "x86_64"
+HAS_KERNELS = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,8 @@ def hook(build: ModuleType, target: str = "wheel") -> Any:
     ("system", "machine", "wanted"),
     [
         ("linux", "x86_64", True),
-        ("linux", "aarch64", False),
+        ("linux", "aarch64", True),
+        ("linux", "riscv64", False),
         ("darwin", "x86_64", False),
         ("darwin", "arm64", False),
         ("win32", "AMD64", False),
@@ -59,55 +60,69 @@ def test_a_compiler_is_asked_for_where_there_are_kernels(
 
 
 def test_a_source_distribution_compiles_nothing(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "compile_kernels", lambda library: pytest.fail("compiled"))
+    monkeypatch.setattr(build, "compile_kernels", lambda name: pytest.fail("compiled"))
 
     hook(build, "sdist").initialize("standard", {"artifacts": []})
 
 
-def test_a_wheel_says_for_which_platform_it_is(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_wheel_says_for_which_platform_it_is(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, machine: str
+) -> None:
     monkeypatch.setattr(build.sys, "platform", "linux")
-    monkeypatch.setattr(build.platform, "machine", lambda: "x86_64")
-    compiled: list[Path] = []
+    monkeypatch.setattr(build.platform, "machine", lambda: machine)
+    compiled: list[str] = []
     monkeypatch.setattr(build, "compile_kernels", compiled.append)
     data: dict[str, Any] = {"artifacts": []}
 
     hook(build).initialize("standard", data)
 
-    assert data["tag"] == "py3-none-manylinux_2_17_x86_64"
+    assert data["tag"] == f"py3-none-manylinux_2_17_{machine}"
     assert data["pure_python"] is False
-    assert [ROOT / path for path in data["artifacts"]] == compiled
+    wanted = {kernels.name: kernels.path for kernels in KERNELS if ("arm" in kernels.name) == (machine == "aarch64")}
+    assert sorted(compiled) == sorted(wanted)
+    assert {ROOT / path for path in data["artifacts"]} == set(wanted.values())
 
 
-@pytest.mark.skipif(not IS_LINUX_X86, reason="needs a platform that has kernels")
+@pytest.mark.skipif(not HAS_KERNELS, reason="needs a platform that has kernels")
 def test_the_kernels_compile_and_belong_to_their_sources(
     build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ziglang")
-    (tmp_path / "kernels.so").write_bytes(b"the old ones")
+    name = next(iter(build.KERNELS[platform.machine()]))
+    library = tmp_path / f"kernels-{name}.so"
+    library.write_bytes(b"the old ones")
 
-    build.compile_kernels(tmp_path / "kernels.so")
+    assert build.compile_kernels(name, tmp_path) == library
 
-    assert load_library(tmp_path / "kernels.so").whit_encode
-    assert [path.name for path in tmp_path.iterdir()] == ["kernels.so"]
+    assert load_library(library).functions.whit_encode
+    assert list(tmp_path.iterdir()) == [library]
 
     monkeypatch.setattr(
         "whit.runtime.native.library.checksum_of_sources", lambda: 1
     )  # after an update without an install
     with pytest.raises(
-        UnsupportedError, match=r"kernels\.so is compiled from another version of whit; install whit again"
+        UnsupportedError, match=r"kernels-.*\.so is compiled from another version of whit; install whit again"
     ):
-        load_library(tmp_path / "kernels.so")
+        load_library(library)
 
 
-@pytest.mark.skipif(not IS_LINUX_X86, reason="needs a platform that has kernels")
-def test_a_compiler_that_fails_leaves_the_old_kernels(
-    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_for_other_processors_compile_as_well(build: ModuleType, tmp_path: Path) -> None:
+    """Whatever machine the tests run on, a change that only the others would notice is noticed."""
     pytest.importorskip("ziglang")
-    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "--no-such-flag"))
-    (tmp_path / "kernels.so").write_bytes(b"the old ones")
+    others = [cpus for machine, cpus in build.KERNELS.items() if machine != platform.machine()]
+    for name in (name for cpus in others for name in cpus):
+        assert build.compile_kernels(name, tmp_path, (*build.FLAGS, "-O1")).is_file()
+
+
+@pytest.mark.skipif(not HAS_KERNELS, reason="needs a platform that has kernels")
+def test_a_compiler_that_fails_leaves_the_old_kernels(build: ModuleType, tmp_path: Path) -> None:
+    pytest.importorskip("ziglang")
+    name = next(iter(build.KERNELS[platform.machine()]))
+    library = tmp_path / f"kernels-{name}.so"
+    library.write_bytes(b"the old ones")
 
     with pytest.raises(build.subprocess.CalledProcessError):
-        build.compile_kernels(tmp_path / "kernels.so")
+        build.compile_kernels(name, tmp_path, (*build.FLAGS, "--no-such-flag"))
 
-    assert (tmp_path / "kernels.so").read_bytes() == b"the old ones"
+    assert library.read_bytes() == b"the old ones"

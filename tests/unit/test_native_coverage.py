@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from tests.support import tiny
-from tests.support.native import needs_kernels
+from tests.support.native import needs_kernels, open_model
 from whit.contract.manifest import GRAPH_FILE
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.linear import Scheme
 from whit.export.quantize import Subject, row_candidate, smoothed_candidate, static_candidate
 from whit.runtime import Tokenizer, open_encoder, open_package
-from whit.runtime.native.encoder import _LIBRARY, NativeEncoder
+from whit.runtime.native.encoder import NativeEncoder
 from whit.runtime.native.layout import Layout
-from whit.runtime.native.library import Model, load_library
 from whit.runtime.native.memory import aligned_memory
 from whit.runtime.native.onnx_file import OnnxGraph, read_graph
 from whit.runtime.native.parts import FloatLinear, Linear, Program, RowLinear
@@ -274,7 +273,7 @@ def test_attention_and_pooling_as_earlier_versions_wrote_them(tmp_path: Path) ->
 
 
 def test_a_layer_count_beyond_the_model_is_refused(tmp_path: Path) -> None:
-    model = Model(load_library(_LIBRARY), program_of(compiled(write(tmp_path))), position_offset=0)
+    model = open_model(program_of(compiled(write(tmp_path))), position_offset=0)
 
     with pytest.raises(ValueError, match="layer_count must be 0 or from 1 to 2, got 3"):
         model.encode(np.array([1]), np.array([1]), 3, aligned_memory(model.scratch_size(1)))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.support.native import parabolas
-from whit.runtime.native.curves import FROM, FUNCTIONS, PIECES, STEPS, curve
+from whit.runtime.native.curves import FROM, FUNCTIONS, PIECES, STEPS, curve, laid_out
+from whit.runtime.native.library import KERNELS
 
 EDGE = -FROM - 1 / STEPS  # beyond it, to both sides, lie the outermost pieces
 BETWEEN, AT_THE_EDGES = 6.4e-5, 3.4e-4  # what ``curve`` promises for GELU
@@ -46,13 +47,14 @@ def test_coefficients_are_laid_out_as_the_kernels_read_them(activation: str) -> 
     assert pieces.shape == (3, PIECES)
     assert pieces.dtype == np.float32
     assert pieces.flags.c_contiguous
+    by_power, by_piece = np.split(laid_out(pieces), [3 * PIECES])
+    assert np.array_equal(by_power.reshape(3, PIECES), pieces)
+    assert np.array_equal(by_piece.reshape(PIECES, 4), np.column_stack([*pieces, np.zeros(PIECES)]))
 
 
 def test_the_kernels_cut_the_curve_where_this_does() -> None:
     """lanes.h repeats the three numbers."""
-    from whit.runtime.native import encoder
-
-    source = encoder._LIBRARY.with_name("lanes.h").read_text(encoding="utf-8")
+    source = KERNELS[0].path.with_name("lanes.h").read_text(encoding="utf-8")
 
     for line in (f"PIECES {PIECES}", f"PIECES_FROM ({FROM}f)", f"PIECES_STEPS {STEPS}f"):
         assert f"#define {line}\n" in source

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.native import kernel_vectors, needs_kernels, static_package
+from tests.support.native import kernel_vectors, needs_kernels, open_model, static_package
 from whit.contract.manifest import GRAPH_FILE
-from whit.runtime.native.encoder import _LIBRARY
-from whit.runtime.native.library import Model, load_library
 from whit.runtime.native.onnx_file import Node, OnnxGraph, read_graph
 from whit.runtime.native.parts import UnsupportedError
 from whit.runtime.native.program import read_program
@@ -108,7 +106,7 @@ CHANGES: list[Change] = [
 def outcome(changed: OnnxGraph) -> str:
     """What became of a graph. Any error but the ones that are meant fails the test, and a crash ends it."""
     try:
-        model = Model(load_library(_LIBRARY), read_program(changed), position_offset=2)
+        model = open_model(read_program(changed), position_offset=2)
     except UnsupportedError:
         return "refused"
     try:

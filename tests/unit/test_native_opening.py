@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 
 from tests.support import packages, tables
-from tests.support.native import needs_kernels, random_texts, static_package
+from tests.support.native import RUNNABLE, needs_kernels, random_texts, static_package
 from whit.contract.manifest import CPU, GRAPH_FILE, PROVIDERS, PackageError
 from whit.runtime.encoder import Encoder
 from whit.runtime.native import UnsupportedError
 from whit.runtime.native import encoder as native
-from whit.runtime.native.library import load_library
+from whit.runtime.native.library import KERNELS, Kernels, kernels_for, load_library
 from whit.runtime.opening import PROVIDER_VARIABLE, open_encoder
 from whit.runtime.package import Package, open_package
 
-NATIVE = native.NativeEncoder.provider
-EVERYTHING = frozenset({"avx2", "avx512", "avx512-vnni"})
+NATIVE = f"native-{RUNNABLE[0].name}" if RUNNABLE else ""
 
 
 @pytest.fixture(autouse=True)
@@ -78,26 +77,32 @@ def falls_back(package: Package, caplog: pytest.LogCaptureFixture, reason: str) 
 def test_a_cpu_without_the_instructions(
     package: Package, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(native, "instruction_sets", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(native, "instruction_sets", lambda: frozenset({"avx512"}))
 
-    falls_back(package, caplog, "this CPU has no avx512, avx512-vnni")
+    falls_back(package, caplog, "this CPU has neither AVX2 nor Arm's dot product")
 
 
-def test_a_cpu_without_one_of_the_instructions(
-    package: Package, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(native, "instruction_sets", lambda: frozenset({"avx2", "avx512"}))
-
-    falls_back(package, caplog, "this CPU has no avx512-vnni")
+@pytest.mark.parametrize(
+    ("instructions", "wanted"),
+    [
+        ({"avx2"}, "avx2"),
+        ({"avx2", "avx512"}, "avx2"),
+        ({"avx2", "avx-vnni"}, "avx-vnni"),
+        ({"avx2", "avx-vnni", "avx512", "avx512-vnni"}, "avx512-vnni"),
+        ({"arm-dotprod"}, "arm-dotprod"),
+    ],
+)
+def test_a_cpu_gets_the_fastest_that_it_can_run(instructions: set[str], wanted: str) -> None:
+    assert kernels_for(instructions).name == wanted
 
 
 def test_kernels_that_are_not_compiled(
-    package: Package, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    package: Package, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(native, "instruction_sets", lambda: EVERYTHING)
-    monkeypatch.setattr(native, "_LIBRARY", missing := tmp_path / "missing.so")
+    missing = Kernels("missing", KERNELS[0].needs)
+    monkeypatch.setattr(native, "kernels_for", lambda _instructions: missing)
     with pytest.raises(UnsupportedError) as lack:
-        load_library(missing)
+        load_library(missing.path)
     assert "not compiled for this system" in str(lack.value)
 
     falls_back(package, caplog, str(lack.value))

@@ -259,7 +259,7 @@ def test_a_package_that_assumes_nothing_opens_anywhere(directory: Path, monkeypa
 
 
 CPUINFO = {
-    "x86": ("processor : 0\nmodel name\t: A CPU\nflags\t\t: fpu avx2 avx512bw avx512_vnni\n", {"avx2", "avx512", "avx512-vnni"}),
+    "x86": ("processor : 0\nmodel name\t: A CPU\nflags\t\t: fpu fma avx2 avx512bw avx512_vnni\n", {"avx2", "avx512", "avx512-vnni"}),
     "arm": ("processor : 0\nFeatures\t: fp asimd asimddp\n", {"arm-dotprod"}),
     "no such flag": ("flags : avx20 xavx2\nbugs : avx2\n", set()),
 }  # fmt: skip

@@ -6,13 +6,13 @@ import platform
 from functools import cache
 from pathlib import Path
 
-# /proc/cpuinfo flag -> the name that manifests use.
+# The name that manifests use -> flags in /proc/cpuinfo.
 _FLAGS = {
-    "avx2": "avx2",
-    "avx512bw": "avx512",
-    "avx512_vnni": "avx512-vnni",
-    "avx_vnni": "avx-vnni",
-    "asimddp": "arm-dotprod",
+    "avx2": {"avx2", "fma"},
+    "avx512": {"avx512bw"},
+    "avx512-vnni": {"avx512_vnni"},
+    "avx-vnni": {"avx_vnni"},
+    "arm-dotprod": {"asimddp"},
 }
 
 
@@ -24,7 +24,7 @@ def instruction_sets() -> frozenset[str]:
     except OSError:
         return frozenset()
     words = {word for line in text.splitlines() if line.startswith(("flags", "Features")) for word in line.split()}
-    return frozenset(name for flag, name in _FLAGS.items() if flag in words)
+    return frozenset(name for name, flags in _FLAGS.items() if flags <= words)
 
 
 def cpu_name() -> str:

@@ -102,15 +102,16 @@ INLINE lanes code_queries(const Head *head, const float *queries, int64_t rows, 
 
 /* Scores of a panel of queries for some keys; `tops`: the largest of each query so far. */
 INLINE void score_tile(
-    const int rows, const int halves, const Head *head, int64_t first, const float *bias, const lanes steps[2], lanes tops[2]) {
-    Sums sums;
+    const int rows, const int halves, const Head *head, const sums start[2], int64_t first, const float *bias,
+    const lanes steps[2], lanes tops[2]) {
+    sums tile[TILE][2];
     const uint8_t *keys = head->key_codes + first * head->width;
-    multiply(rows, halves, 0, keys, head->width, 4, head->query_codes, PANEL * 4, head->width / 4, sums);
+    multiply(rows, halves, 0, 0, keys, head->width, 4, head->query_codes, PANEL * 4, head->width / 4, start, tile);
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
         for (int half = 0; half < halves; half++) {
-            lanes score = mul(value_of(sums[r][half]), steps[half]);
+            lanes score = mul(value_of(tile[r][half]), steps[half]);
             if (bias) score = mul_add(load(bias - (first + r) + half * LANES), all(LOG2_E), score);
             tops[half] = largest(tops[half], score);
             store(head->scores + (first + r) * PANEL + half * LANES, score);
@@ -125,7 +126,7 @@ INLINE void soften_four(const int count, const float *scores, lanes top, lanes *
         four[i] = i < count ? share_of(sub(load(scores + i * PANEL), top)) : all(0.0f);
         *total = add(*total, four[i]);
     }
-    store_bytes(to, four);
+    store_shares(to, four);
 }
 
 /* Scores of sixteen queries to codes of their shares, 255 * 2^(score - top), in place; returns 1 / the sum of shares. */
@@ -153,11 +154,11 @@ INLINE lanes own_shares(const float *scores, int64_t rows, lanes top) {
 
 /* What some queries of a panel get, for 32 columns of the head. `at`: the panel's first token in the block. */
 INLINE void context_tile(
-    const int rows, const Head *head, int64_t tokens, int64_t first, int64_t panel, const float *inverses, const Context *context,
-    int64_t at) {
+    const int rows, const Head *head, const sums start[2], int64_t tokens, int64_t first, int64_t panel, const float *inverses,
+    const Context *context, int64_t at) {
     const uint8_t *shares = (const uint8_t *)head->scores + first * 4;
-    Sums sums;
-    multiply(rows, 2, 0, shares, 4, PANEL * 4, head->value_codes + panel * 4, head->width * 4, (tokens + 3) / 4, sums);
+    sums tile[TILE][2];
+    multiply(rows, 2, 0, 0, shares, 4, PANEL * 4, head->value_codes + panel * 4, head->width * 4, (tokens + 3) / 4, start, tile);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         int64_t column = panel + half * LANES, left = context->width - column;
@@ -165,7 +166,7 @@ INLINE void context_tile(
         lanes steps = load(head->value_steps + column), means = load(head->value_means + column);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
-            lanes value = mul_add(mul(value_of(sums[r][half]), all(inverses[first + r])), steps, means);
+            lanes value = mul_add(mul(value_of(tile[r][half]), all(inverses[first + r])), steps, means);
             int64_t place = (at + first + r) * context->stride + column;
             if (context->codes)
                 store_first_codes(left, context->codes + place, value, context->zero);
@@ -183,7 +184,9 @@ INLINE void attend_panel(
     float inverses[PANEL];
     for (int64_t lane = 0; lane < halves * LANES; lane += LANES)
         steps[lane / LANES] = code_queries(head, head->queries + (at + first + lane) * head->width, rows - lane, lane);
-#define SCORE_TILE(n, from) score_tile(n, halves, head, from, bias, steps, tops)
+    sums start[2];
+    balance(head->query_codes, PANEL * 4, head->width / 4, start);
+#define SCORE_TILE(n, from) score_tile(n, halves, head, start, from, bias, steps, tops)
     EACH_TILE(tokens, SCORE_TILE)
 #undef SCORE_TILE
     for (int64_t lane = 0; lane < halves * LANES; lane += LANES) {
@@ -195,7 +198,8 @@ INLINE void attend_panel(
         if (context->weights) store_first(rows - lane, context->weights + at + first + lane, mul(own, inverse));
     }
     for (int64_t panel = 0; panel < context->width; panel += PANEL) {
-#define CONTEXT_TILE(n, from) context_tile(n, head, tokens, from, panel, inverses, context, at + first)
+        balance(head->value_codes + panel * 4, head->width * 4, (tokens + 3) / 4, start);
+#define CONTEXT_TILE(n, from) context_tile(n, head, start, tokens, from, panel, inverses, context, at + first)
         EACH_TILE(rows, CONTEXT_TILE)
 #undef CONTEXT_TILE
     }

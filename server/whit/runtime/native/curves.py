@@ -1,4 +1,4 @@
-"""Activations as 32 parabolas (``Curve`` in lanes.h): three look-ups in registers instead of an exponential."""
+"""Activations as 32 parabolas (``Curve`` in lanes.h): three look-ups instead of an exponential."""
 
 from __future__ import annotations
 
@@ -41,3 +41,8 @@ def curve(activation: str) -> NDArray[np.float32]:
         pieces[i] = np.linalg.solve(np.vander(x, 3, increasing=True), [function(value) for value in x])
     pieces[-1] = (0, 1, 0)
     return np.ascontiguousarray(pieces.T, np.float32)
+
+
+def laid_out(pieces: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``Curve`` of the C code: coefficients [3, 32] by their power, then by piece [32, 4] with a 0 each."""
+    return np.concatenate([pieces.ravel(), np.pad(pieces.T, ((0, 0), (0, 1))).ravel()])

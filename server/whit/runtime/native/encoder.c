@@ -151,11 +151,14 @@ static void run_layer(
     normalise_all(m, s, &layer->output_norm, next, tokens);
 }
 
-/* Bytes of the two structures that hold all others, and SOURCES: a caller that has another idea of them must not call. */
-void whit_version(int64_t version[3]) {
+/* Bytes of the two structures that hold all others, and SOURCES: a caller that has another idea of them must not call. Then
+ * what weights have to suit. */
+void whit_version(int64_t version[5]) {
     version[0] = sizeof(Model);
     version[1] = sizeof(Layer);
     version[2] = SOURCES;
+    version[3] = CODE_OFFSET;
+    version[4] = SATURATES;
 }
 
 /* Bytes of scratch memory for a micro-batch whose longest text has `longest` tokens. */

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from whit.contract.manifest import GRAPH_FILE, Manifest, PackageError
 from whit.runtime.machine import instruction_sets
-from whit.runtime.native.library import PARTS, Model, load_library
+from whit.runtime.native.library import PARTS, Model, kernels_for, load_library
 from whit.runtime.native.memory import aligned_memory
 from whit.runtime.native.onnx_file import read_graph
 from whit.runtime.native.parts import UnsupportedError
@@ -20,8 +20,6 @@ from whit.runtime.native.program import read_program
 from whit.runtime.package import Package
 from whit.runtime.packing import TokenIds, micro_batches, run_all
 
-_LIBRARY = Path(__file__).with_name("kernels-avx512-vnni.so")
-_NEEDED = frozenset({"avx512", "avx512-vnni"})
 # Lengths that count as one for the scheduler's costs and queues; the kernels themselves have no padding.
 _BUCKET = 16
 
@@ -33,17 +31,19 @@ class Network:
         graph: an ONNX file, or the bytes of one.
         position_offset: position id of a text's first token.
 
+    Attributes:
+        kernels: the name of those that this CPU gets.
+
     Raises:
         UnsupportedError: this CPU lacks what the kernels need, or the graph has what they lack.
         OSError, ValueError: the graph cannot be read.
     """
 
     def __init__(self, graph: Path | bytes, *, position_offset: int) -> None:
-        missing = sorted(_NEEDED - instruction_sets())
-        if missing:
-            raise UnsupportedError(f"this CPU has no {', '.join(missing)}")
-        library = load_library(_LIBRARY)
-        self._model = Model(library, read_program(read_graph(graph)), position_offset=position_offset)
+        kernels = kernels_for(instruction_sets())
+        self.kernels = kernels.name
+        program = read_program(read_graph(graph))
+        self._model = Model(load_library(kernels.path), program, position_offset=position_offset)
         self._threads = threading.local()
 
     def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
@@ -85,7 +85,6 @@ class NativeEncoder:
         PackageError: its graph cannot be read.
     """
 
-    provider = "native-avx512-vnni"
     unmasked_length = 0
 
     def __init__(self, package: Package) -> None:
@@ -97,6 +96,7 @@ class NativeEncoder:
             self._network = Network(path, position_offset=self.manifest.position_offset)
         except (OSError, ValueError) as error:
             raise PackageError(f"{path} cannot be read ({error}); export the package again") from None
+        self.provider = f"native-{self._network.kernels}"
 
     def attention_length(self, token_count: int) -> int:
         """``token_count`` rounded up: a function of the text alone."""

@@ -1,146 +1,19 @@
-/* Sixteen floats at a time: the few operations that the kernels are written in, and two functions of one variable.
+/* Sixteen floats at a time: the few operations that the kernels are written in, and functions of one variable.
  *
- * Every operation is exact or rounded once, in an order that the code fixes, so results depend on nothing but their inputs.
+ * Every operation is exact or rounded once, in an order that the code fixes, so results depend on nothing but their inputs: not
+ * on the processor either. One header for each instruction set has the operations.
  */
 #ifndef WHIT_LANES_H
 #define WHIT_LANES_H
 
-#include <immintrin.h>
 #include <stdint.h>
-#include <x86intrin.h>
+#include <string.h>
 
 #define LANES 16
 #define INLINE static inline __attribute__((always_inline))
 
-typedef __m512 lanes;
-
-INLINE lanes all(float value) { return _mm512_set1_ps(value); }
-INLINE lanes load(const float *from) { return _mm512_loadu_ps(from); }
-INLINE void store(float *to, lanes value) { _mm512_storeu_ps(to, value); }
-INLINE lanes add(lanes a, lanes b) { return _mm512_add_ps(a, b); }
-INLINE lanes sub(lanes a, lanes b) { return _mm512_sub_ps(a, b); }
-INLINE lanes mul(lanes a, lanes b) { return _mm512_mul_ps(a, b); }
-INLINE lanes mul_add(lanes a, lanes b, lanes c) { return _mm512_fmadd_ps(a, b, c); }
-INLINE lanes largest(lanes a, lanes b) { return _mm512_max_ps(a, b); }
-INLINE lanes least(lanes a, lanes b) { return _mm512_min_ps(a, b); }
-INLINE lanes over(lanes a, lanes b) { return _mm512_div_ps(a, b); }
-INLINE lanes size_of(lanes a) { return _mm512_abs_ps(a); }
-INLINE lanes signed_as(lanes a, lanes b) { /* the size of a, which has no sign, with the sign of b */
-    __m512i sign = _mm512_and_si512(_mm512_castps_si512(b), _mm512_set1_epi32((int32_t)0x80000000));
-    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_castps_si512(a), sign));
-}
-INLINE float sum_of(lanes a) { return _mm512_reduce_add_ps(a); }
-INLINE float largest_of(lanes a) { return _mm512_reduce_max_ps(a); }
-
-/* The first `count` lanes of `value`, and `other` in the rest. */
-INLINE lanes first_lanes(int64_t count, lanes value, lanes other) {
-    return _mm512_mask_blend_ps((__mmask16)((1u << count) - 1), other, value);
-}
-
-/* The first `count` lanes are written; 16 and more are all. */
-INLINE void store_first(int64_t count, float *to, lanes value) {
-    _mm512_mask_storeu_ps(to, count >= LANES ? (__mmask16)-1 : (__mmask16)((1u << count) - 1), value);
-}
-
-/* Sixteen s8 values; or the halves of sixteen bytes that hold 16 * a + b + 8 each, for a and b from -8 to 7: all a, or all b. */
-INLINE __m512i whole_at(const int8_t *from) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)); }
-INLINE lanes bytes_at(const int8_t *from) { return _mm512_cvtepi32_ps(whole_at(from)); }
-INLINE lanes high_codes_at(const int8_t *from) { return _mm512_cvtepi32_ps(_mm512_srai_epi32(whole_at(from), 4)); }
-INLINE lanes low_codes_at(const int8_t *from) {
-    __m512i low = _mm512_and_si512(whole_at(from), _mm512_set1_epi32(15));
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(low, _mm512_set1_epi32(8)));
-}
-
-/* table[places[0]], table[places[1]] and so on. */
-INLINE lanes look_up(const float *table, const int32_t *places) {
-    return _mm512_i32gather_ps(_mm512_loadu_si512(places), table, sizeof *table);
-}
-
-/* Four times sixteen values from -128 to 255, rounded, as bytes [16][4]. */
-INLINE void store_bytes(void *to, const lanes four[4]) {
-    __m512i whole[4];
-    for (int i = 0; i < 4; i++) whole[i] = _mm512_cvtps_epi32(four[i]);
-    __m512i low = _mm512_mask_blend_epi8(0x2222222222222222, whole[0], _mm512_slli_epi32(whole[1], 8));
-    __m512i high = _mm512_mask_blend_epi8(0x8888888888888888, _mm512_slli_epi32(whole[2], 16), _mm512_slli_epi32(whole[3], 24));
-    _mm512_storeu_si512(to, _mm512_mask_blend_epi8(0xcccccccccccccccc, low, high));
-}
-
-/* u8 codes: rint(value) + zero, clipped to 0..255; `value` is already divided by the scale. What is too large for an int32
- * would become the least of all, so it is clipped before; what is too small becomes that in any case. */
-INLINE __m128i codes_of(lanes value, int32_t zero) {
-    __m512i rounded = _mm512_cvtps_epi32(_mm512_min_ps(all(256.0f), value));
-    __m512i whole = _mm512_add_epi32(rounded, _mm512_set1_epi32(zero));
-    return _mm512_cvtusepi32_epi8(_mm512_max_epi32(whole, _mm512_setzero_si512()));
-}
-INLINE void store_codes(uint8_t *to, lanes value, int32_t zero) { _mm_storeu_si128((__m128i *)to, codes_of(value, zero)); }
-
-/* The first `count` of them; 16 and more are all. */
-INLINE void store_first_codes(int64_t count, uint8_t *to, lanes value, int32_t zero) {
-    if (count >= LANES)
-        store_codes(to, value, zero);
-    else
-        _mm_mask_storeu_epi8(to, (__mmask16)((1u << count) - 1), codes_of(value, zero));
-}
-
-/* to[c][r] = from[r][c] for sixteen columns of up to sixteen rows; columns of `to` without a row are 0. */
-INLINE void turn(const float *from, int64_t from_stride, int64_t rows, float *to, int64_t to_stride) {
-    lanes a[LANES], b[LANES];
-#pragma GCC unroll 16
-    for (int r = 0; r < LANES; r++) a[r] = r < rows ? load(from + r * from_stride) : all(0.0f);
-    /* Pairs, then fours within 128 bits, then 128-bit blocks by halves and quarters. */
-#pragma GCC unroll 8
-    for (int r = 0; r < LANES; r += 2) {
-        b[r] = _mm512_unpacklo_ps(a[r], a[r + 1]);
-        b[r + 1] = _mm512_unpackhi_ps(a[r], a[r + 1]);
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < LANES; r += 4) {
-        a[r] = _mm512_shuffle_ps(b[r], b[r + 2], 0x44);
-        a[r + 1] = _mm512_shuffle_ps(b[r], b[r + 2], 0xee);
-        a[r + 2] = _mm512_shuffle_ps(b[r + 1], b[r + 3], 0x44);
-        a[r + 3] = _mm512_shuffle_ps(b[r + 1], b[r + 3], 0xee);
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; c++) {
-        b[c] = _mm512_shuffle_f32x4(a[c], a[c + 4], 0x88);
-        b[c + 4] = _mm512_shuffle_f32x4(a[c], a[c + 4], 0xdd);
-        b[c + 8] = _mm512_shuffle_f32x4(a[c + 8], a[c + 12], 0x88);
-        b[c + 12] = _mm512_shuffle_f32x4(a[c + 8], a[c + 12], 0xdd);
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; c++) {
-        store(to + c * to_stride, _mm512_shuffle_f32x4(b[c], b[c + 8], 0x88));
-        store(to + (c + 4) * to_stride, _mm512_shuffle_f32x4(b[c + 4], b[c + 12], 0x88));
-        store(to + (c + 8) * to_stride, _mm512_shuffle_f32x4(b[c], b[c + 8], 0xdd));
-        store(to + (c + 12) * to_stride, _mm512_shuffle_f32x4(b[c + 4], b[c + 12], 0xdd));
-    }
-}
-
-/* exp(x) for x <= 0, within 2 units in the last place: 2^n times a polynomial of the rest (Cephes, expf). */
-INLINE lanes exp_of(lanes x) {
-    x = largest(x, all(-87.0f));
-    lanes n = _mm512_roundscale_ps(mul(x, all(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    lanes rest = mul_add(n, all(-0.693359375f), x);
-    rest = mul_add(n, all(2.12194440e-4f), rest);
-    lanes y = all(1.9875691500e-4f);
-    y = mul_add(y, rest, all(1.3981999507e-3f));
-    y = mul_add(y, rest, all(8.3334519073e-3f));
-    y = mul_add(y, rest, all(4.1665795894e-2f));
-    y = mul_add(y, rest, all(1.6666665459e-1f));
-    y = mul_add(y, rest, all(5.0000001201e-1f));
-    y = add(mul_add(y, mul(rest, rest), rest), all(1.0f));
-    return _mm512_scalef_ps(y, n);
-}
-
-/* 255 * 2^x within 1e-4 of itself, for x <= 0: 2^floor(x) times a cubic of the rest, which ends in 0 for what is too small. */
-INLINE lanes share_of(lanes x) {
-    lanes rest = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    lanes y = all(19.8962606f);
-    y = mul_add(y, rest, all(57.6471322f));
-    y = mul_add(y, rest, all(177.437544f));
-    y = mul_add(y, rest, all(254.98094f));
-    return _mm512_scalef_ps(y, x);
-}
+/* Asks for the cache line at an address, which need not exist. */
+INLINE void prefetch(const void *at) { __builtin_prefetch(at); }
 
 /* A function of one variable as 32 parabolas, c[0] + x * (c[1] + x * c[2]): of width 1 / STEPS from FROM on, the outermost
  * two going on for ever. */
@@ -150,22 +23,45 @@ INLINE lanes share_of(lanes x) {
 
 typedef struct {
     float c[3][PIECES];
+    float by_piece[PIECES][4]; /* the same, and a 0 each */
 } Curve;
 
-INLINE lanes curve_at(const Curve *curve, lanes x) {
-    lanes place = mul_add(x, all(PIECES_STEPS), all(-PIECES_FROM * PIECES_STEPS));
-    place = _mm512_min_ps(largest(place, all(0.0f)), all(PIECES - 1));
-    __m512i piece = _mm512_cvttps_epi32(place);
-    lanes c[3];
-    for (int i = 0; i < 3; i++)
-        c[i] = _mm512_permutex2var_ps(load(curve->c[i]), piece, load(curve->c[i] + LANES));
-    return mul_add(mul_add(c[2], x, c[1]), x, c[0]);
+#ifdef __AVX512VNNI__
+#include "avx512.h"
+#else
+#include "narrow.h"
+#endif
+
+/* exp(x) for x <= 0, within 2 units in the last place: 2^n times a polynomial of the rest (Cephes, expf). */
+INLINE lanes exp_of(lanes x) {
+    x = largest(x, all(-87.0f));
+    lanes n = nearest(mul(x, all(1.44269504f)));
+    lanes rest = mul_add(n, all(-0.693359375f), x);
+    rest = mul_add(n, all(2.12194440e-4f), rest);
+    lanes y = all(1.9875691500e-4f);
+    y = mul_add(y, rest, all(1.3981999507e-3f));
+    y = mul_add(y, rest, all(8.3334519073e-3f));
+    y = mul_add(y, rest, all(4.1665795894e-2f));
+    y = mul_add(y, rest, all(1.6666665459e-1f));
+    y = mul_add(y, rest, all(5.0000001201e-1f));
+    y = add(mul_add(y, mul(rest, rest), rest), all(1.0f));
+    return times_power(y, n);
 }
 
-/* Asks for the cache line at an address, which need not exist. */
-INLINE void prefetch(const void *at) { _mm_prefetch((const char *)at, _MM_HINT_T0); }
+/* 255 * 2^x within 1e-4 of itself, for x <= 0: 2^floor(x) times a cubic of the rest, which ends in 0 for what is too small. */
+INLINE lanes share_of(lanes x) {
+    lanes rest = above_floor(x);
+    lanes y = all(19.8962606f);
+    y = mul_add(y, rest, all(57.6471322f));
+    y = mul_add(y, rest, all(177.437544f));
+    y = mul_add(y, rest, all(254.98094f));
+    return times_power(y, x);
+}
 
-/* The processor's clock, in ticks. */
-INLINE int64_t now(void) { return (int64_t)__rdtsc(); }
+INLINE lanes curve_at(const Curve *curve, lanes x) {
+    lanes place = mul_add(x, all(PIECES_STEPS), all(-PIECES_FROM * PIECES_STEPS)), c[3];
+    look_up_pieces(curve, least(largest(place, all(0.0f)), all(PIECES - 1)), c);
+    return mul_add(mul_add(c[2], x, c[1]), x, c[0]);
+}
 
 #endif

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.runtime.native import structures as c
-from whit.runtime.native.curves import curve
+from whit.runtime.native.curves import curve, laid_out
 from whit.runtime.native.fitting import check_program
 from whit.runtime.native.memory import Memory
 from whit.runtime.native.parts import (
@@ -27,6 +27,7 @@ from whit.runtime.native.parts import (
 
 PANEL = 32
 LANES = 16
+_MOST_OF_A_PAIR = 128  # docs/adr/0006-saturation-free-int8.md
 _ROW_ZERO = 128  # the code of 0 where each token has a scale of its own
 # Pooling, and whether the states pooled are the average of the first layer's and the last's.
 _POOLINGS = {
@@ -43,12 +44,19 @@ _POOLINGS = {
 class Layout:
     """A program laid out: ``model`` points to memory that lives as long as this object.
 
+    Args:
+        code_offset, is_saturating: as in ``Library``.
+
     Raises:
-        UnsupportedError: it has sizes that the kernels cannot do, or that do not fit together.
+        UnsupportedError: it has sizes that the kernels cannot do, or that do not fit together; or its weights are too large
+            for a processor that saturates.
     """
 
-    def __init__(self, program: Program, *, position_offset: int) -> None:
+    def __init__(
+        self, program: Program, *, position_offset: int, code_offset: int = 0, is_saturating: bool = False
+    ) -> None:
         check_program(program)
+        self._code_offset, self._is_saturating = code_offset, is_saturating
         reach = program.positions.token_count - position_offset
         if position_offset < 0 or reach < 1:
             raise UnsupportedError(
@@ -83,7 +91,7 @@ class Layout:
             most_wide=max(map(_wide, layers)),
             most_pooled=max([width, *(each.linear.panel_count * PANEL for each in dense)]),
             position_offset=position_offset,
-            curve=self._memory.hold(curve(program.activation)),
+            curve=self._memory.hold(laid_out(curve(program.activation))),
             epsilon=program.epsilon,
             pooling=pooling,
             averages=averages,
@@ -163,6 +171,8 @@ class Layout:
             laid.scheme = c.FLOAT
             laid.weights = self._memory.hold_once(key, lambda: _float_panels(arrange(linear.weight * factors), deep))
             return laid
+        if self._is_saturating and _can_saturate(linear.codes):
+            raise UnsupportedError("weights that add up to more than 16 bits in pairs, as this CPU adds them")
         laid.weights = self._memory.hold_once(key, lambda: _code_panels(arrange(linear.codes), deep))
         sums = arrange(linear.codes.sum(axis=0, dtype=np.int32))
         if isinstance(linear, RowLinear):
@@ -174,7 +184,7 @@ class Layout:
             laid.scales = scaled(linear.weight_scales * np.float32(linear.scale))
             smoothing = np.ones(inputs, np.float32) if linear.smoothing is None else linear.smoothing
             laid.factors = self._memory.hold(np.pad(smoothing / np.float32(linear.scale), (0, 2 * PANEL)))
-        laid.offsets = self._memory.hold((laid.zero * sums).astype(np.int32))
+        laid.starts = self._memory.hold(((self._code_offset - laid.zero) * sums).astype(np.int32))
         return laid
 
     def _by_head(self, columns: NDArray[Any]) -> NDArray[Any]:
@@ -192,6 +202,12 @@ def _code_panels(codes: NDArray[np.int8], deep: int) -> NDArray[np.int8]:
     """int8 [panels, deep / 4, 32, 4] of [inputs, outputs]."""
     padded = np.pad(codes, ((0, deep - len(codes)), (0, 0)))
     return padded.reshape(deep // 4, 4, -1, PANEL).transpose(2, 0, 3, 1)
+
+
+def _can_saturate(codes: NDArray[np.int8]) -> bool:
+    """Whether 255 times the weights [inputs, outputs] of inputs 2i and 2i + 1 may add up to more than an int16."""
+    pairs = codes[: len(codes) // 2 * 2].reshape(-1, 2, codes.shape[1]).sum(axis=1, dtype=np.int16)
+    return bool(np.abs(pairs).max(initial=0) > _MOST_OF_A_PAIR)
 
 
 def _float_panels(weights: FloatArray, deep: int) -> FloatArray:

@@ -1,9 +1,11 @@
-"""The C library (``encoder.c``) and the call."""
+"""The C library (``encoder.c``), compiled once for each set of instructions, and the call."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Set as AbstractSet
 from ctypes import POINTER, c_int64, c_void_p
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
@@ -18,13 +20,56 @@ from whit.runtime.native.structures import CLayer, CModel
 PARTS = ("embed", "qkv", "attention", "out", "up", "down", "norm", "pool")
 
 
-def load_library(path: Path) -> ctypes.CDLL:
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The C code for one kind of processor."""
+
+    name: str
+    needs: AbstractSet[str]  # of ``instruction_sets``
+
+    @property
+    def path(self) -> Path:
+        """Where an install puts the library."""
+        return Path(__file__).with_name(f"kernels-{self.name}.so")
+
+
+# The fastest first; ``server/build_kernels.py`` compiles those of the machine's architecture.
+KERNELS = (
+    Kernels("avx512-vnni", {"avx512", "avx512-vnni"}),
+    Kernels("avx-vnni", {"avx2", "avx-vnni"}),
+    Kernels("avx2", {"avx2"}),
+    Kernels("arm-dotprod", {"arm-dotprod"}),
+)
+
+
+def kernels_for(instructions: AbstractSet[str]) -> Kernels:
+    """The fastest kernels for a processor with these instruction sets.
+
+    Raises:
+        UnsupportedError: there are none.
+    """
+    for kernels in KERNELS:
+        if kernels.needs <= instructions:
+            return kernels
+    raise UnsupportedError("this CPU has neither AVX2 nor Arm's dot product")
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Compiled kernels, loaded."""
+
+    functions: ctypes.CDLL
+    code_offset: int  # what u8 codes are stored less of: 128 where the processor multiplies signed bytes only
+    is_saturating: bool  # whether the processor adds products of bytes in pairs, in 16 bits
+
+
+def load_library(path: Path) -> Library:
     """The compiled kernels.
 
     Raises:
         UnsupportedError: they are not there, this system cannot load them, or they belong to another version of whit.
     """
-    version = (c_int64 * 3)()
+    version = (c_int64 * 5)()
     try:
         library = ctypes.CDLL(str(path))
         library.whit_version(version)
@@ -32,7 +77,7 @@ def load_library(path: Path) -> ctypes.CDLL:
         raise UnsupportedError(f"they are not compiled for this system ({error})") from None
     except AttributeError:
         pass
-    *sizes, sources = version
+    *sizes, sources, code_offset, is_saturating = version
     # Equal sizes may hold other things. No checksum: whoever compiles by hand knows.
     if sizes != [ctypes.sizeof(CModel), ctypes.sizeof(CLayer)] or sources not in (0, checksum_of_sources()):
         raise UnsupportedError(f"{path.name} is compiled from another version of whit; install whit again")
@@ -42,7 +87,7 @@ def load_library(path: Path) -> ctypes.CDLL:
         *(POINTER(CModel), c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p),
     )
     library.whit_encode.restype = None
-    return library
+    return Library(library, code_offset, bool(is_saturating))
 
 
 def checksum_of_sources() -> int:
@@ -53,9 +98,14 @@ def checksum_of_sources() -> int:
 class Model:
     """A program in memory."""
 
-    def __init__(self, library: ctypes.CDLL, program: Program, *, position_offset: int) -> None:
-        self._library = library
-        self._layout = Layout(program, position_offset=position_offset)
+    def __init__(self, library: Library, program: Program, *, position_offset: int) -> None:
+        self._functions = library.functions
+        self._layout = Layout(
+            program,
+            position_offset=position_offset,
+            code_offset=library.code_offset,
+            is_saturating=library.is_saturating,
+        )
         self._word_count = program.words.token_count
         self._position_count = program.positions.token_count - position_offset
         # Pooling by a head reads what only its layer writes.
@@ -63,7 +113,7 @@ class Model:
 
     def scratch_size(self, longest: int) -> int:
         """Bytes of working memory for texts of up to ``longest`` tokens; for longer ones than ``encode`` takes, no more."""
-        return int(self._library.whit_scratch_size(self._layout.model, min(longest, self._position_count)))
+        return int(self._functions.whit_scratch_size(self._layout.model, min(longest, self._position_count)))
 
     def encode(
         self,
@@ -97,7 +147,7 @@ class Model:
         if layer_count and not self._least_layers <= layer_count <= most:
             raise ValueError(f"layer_count must be 0 or from {self._least_layers} to {most}, got {layer_count}")
         codes, vectors = ids.astype(np.int32), np.empty((len(lengths), self._layout.model.dimension_count), np.float32)
-        self._library.whit_encode(
+        self._functions.whit_encode(
             *(self._layout.model, codes.ctypes.data, lengths.ctypes.data, len(lengths), int(lengths.max())),
             *(
                 layer_count or most,

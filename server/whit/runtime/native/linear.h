@@ -1,10 +1,9 @@
-/* Linear layers: u8 activations by s8 weights, summed exactly in int32, in tiles of up to 12 tokens by 32 outputs. */
+/* Linear layers: u8 activations by s8 weights, summed exactly in int32, in tiles of up to TILE tokens by 32 outputs. */
 #ifndef WHIT_LINEAR_H
 #define WHIT_LINEAR_H
 
 #include "lanes.h"
 
-#define TILE 12  /* rows of a tile: 24 registers of sums, and 8 left for what is multiplied */
 #define PANEL 32 /* columns of a tile */
 /* Bytes: weights are read once from front to back, and few rows are done with a cache line before the next one is there. */
 #define AHEAD 4096
@@ -17,7 +16,7 @@ typedef enum { CALIBRATED, BY_TOKEN, FLOAT } Scheme;
 typedef struct {
     const int8_t *weights;    /* FLOAT: float32 [panels][inputs][32] */
     const float *scales;      /* [panels * 32]: CALIBRATED: the activations' scale times the output's; BY_TOKEN: the output's */
-    const int32_t *offsets;   /* [panels * 32]: the activations' zero point times the sum of an output's weights */
+    const int32_t *starts;    /* [panels * 32]: CODE_OFFSET less the activations' zero point, times the sum of an output's weights */
     const float *biases;      /* [panels * 32]: BY_TOKEN: zeros */
     const float *late_biases; /* BY_TOKEN, FLOAT: [panels * 32] */
     const float *factors;     /* CALIBRATED: [inputs and a panel more], smoothing over scale; else null */
@@ -47,52 +46,47 @@ INLINE void finish_lanes(const Sink *sink, const Fate fate, int64_t place, lanes
         store_codes(sink->codes + place, mul(curve_at(sink->curve, value), factor), sink->zero);
 }
 
-/* A tile's exact sums. */
-typedef __m512i Sums[TILE][2];
-
-INLINE lanes value_of(__m512i sum) { return _mm512_cvtepi32_ps(sum); }
-
-/* sums[r][half], lane c = sum over k of left[r][k] . right[k][c], each four u8 codes by four s8 codes; left[r][k] lies at
- * left + r * row_stride + k * left_step, the first of `halves` times sixteen columns right[k] at right + k * right_step; the
- * columns are asked for `ahead` bytes before they are read, or 0: they are near. */
-INLINE void multiply(
-    const int rows, const int halves, const int64_t ahead, const uint8_t *left, int64_t row_stride, int64_t left_step,
-    const int8_t *right, int64_t right_step, int64_t count, Sums sums) {
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = _mm512_setzero_si512();
-    for (int64_t k = 0; k < count; k++) {
-        if (ahead) prefetch(right + k * right_step + ahead);
-        if (ahead) prefetch(right + k * right_step + ahead + 64);
-        __m512i r0 = _mm512_loadu_si512(right + k * right_step);
-        __m512i r1 = halves == 2 ? _mm512_loadu_si512(right + k * right_step + 64) : r0;
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            __m512i four = _mm512_set1_epi32(*(const int32_t *)(left + r * row_stride + k * left_step));
-            sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], four, r0);
-            if (halves == 2) sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], four, r1);
-        }
-    }
-}
+/* multiply: tile[r][half], lane c = start[half] + sum over k of left[r][k] . right[k][c], each four u8 codes by four s8 codes;
+ * left[r][k] lies at left + r * row_stride + k * left_step, the first of `halves` times sixteen columns right[k] at right +
+ * k * right_step; the columns are asked for `ahead` bytes before they are read, or 0: they are near.
+ *
+ * `limited`: no two weights side by side add up to more than 128, so that a processor that SATURATES, adding two products in 16
+ * bits, does not.
+ *
+ * Where the processor multiplies signed bytes only, u8 codes are stored less CODE_OFFSET, which is 0 or 128. What that takes
+ * from a sum is in its start: `balance` makes it of the columns, Linear.starts has it from where it was laid out. */
 
 INLINE void linear_tile(
     const int rows, const Fate fate, const Linear *linear, int64_t panel, const uint8_t *input, int64_t input_stride,
     const Sink *sink, int64_t first, int64_t column) {
-    Sums sums;
     const int8_t *weights = linear->weights + panel * linear->input_count * PANEL;
-    multiply(rows, 2, AHEAD, input, input_stride, 4, weights, PANEL * 4, linear->input_count / 4, sums);
+    const int32_t *starts = linear->starts + panel * PANEL;
+    sums start[2] = {load_sums(starts), load_sums(starts + LANES)}, tile[TILE][2];
+    multiply(rows, 2, 1, AHEAD, input, input_stride, 4, weights, PANEL * 4, linear->input_count / 4, start, tile);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         int64_t at = panel * PANEL + half * LANES;
-        __m512i offset = _mm512_loadu_si512(linear->offsets + at);
         lanes scale = load(linear->scales + at), bias = load(linear->biases + at);
         lanes factor = fate == ACTIVATE ? load(sink->factors + at) : all(1.0f);
 #pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
-            lanes value = mul_add(value_of(_mm512_sub_epi32(sums[r][half], offset)), scale, bias);
+            lanes value = mul_add(value_of(tile[r][half]), scale, bias);
             finish_lanes(sink, fate, (first + r) * sink->stride + column + half * LANES, value, factor);
         }
     }
 }
+
+#if TILE == 12
+#define TILES_FROM_7(DO, from) \
+    case 7: DO(7, from); break; \
+    case 8: DO(8, from); break; \
+    case 9: DO(9, from); break; \
+    case 10: DO(10, from); break; \
+    case 11: DO(11, from); break; \
+    case 12: DO(12, from); break;
+#else
+#define TILES_FROM_7(DO, from)
+#endif
 
 /* DO(n, from) for tiles of n rows from row `from` on, n a constant; as even as can be: 13 rows are 7 and 6. */
 #define EACH_TILE(rows, DO) \
@@ -105,12 +99,7 @@ INLINE void linear_tile(
             case 4: DO(4, from); break; \
             case 5: DO(5, from); break; \
             case 6: DO(6, from); break; \
-            case 7: DO(7, from); break; \
-            case 8: DO(8, from); break; \
-            case 9: DO(9, from); break; \
-            case 10: DO(10, from); break; \
-            case 11: DO(11, from); break; \
-            case 12: DO(12, from); break; \
+            TILES_FROM_7(DO, from) \
         } \
     }
 

@@ -39,26 +39,21 @@ static Input prepare(const Linear *linear, const float *x, int64_t stride, int64
 
 /* tile[r][c] = sum over k of rows[r * stride + k] * weights[k][c], for 32 columns. */
 INLINE void float_tile(const int rows, const float *values, int64_t stride, const float *weights, int64_t count, float *tile) {
-    lanes sums[TILE][2];
+    for (int64_t half = 0; half < PANEL; half += LANES) {
+        lanes sum[TILE];
 #pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = all(0.0f);
-    for (int64_t k = 0; k < count; k++) {
-        lanes w0 = load(weights + k * PANEL), w1 = load(weights + k * PANEL + LANES);
+        for (int r = 0; r < rows; r++) sum[r] = all(0.0f);
+        for (int64_t k = 0; k < count; k++) {
+            lanes weight = load(weights + k * PANEL + half);
 #pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            lanes value = all(values[r * stride + k]);
-            sums[r][0] = mul_add(value, w0, sums[r][0]);
-            sums[r][1] = mul_add(value, w1, sums[r][1]);
+            for (int r = 0; r < rows; r++) sum[r] = mul_add(all(values[r * stride + k]), weight, sum[r]);
         }
-    }
 #pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) {
-        store(tile + r * PANEL, sums[r][0]);
-        store(tile + r * PANEL + LANES, sums[r][1]);
+        for (int r = 0; r < rows; r++) store(tile + r * PANEL + half, sum[r]);
     }
 }
 
-/* Values of up to 12 rows by 32 columns, before their scale and bias. */
+/* Values of up to TILE rows by 32 columns, before their scale and bias. */
 static void other_tile(const Linear *linear, int64_t panel, const Input *input, int64_t first, int64_t count, float *tile) {
     if (linear->scheme == FLOAT) {
         const float *weights = (const float *)linear->weights + panel * linear->input_count * PANEL;

@@ -11,7 +11,7 @@ class CLinear(Structure):
     _fields_ = (
         ("weights", c_void_p),
         ("scales", c_void_p),
-        ("offsets", c_void_p),
+        ("starts", c_void_p),
         ("biases", c_void_p),
         ("late_biases", c_void_p),
         ("factors", c_void_p),
