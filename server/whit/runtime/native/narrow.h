@@ -150,14 +150,11 @@ INLINE void multiply(
         for (int64_t k = 0; k < count; k++) {
             const int8_t *column = right + k * right_step;
             if (ahead) prefetch(column + ahead);
-            whole four_by[SPLIT];
-#pragma GCC unroll 4
-            for (int i = 0; i < SPLIT; i++) four_by[i] = whole_load(column + i * WIDTH * 4);
 #pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 whole four = whole_repeat(left + r * row_stride + k * left_step);
 #pragma GCC unroll 4
-                for (int i = 0; i < SPLIT; i++) sum[r].p[i] = dot(sum[r].p[i], four, four_by[i], limited);
+                for (int i = 0; i < SPLIT; i++) sum[r].p[i] = dot(sum[r].p[i], four, column + i * WIDTH * 4, limited);
             }
         }
 #pragma GCC unroll 6
