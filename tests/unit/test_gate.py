@@ -15,7 +15,6 @@ from whit.export.families import encoder_weights
 from whit.export.gate import Gate
 from whit.export.linear import Plan, Row
 from whit.export.report import rank_agreement
-from whit.runtime.machine import instruction_sets
 
 BAD, WORSE, FINE = "layers.0.up", "layers.1.out", "layers.0.out"
 
@@ -35,7 +34,7 @@ def plan_of(gate: Gate, keep: dict[str, float]) -> Plan:
     for name, share in keep.items():
         _, layer, part = name.split(".")
         linear = getattr(gate.weights.layers[int(layer)], part)
-        scales = np.abs(linear.weight).max(axis=0) / np.float32(127)
+        scales = np.abs(linear.weight).max(axis=0) / np.float32(64)  # no two products saturate on any CPU (ADR 6)
         codes = np.rint(linear.weight / scales).astype(np.int8)
         codes[:, int(share * codes.shape[1]) :] = 0
         schemes[name] = Row(codes, scales, linear.bias)
@@ -43,13 +42,6 @@ def plan_of(gate: Gate, keep: dict[str, float]) -> Plan:
 
 
 LINEARS = [LinearScheme(name, "row", 0.01) for name in (FINE, BAD, WORSE)]
-
-
-# Its scales know nothing of pairs (ADR 6), so without VNNI its products saturate and the costs are others.
-needs_vnni = pytest.mark.skipif(
-    not instruction_sets() & {"avx512-vnni", "avx-vnni", "arm-dotprod"},
-    reason="needs a CPU whose int8 products are exact",
-)
 
 
 def test_rank_agreement_by_hand() -> None:
@@ -63,7 +55,6 @@ def test_rank_agreement_by_hand() -> None:
     assert rank_agreement(first, np.concatenate([first, first], axis=1)) == pytest.approx(100)  # nor is the width
 
 
-@needs_vnni
 def test_sensitivity_is_highest_where_most_is_lost(gate: Gate) -> None:
     costs = gate.sensitivities(plan_of(gate, {FINE: 1, BAD: 0.7, WORSE: 0.1}))
 
@@ -71,7 +62,6 @@ def test_sensitivity_is_highest_where_most_is_lost(gate: Gate) -> None:
     assert costs[FINE] < 0.1 < costs[BAD]
 
 
-@needs_vnni
 def test_the_costliest_layers_go_back_to_float32_as_few_as_will_do(gate: Gate) -> None:
     plan = plan_of(gate, {FINE: 1, BAD: 1, WORSE: 0.1})
     costs = gate.sensitivities(plan)
