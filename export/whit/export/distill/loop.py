@@ -23,6 +23,7 @@ from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.augment import augment
 from whit.export.distill.batches import Indices, batches, chunks, topic_chunks
 from whit.export.distill.head import with_dense
+from whit.export.distill.memory import release_freed_memory
 from whit.export.distill.objective import Lesson, Objective
 from whit.export.distill.options import DistillOptions, cache_folder
 from whit.export.distill.pairs import read_pairs
@@ -42,6 +43,7 @@ _HELD_OUT = 512  # texts at most that are kept back to measure on
 _CHECKS = 5  # measurements in a run, besides the one before it
 _LEAST_TEXTS = 16
 _SCALE_SAMPLE = 64  # texts, all pairs of which show on what scale a judge scores
+_RELEASE_EVERY = 10  # steps
 _LONGEST_STEP = 60.0  # seconds; what goes beyond was a pause: a stopped process, a closed laptop
 
 
@@ -149,6 +151,8 @@ class _Run:
                 last = time.monotonic()  # measuring is no training
             if self._share() >= 1:
                 break
+            if at.steps % _RELEASE_EVERY == 0:
+                release_freed_memory()
             if at.steps % self._options.save_every == 0:
                 self._save()
         self._save()  # should the student not be written, the training is not lost
