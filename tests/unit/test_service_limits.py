@@ -97,3 +97,12 @@ def test_a_taker_that_is_cancelled_takes_nothing(let_in_first):
         assert budget.used_bytes == (30 if let_in_first else 90)
 
     asyncio.run(run())
+
+
+def test_bytes_that_are_there_already_count_against_those_that_come():
+    budget = ByteBudget(100)
+    budget.add(150)
+    assert "150 bytes" in refused(budget.held(1)).message
+    budget.release(150)
+    with budget.held(100):
+        assert budget.used_bytes == 100

@@ -1,13 +1,16 @@
 """The grammar of the streams, over a stream in memory: order, window, bad batches, the end, and cancellation."""
 
 import asyncio
+import contextlib
+import gc
+import weakref
 
 import pytest
 
 from whit.contract.errors import FieldViolation, Problem, Reason
 from whit.server.errors import ServiceError, refusal
 from whit.server.service.limits import ByteBudget
-from whit.server.service.rpc import Received
+from whit.server.service.rpc import ClientGoneError, Received
 from whit.server.service.streams import answer_stream
 from whit.v1 import embedding_pb2
 
@@ -306,5 +309,103 @@ def test_an_answer_that_is_too_large_becomes_a_status():
         stream.write = bounded
         await serve(stream)
         assert stream.ids == ["INVALID_REQUEST", "b"]
+
+    run(scenario)
+
+
+class Answer:
+    """An answer of some size, which a weak reference may watch."""
+
+    def __init__(self, byte_count):
+        self.byte_count = byte_count
+
+    def ByteSize(self):  # noqa: N802  (as protobuf's)
+        return self.byte_count
+
+
+def test_answers_that_the_client_does_not_take_are_counted_and_hold_up_reading():
+    async def scenario():
+        stream = MemoryStream(config(), *map(batch, "abcdef"), budget=1000)
+        takes = asyncio.Semaphore(0)
+
+        async def write(response):
+            await takes.acquire()
+            stream.written.append(response)
+
+        async def answer(_, __, ___):
+            return Answer(600)
+
+        stream.write = write
+        serving = asyncio.create_task(serve(stream, answer=answer, window=2))
+        await settle()
+        assert stream.budget.used_bytes == 1200
+        takes.release()
+        await settle()
+        assert stream.budget.used_bytes == 1200  # the next was read while one lay there, and answered
+        for _ in range(5):
+            takes.release()
+        await serving
+        assert len(stream.written) == 6
+        assert stream.budget.used_bytes == 0
+
+    run(scenario)
+
+
+def test_answers_that_nobody_takes_are_gone_with_their_stream():
+    async def scenario():
+        stream = MemoryStream(config(), *map(batch, "abc"))
+        watched = []
+
+        async def write(_):
+            await asyncio.Event().wait()
+
+        async def answer(_, __, ___):
+            made = Answer(600)
+            watched.append(weakref.ref(made))
+            return made
+
+        stream.write = write
+        serving = asyncio.create_task(serve(stream, answer=answer))
+        await settle()
+        assert stream.budget.used_bytes == 1800
+        gc.disable()  # what waits for a collection waits for ever on an idle server
+        try:
+            serving.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await serving
+            del serving
+            await settle()
+            assert [reference() for reference in watched] == [None, None, None]
+        finally:
+            gc.enable()
+        assert stream.budget.used_bytes == 0
+
+    run(scenario)
+
+
+def test_answers_are_gone_when_the_connection_breaks():
+    async def scenario():
+        stream = MemoryStream(config(), *map(batch, "abc"))
+        watched = []
+
+        async def write(_):
+            raise ClientGoneError
+
+        async def answer(_, __, ___):
+            made = Answer(600)
+            watched.append(weakref.ref(made))
+            return made
+
+        stream.write = write
+        gc.disable()
+        try:
+            with contextlib.suppress(ClientGoneError):
+                await serve(stream, answer=answer)
+            await settle()
+            assert watched
+            assert {reference() for reference in watched} == {None}
+        finally:
+            gc.enable()
+        assert stream.budget.used_bytes == 0
 
     run(scenario)

@@ -154,7 +154,8 @@ class Config:
     inflight_byte_count: int = _setting(
         256 * _MIB,
         _integer(1, 1 << 40),
-        "Bytes of all requests being worked on. Beyond, unary calls get RESOURCE_EXHAUSTED and streams are held back.",
+        "Bytes of all requests being worked on, and of streams' answers until they are taken. Beyond, unary calls get "
+        "RESOURCE_EXHAUSTED and streams are held back.",
     )
     drain_timeout_s: float = _setting(
         30.0, _seconds, "After SIGTERM or SIGINT, how long calls in progress may take to finish."

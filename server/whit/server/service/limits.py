@@ -41,8 +41,9 @@ class Places:
 
 
 class ByteBudget:
-    """Bytes of requests being worked on. Unary calls that do not fit are refused; streams wait, first come first served.
+    """Bytes of requests being worked on, and of answers that the client of a stream has not taken yet.
 
+    Unary calls that do not fit are refused; streams wait, first come first served.
     The first stream that waits has its room kept free, so that unary calls cannot starve it.
     """
 
@@ -61,7 +62,7 @@ class ByteBudget:
         reserved = self._waiting[0][0] if self._waiting else 0
         if self.used_bytes and self.used_bytes + reserved + byte_count > self._limit_bytes:
             raise _overload(
-                f"requests of {self.used_bytes} bytes are being worked on, this one has {byte_count}, together at most "
+                f"requests and answers of {self.used_bytes} bytes are being worked on, this one has {byte_count}, together at most "
                 f"{self._limit_bytes} (inflight_byte_count)",
                 "inflight_byte_count",
             )
@@ -94,6 +95,10 @@ class ByteBudget:
         """Gives bytes back."""
         self.used_bytes -= byte_count
         self._let_in()
+
+    def add(self, byte_count: int) -> None:
+        """Takes bytes that are there already, whether they fit or not; ``release`` gives them back."""
+        self.used_bytes += byte_count
 
     def _fits(self, byte_count: int) -> bool:
         return self.used_bytes == 0 or self.used_bytes + byte_count <= self._limit_bytes

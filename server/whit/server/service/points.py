@@ -102,8 +102,9 @@ def _get(handle: CollectionHandle, ids: Sequence[str], with_vectors: bool, limit
         size = len(vectors.data)
         response.vectors.CopyFrom(to_batch(vectors))
     for point in points:
-        size += len(point.text)  # at least so many bytes
+        found = response.points.add(id=point.id, text=point.text)
+        fill_struct(found.metadata, point.metadata)
+        size += found.ByteSize()
         if size > limit_bytes:
             raise ServiceError(response_too_large(size, limit_bytes))
-        fill_struct(response.points.add(id=point.id, text=point.text).metadata, point.metadata)
     return response

@@ -173,8 +173,8 @@ def _find(plan: Search, queries: FloatMatrix, limit_bytes: int, size: int) -> li
         for hit in hits:
             found = result.hits.add(id=hit.id, score=hit.score, text=hit.text)
             fill_struct(found.metadata, hit.metadata)
-        size += result.ByteSize()
-        if size > limit_bytes:
-            raise ServiceError(response_too_large(size, limit_bytes))
+            size += found.ByteSize()
+            if size > limit_bytes:
+                raise ServiceError(response_too_large(size, limit_bytes))
         results.append(result)
     return results

@@ -20,7 +20,8 @@ _WRITERS = 4
 class Storage:
     """The collections of the data directory, and the threads that work on them.
 
-    A call that is cancelled leaves its thread to finish what it does: a write is then on disk or not, never half.
+    A call that is cancelled leaves its thread to finish what it does: a write is then on disk or not, never half. Until it has
+    finished, later writes of that collection wait, so that it cannot undo what was acknowledged after it.
     """
 
     def __init__(self, store: CollectionStore, *, reader_count: int) -> None:
@@ -44,8 +45,16 @@ class Storage:
         turn = self._turns.get(collection_id)
         if turn is None:
             turn = self._turns[collection_id] = asyncio.Lock()
-        async with turn:
-            return await asyncio.get_running_loop().run_in_executor(self._writers, lambda: work(*args, **kwargs))
+        await turn.acquire()
+        loop = asyncio.get_running_loop()
+        try:
+            written = self._writers.submit(work, *args, **kwargs)
+        except BaseException:
+            turn.release()
+            raise
+        # The turn is over with the thread, not with this call, whose caller may leave before.
+        written.add_done_callback(lambda _: loop.call_soon_threadsafe(turn.release))
+        return await asyncio.wrap_future(written)
 
     def close(self) -> None:
         """Waits for the threads, then saves and closes the collections. Blocks."""

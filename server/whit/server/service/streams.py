@@ -1,6 +1,7 @@
 """The one grammar of the streams: the config first, then batches; one response a batch, in order.
 
-Up to ``window`` batches are worked on at a time, and the stream is read no further until the first of them is answered.
+Up to ``window`` batches are worked on at a time, and the stream is read no further until the first of them is answered. The
+bytes of a request, and then of its answer until the client takes it, are held in the server's budget.
 A bad batch gets a response with a status and the stream goes on; a bad or missing config ends it.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
+from traceback import clear_frames
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from whit.contract.errors import FieldViolation, Problem
 from whit.server.errors import ServiceError, defect, refusal
+from whit.server.service.limits import ByteBudget
 from whit.server.service.rpc import Received, Stream
 
 Config = TypeVar("Config")
@@ -56,8 +58,40 @@ async def answer_stream(
     try:
         async with asyncio.TaskGroup() as tasks:
             await _Batches(stream, window, config, answer, refuse, tasks).run()
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
+    except BaseException as error:  # noqa: BLE001  (it is raised again)
+        first = _first(error)
+        # An exception and the frames that it went through hold each other, and with them answers that nobody has taken,
+        # until the next garbage collection, which an idle server does not come to.
+        clear_frames(first.__traceback__)
+        raise first from None
+
+
+class _Batch:
+    """A batch on its way. Holds the bytes of its request, which are taken already, and when it is answered those of the answer."""
+
+    def __init__(self, task: asyncio.Task[Message], byte_count: int, budget: ByteBudget) -> None:
+        self.task = task
+        self._budget = budget
+        self._byte_count = byte_count
+        self._is_over = False
+        # Not in the task itself: one that is cancelled before it begins runs no ``finally``.
+        task.add_done_callback(self._done)
+
+    def end(self) -> None:
+        """The answer is written, or will never be."""
+        self._is_over = True
+        self._hold(0)
+
+    def _done(self, task: asyncio.Task[Message]) -> None:
+        is_answered = not self._is_over and not task.cancelled() and task.exception() is None
+        self._hold(task.result().ByteSize() if is_answered else 0)
+
+    def _hold(self, byte_count: int) -> None:
+        before, self._byte_count = self._byte_count, byte_count
+        if byte_count > before:
+            self._budget.add(byte_count - before)
+        else:
+            self._budget.release(before - byte_count)
 
 
 class _Batches:
@@ -77,19 +111,35 @@ class _Batches:
         self._refuse = refuse
         self._tasks = tasks
         # In the order of the batches; then None, or why the stream ends.
-        self._answers: asyncio.Queue[asyncio.Task[Message] | ServiceError | None] = asyncio.Queue()
+        self._answers: asyncio.Queue[_Batch | ServiceError | None] = asyncio.Queue()
 
     async def run(self) -> None:
         self._tasks.create_task(self._read())
-        while (entry := await self._answers.get()) is not None:
-            if isinstance(entry, ServiceError):
-                raise entry
-            response = await entry
-            try:
-                await self._stream.write(response)
-            except ServiceError as error:  # too large
-                await self._stream.write(self._refuse(error.problem))
-            self._places.release()
+        try:
+            while (entry := await self._answers.get()) is not None:
+                if isinstance(entry, ServiceError):
+                    raise entry
+                try:
+                    await self._write(entry)
+                finally:
+                    entry.end()
+                self._places.release()
+        finally:
+            self._drop()
+
+    async def _write(self, batch: _Batch) -> None:
+        response = await batch.task
+        try:
+            await self._stream.write(response)
+        except ServiceError as error:  # too large
+            await self._stream.write(self._refuse(error.problem))
+
+    def _drop(self) -> None:
+        """Forgets the answers that nobody will take."""
+        while not self._answers.empty():
+            entry = self._answers.get_nowait()
+            if isinstance(entry, _Batch):
+                entry.end()
 
     async def _read(self) -> None:
         before: asyncio.Task[Message] | None = None
@@ -101,17 +151,12 @@ class _Batches:
                     break
                 await self._stream.budget.take(received.byte_count)
                 task = self._tasks.create_task(self._one(received, Turn(before)))
-                # Not in the task itself: one that is cancelled before it begins runs no ``finally``.
-                task.add_done_callback(partial(self._release, received.byte_count))
-                self._answers.put_nowait(task)
+                self._answers.put_nowait(_Batch(task, received.byte_count, self._stream.budget))
                 before = task
         except ServiceError as error:
             self._answers.put_nowait(error)
         else:
             self._answers.put_nowait(None)
-
-    def _release(self, byte_count: int, _: asyncio.Task[Message]) -> None:
-        self._stream.budget.release(byte_count)
 
     async def _one(self, received: Received, turn: Turn) -> Message:
         try:
@@ -143,6 +188,5 @@ def _batch_of(received: Received) -> Any:
             raise refusal([FieldViolation("batch", "is missing; every message after the first must have one")])
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
