@@ -347,6 +347,17 @@ def test_a_response_over_the_message_limit_is_refused_not_cut(tmp_path):
         assert len(wire.get(name, "0", "1").points) == 2
 
 
+def test_an_upsert_whose_answer_would_be_too_large_writes_nothing(tmp_path):
+    limits = {"message_byte_count": 70_000, "text_byte_count": 1_000, "metadata_byte_count": 100}
+    with server_thread(tmp_path, **limits) as address, connected(address) as wire:
+        name = wire.new_collection()
+        duplicates = [point("same", "x")] * 600  # a status each, longer than the point
+        problem = refused(lambda: wire.upsert(name, [*duplicates, point("good", "x")]))
+        assert problem.reason is Reason.INVALID_REQUEST
+        assert "message_byte_count" in problem.message
+        assert wire.count(name) == 0
+
+
 def test_a_full_disk_is_told_and_nothing_of_the_batch_is_written(tmp_path):
     async def run():
         async with running_server_for_tests(tmp_path) as server:

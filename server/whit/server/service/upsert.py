@@ -12,6 +12,7 @@ from whit.contract.errors import Problem, Reason, to_status
 from whit.contract.vectors import FloatMatrix
 from whit.server.engine import Embedded, EmbedSpec, Lane, LoadedModel
 from whit.server.engine.problems import bad_item
+from whit.server.errors import ServiceError, response_too_large
 from whit.server.index import CollectionHandle, CollectionInfo, PointWrite
 from whit.server.service import checks
 from whit.server.service.backend import Backend
@@ -24,6 +25,7 @@ from whit.v1 import point_pb2, vector_pb2
 
 DOCUMENT_ROLE = "document"
 _READ_ON_LOOP_BYTES = 32_768
+_SEQUENCE_BYTES = 11  # of an answer's sequence, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +101,14 @@ async def upsert(
         matrix = await backend.run(
             len(vectors.data) > _READ_ON_LOOP_BYTES, _read_vectors, target, vectors, draft, f"{at}vectors"
         )
+    response = point_pb2.UpsertResponse(results=[_result(draft, row, embedded) for row in range(len(points))])
+    size, most = response.ByteSize() + _SEQUENCE_BYTES, backend.config.message_byte_count
+    if size > most:  # said now, while nothing is written
+        raise ServiceError(response_too_large(size, most))
     if turn is not None:
         await turn.comes()
-    sequence = await backend.storage.write(target.info.id, _write, target.handle, draft, matrix)
-    return point_pb2.UpsertResponse(
-        results=[_result(draft, row, embedded) for row in range(len(points))], sequence=sequence
-    )
+    response.sequence = await backend.storage.write(target.info.id, _write, target.handle, draft, matrix)
+    return response
 
 
 def _read(backend: Backend, points: Sequence[point_pb2.Point], path: str, is_embedded: bool) -> _Draft:
