@@ -228,7 +228,8 @@ class Dispatcher:
             outcome = error.problem.status_code.name
             await abort(context, error.problem)
         except ClientGoneError:
-            return None
+            # Returning would have gRPC send a status on a call that is over, and log that it could not.
+            raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001  (the last place where a defect can be logged and told)
             outcome = "INTERNAL"
             await abort(context, defect(error, path))
