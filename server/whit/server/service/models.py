@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from whit.contract.names import model_name
 from whit.server.engine import Costs, LoadedModel
@@ -12,13 +13,17 @@ from whit.server.service.backend import Backend
 from whit.server.service.rpc import Call
 from whit.v1 import model_pb2
 
+if TYPE_CHECKING:
+    from whit.runtime.verify import Verification  # at run time it would bring onnxruntime along
+
 
 class ModelService:
     """Lists, describes and verifies the loaded models."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._verifying = asyncio.Lock()  # a verification is work; one at a time is enough
+        self._turn = asyncio.Lock()  # a verification is work; one at a time is enough
+        self._verifying: dict[str, asyncio.Task[Verification]] = {}  # by model id
 
     async def list_models(self, request: model_pb2.ListModelsRequest, _: Call) -> model_pb2.ListModelsResponse:
         """The loaded models, by name."""
@@ -33,10 +38,13 @@ class ModelService:
         return model_pb2.GetModelResponse(model=describe_all([model], self._backend)[0])
 
     async def verify_model(self, request: model_pb2.VerifyModelRequest, _: Call) -> model_pb2.VerifyModelResponse:
-        """Recomputes the golden vectors now."""
+        """Recomputes the golden vectors now, or waits for whoever does so already: calls at the same time share the work."""
         model = self._backend.engine.model(checks.model_id(request.name, "name"))
-        async with self._verifying:
-            found = await self._backend.run(True, model.verify)
+        task = self._verifying.get(model.id)
+        if task is None:
+            task = self._verifying[model.id] = asyncio.create_task(self._verify(model))
+        # What runs in a thread goes on without its caller: so do the task and its turn, for later calls to wait on.
+        found = await asyncio.shield(task)
         return model_pb2.VerifyModelResponse(
             verified=found.verified,
             text_count=found.text_count,
@@ -44,6 +52,13 @@ class ModelService:
             min_cosine=found.min_cosine,
             tolerance=found.tolerance,
         )
+
+    async def _verify(self, model: LoadedModel) -> Verification:
+        try:
+            async with self._turn:
+                return await self._backend.run(True, model.verify)
+        finally:
+            del self._verifying[model.id]
 
 
 def sorted_models(backend: Backend) -> list[LoadedModel]:
