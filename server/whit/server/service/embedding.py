@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -91,6 +91,19 @@ def prompt_of(model: LoadedModel, role: str) -> str:
         has = "has these prompts" if prompts else "has no prompts"
         raise ValueError(f"must be {wanted}, for the package of model {model.id!r} {has}; got {role[:80]!r}")
     return prompts[role]
+
+
+def unfit_texts(descriptions: Mapping[int, str], path: Callable[[int], str]) -> dict[int, Problem]:
+    """What to tell of texts whose vectors a collection cannot use: of words that a static package has no values for, say.
+
+    Args:
+        descriptions: of ``CollectionHandle.unfit_vectors``, by row.
+        path: of the text of a row.
+    """
+    return {
+        row: bad_item(Reason.INVALID_VECTOR, path(row), f"gives a vector that {description}; send other text")
+        for row, description in descriptions.items()
+    }
 
 
 class EmbeddingService:

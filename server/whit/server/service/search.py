@@ -18,7 +18,7 @@ from whit.server.service import checks
 from whit.server.service.backend import Backend
 from whit.server.service.collections import model_of, open_collection
 from whit.server.service.convert import fill_struct, from_batch, truncates
-from whit.server.service.embedding import prompt_of
+from whit.server.service.embedding import prompt_of, unfit_texts
 from whit.server.service.rpc import Call
 from whit.v1 import point_pb2, vector_pb2
 
@@ -133,7 +133,10 @@ async def _embed(
         wait=wait,
         field=f"{at}texts",
     )
-    return embedded.vectors, {row: item.problem for row, item in enumerate(embedded.items) if item.problem}
+    problems = unfit_texts(plan.handle.unfit_vectors(embedded.vectors, is_query=True), lambda row: f"{at}texts[{row}]")
+    # Texts without a vector have zeros there: why they have none says more.
+    problems |= {row: item.problem for row, item in enumerate(embedded.items) if item.problem}
+    return embedded.vectors, problems
 
 
 async def _find_all(

@@ -18,7 +18,7 @@ from whit.server.service import checks
 from whit.server.service.backend import Backend
 from whit.server.service.collections import model_of, open_collection
 from whit.server.service.convert import from_batch, metadata_json, truncates, with_path
-from whit.server.service.embedding import prompt_of
+from whit.server.service.embedding import prompt_of, unfit_texts
 from whit.server.service.rpc import Call
 from whit.server.service.streams import Turn
 from whit.v1 import point_pb2, vector_pb2
@@ -173,6 +173,10 @@ async def _embed(backend: Backend, target: Target, draft: _Draft, call: Call, *,
         if item.problem is not None:
             problem = with_path(item.problem, f"{path}[{row}]", f"{path}[{row}].text")
             draft.problems.setdefault(row, problem)
+    vectors = embedded.vectors
+    unfit = await backend.run(vectors.nbytes > _READ_ON_LOOP_BYTES, target.handle.unfit_vectors, vectors)
+    for row, problem in unfit_texts(unfit, lambda row: f"{path}[{row}].text").items():
+        draft.problems.setdefault(row, problem)
     return embedded
 
 
