@@ -11,6 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from whit.contract.manifest import CPU, GRAPH_FILE, Manifest, PackageError
+from whit.runtime.claims import check_claims, sizes_in
 from whit.runtime.package import Package
 from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack, run_all
 
@@ -62,12 +63,22 @@ def open_session(
 
 
 class Encoder:
-    """One session of one package. ``run`` may be called from several threads at once."""
+    """One session of one package. ``run`` may be called from several threads at once.
+
+    Raises:
+        PackageError: onnxruntime cannot load its graph, or that has less than the manifest says.
+    """
 
     def __init__(self, package: Package, *, provider: str = CPU) -> None:
         self.manifest: Manifest = package.manifest
         self.provider = provider
-        self._session = open_session(package.directory / GRAPH_FILE, provider)
+        path = package.directory / GRAPH_FILE
+        sizes = sizes_in(path)
+        if sizes is not None:
+            check_claims(package, sizes)
+        self._session = open_session(path, provider)
+        if sizes is None:
+            self._try_the_most(path)
 
     @property
     def unmasked_length(self) -> int:
@@ -109,6 +120,17 @@ class Encoder:
             feeds[LAYER_COUNT] = np.array([layer_count or depths[-1]])
         vectors: NDArray[np.float32] = self._session.run([OUTPUT], feeds)[0]
         return vectors[: len(sequences)]
+
+    def _try_the_most(self, path: Path) -> None:
+        """Runs the longest text of the last token: what a graph refuses at load, it refuses no caller."""
+        last, most = self.manifest.vocabulary_size - 1, self.manifest.max_token_count
+        try:
+            self.run([np.full(most, last, np.int64)])
+        except Exception as error:  # onnxruntime's exception types are private
+            raise PackageError(
+                f"{path} cannot embed {most} tokens (max_token_count) of id {last} (the last of vocabulary_size): {error}; "
+                "export the package again"
+            ) from error
 
     def encode(
         self,

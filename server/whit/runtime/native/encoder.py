@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.contract.manifest import GRAPH_FILE, Manifest, PackageError
+from whit.runtime.claims import check_claims, sizes_of
 from whit.runtime.machine import instruction_sets
 from whit.runtime.native.library import PARTS, Model, kernels_for, load_library
 from whit.runtime.native.memory import aligned_memory
@@ -33,6 +34,7 @@ class Network:
 
     Attributes:
         kernels: the name of those that this CPU gets.
+        sizes: what the graph has.
 
     Raises:
         UnsupportedError: this CPU lacks what the kernels need, or the graph has what they lack.
@@ -42,7 +44,9 @@ class Network:
     def __init__(self, graph: Path | bytes, *, position_offset: int) -> None:
         kernels = kernels_for(instruction_sets())
         self.kernels = kernels.name
-        program = read_program(read_graph(graph))
+        read = read_graph(graph)
+        program = read_program(read)
+        self.sizes = sizes_of(read)
         self._model = Model(load_library(kernels.path), program, position_offset=position_offset)
         self._threads = threading.local()
 
@@ -82,7 +86,7 @@ class NativeEncoder:
 
     Raises:
         UnsupportedError: this CPU lacks what the kernels need, or the package has what they lack.
-        PackageError: its graph cannot be read.
+        PackageError: its graph cannot be read, or has less than the manifest says.
     """
 
     unmasked_length = 0
@@ -96,6 +100,7 @@ class NativeEncoder:
             self._network = Network(path, position_offset=self.manifest.position_offset)
         except (OSError, ValueError) as error:
             raise PackageError(f"{path} cannot be read ({error}); export the package again") from None
+        check_claims(package, self._network.sizes)
         self.provider = f"native-{self._network.kernels}"
 
     def attention_length(self, token_count: int) -> int:
