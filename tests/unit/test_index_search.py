@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import resource
 from contextlib import contextmanager
 
 import numpy as np
@@ -331,6 +332,46 @@ def test_a_snapshot_that_finds_no_room_leaves_the_old_one(make, open_store, tmp_
         handle = open_store().open("c")
     assert len(handle._keeper.graph) == COUNT
     assert handle.search(clustered(1, seed=2), limit=1)[0][0].id == names(1, start=COUNT)[0]
+
+
+@contextmanager
+def full_disk(size):
+    """Files may grow to this many bytes: a write beyond fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("missing", [1, 100, 2000, 4095])
+def test_a_graph_whose_last_bytes_find_no_room_is_not_published(make, tmp_path, missing):
+    handle = make()
+    handle.maintain()
+    before = snapshot_files(tmp_path)
+    upsert(handle, names(1, start=COUNT), clustered(1, seed=2))
+    handle.maintain()
+    graph = handle._keeper.graph
+
+    with full_disk(graph._index.serialized_length - missing), pytest.raises(OSError, match="disk may be full"):
+        graph.save(tmp_path / "cut")
+    with full_disk(graph._index.serialized_length - missing), pytest.raises(ServiceError) as caught:
+        handle.snapshot()
+    assert caught.value.problem.reason is Reason.STORAGE_FAILED
+    assert "check the disk" in caught.value.problem.message
+    assert snapshot_files(tmp_path) == before
+
+
+@pytest.mark.parametrize("count", [0, 1, COUNT])
+@pytest.mark.parametrize("dimension_count", [1, 3, 384])
+def test_a_graph_on_disk_has_the_size_that_usearch_foretells(tmp_path, count, dimension_count):
+    graph = Graph(dimension_count)
+    if count:
+        vectors = np.random.default_rng(0).standard_normal((count, dimension_count)).astype(np.float32)
+        graph.add(np.arange(1, count + 1), vectors)
+    graph.save(tmp_path / "graph")  # or it raises
+    assert (tmp_path / "graph").stat().st_size == graph._index.serialized_length
 
 
 def test_the_background_thread_builds_the_graph(tmp_path):

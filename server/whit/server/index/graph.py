@@ -74,6 +74,10 @@ class Graph:
             self._index.save(path)
         except RuntimeError as error:  # usearch does not say which: a full disk, most often
             raise OSError(f"could not write {path} ({error}); the disk may be full") from error
+        # usearch does not look whether its last bytes arrived.
+        size, expected = path.stat().st_size, self._index.serialized_length
+        if size != expected:
+            raise OSError(f"could not write {path} ({size} of {expected} bytes arrived); the disk may be full")
 
     @classmethod
     def load(cls, path: Path, dimension_count: int, covered_key: int, entry_count: int) -> Graph | None:
