@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import shutil
 import sqlite3
 from contextlib import closing, contextmanager
@@ -14,7 +15,7 @@ import pytest
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding
 from whit.server.errors import ServiceError
-from whit.server.index import CollectionStore, DataDirectoryLocked, PointWrite, files
+from whit.server.index import CollectionStore, DataDirectoryLocked, PointWrite, database, files
 from whit.server.index import store as store_module
 from whit.server.index.database import DATABASE_FILE, FORMAT_VERSION
 
@@ -111,6 +112,53 @@ def test_a_new_data_directory_is_put_on_disk_with_its_parents(tmp_path, monkeypa
         pass
 
     assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
+def without_room(size):
+    """``create_database`` on a disk that is full once a database has so many bytes."""
+
+    def create_database(directory, header):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            database.create_database(directory, header)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return create_database
+
+
+def failing(code, message):
+    """``create_database`` that writes half of what it should and fails as SQLite does."""
+
+    def create_database(directory, _):
+        (directory / DATABASE_FILE).write_bytes(b"half")
+        error = sqlite3.OperationalError(message)
+        error.sqlite_errorcode = code
+        raise error
+
+    return create_database
+
+
+@pytest.mark.parametrize(
+    ("create_database", "reason", "advice"),
+    [
+        (failing(sqlite3.SQLITE_FULL, "database or disk is full"), Reason.STORAGE_FULL, "free some space"),
+        (failing(sqlite3.SQLITE_IOERR, "disk I/O error"), Reason.STORAGE_FAILED, "the disk may be full"),
+        (failing(sqlite3.SQLITE_IOERR_SHMSIZE, "disk I/O error"), Reason.STORAGE_FAILED, "the disk may be full"),
+        (failing(sqlite3.SQLITE_CANTOPEN, "unable to open"), Reason.STORAGE_FAILED, "the disk may be full"),
+        (without_room(0), Reason.STORAGE_FAILED, "the disk may be full"),
+        (without_room(16384), Reason.STORAGE_FAILED, "the disk may be full"),
+    ],
+)
+def test_a_collection_that_finds_no_room_leaves_nothing(store, tmp_path, monkeypatch, create_database, reason, advice):
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "create_database", create_database)
+        with refused(reason, str(tmp_path), "nothing of this call was written", advice):
+            make(store)
+
+    assert list((tmp_path / "collections").iterdir()) == []
+    assert make(store).point_count == 0
 
 
 def test_everything_is_there_after_reopening(tmp_path):

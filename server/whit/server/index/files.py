@@ -6,6 +6,8 @@ import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LOCK_FILE = "whit.lock"
@@ -60,11 +62,19 @@ def make_directories(path: Path) -> None:
     fsync_path(path.parent)
 
 
-def staging_directory(parent: Path) -> Path:
-    """Makes an empty directory below ``parent``, to be filled and then given its name by ``publish_directory``."""
+@contextmanager
+def staging_directory(parent: Path) -> Iterator[Path]:
+    """Makes an empty directory below ``parent``, to be filled and then given its name by ``publish_directory``.
+
+    It is removed if that does not come to pass.
+    """
     path = parent / f"{_NEW}{secrets.token_hex(8)}"
     path.mkdir()
-    return path
+    try:
+        yield path
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def publish_directory(staging: Path, name: str) -> Path:

@@ -91,8 +91,7 @@ class CollectionStore:
                     Reason.COLLECTION_EXISTS,
                     f"collection {collection_id!r} exists already; use it, delete it first or choose another name",
                 )
-            with storage_errors(directory):
-                staging = staging_directory(self._root)
+            with storage_errors(directory), staging_directory(self._root) as staging:
                 create_database(staging, Header(model_id, fingerprint, dimension_count, storage, datetime.now(UTC)))
                 publish_directory(staging, collection_id)
             return self.open(collection_id).info
