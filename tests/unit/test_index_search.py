@@ -239,6 +239,41 @@ def test_a_search_finds_a_point_while_it_is_added_to_the_graph(make, monkeypatch
     assert len(graph) == COUNT + 1
 
 
+@pytest.fixture
+def added(monkeypatch):
+    """How many points were added to a graph at a time."""
+    counts, add = [], Graph.add
+
+    def counted(graph, keys, vectors):
+        counts.append(len(keys))
+        add(graph, keys, vectors)
+
+    monkeypatch.setattr(Graph, "add", counted)
+    return counts
+
+
+def test_a_graph_grows_by_few_points_at_a_time_as_searches_wait_for_them(make, added, monkeypatch):
+    handle = make()
+    read, views = handle._database.read, []
+    monkeypatch.setattr(handle._database, "read", lambda: views.append(1) or read())
+    handle.maintain()
+
+    assert sum(added) == len(handle._keeper.graph) == COUNT
+    assert max(added) <= 64
+    assert len(views) == 2  # the state, and all rows at once
+
+
+def test_a_graph_that_is_told_to_stop_covers_what_it_holds(make, added, monkeypatch):
+    handle, queries = make(), clustered(20, seed=1)
+    monkeypatch.setattr(handle._keeper._stop, "is_set", lambda: len(added) >= 2)
+    handle.maintain()
+
+    graph = handle._keeper.graph
+    assert len(graph) == sum(added) == 128
+    assert graph.covered_key == 129  # keys begin at 1
+    assert recall(handle.search(queries, limit=10), handle.search(queries, limit=10, exact=True)) >= 0.99
+
+
 def snapshot_files(tmp_path):
     return list((tmp_path / "collections" / "c").glob("graph-*"))
 
@@ -361,17 +396,6 @@ def test_a_graph_whose_last_bytes_find_no_room_is_not_published(make, tmp_path, 
     assert caught.value.problem.reason is Reason.STORAGE_FAILED
     assert "check the disk" in caught.value.problem.message
     assert snapshot_files(tmp_path) == before
-
-
-@pytest.mark.parametrize("count", [0, 1, COUNT])
-@pytest.mark.parametrize("dimension_count", [1, 3, 384])
-def test_a_graph_on_disk_has_the_size_that_usearch_foretells(tmp_path, count, dimension_count):
-    graph = Graph(dimension_count)
-    if count:
-        vectors = np.random.default_rng(0).standard_normal((count, dimension_count)).astype(np.float32)
-        graph.add(np.arange(1, count + 1), vectors)
-    graph.save(tmp_path / "graph")  # or it raises
-    assert (tmp_path / "graph").stat().st_size == graph._index.serialized_length
 
 
 def test_the_background_thread_builds_the_graph(tmp_path):

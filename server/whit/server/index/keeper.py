@@ -14,7 +14,11 @@ import secrets
 import threading
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from whit.contract.manifest import sha256_of
+from whit.contract.vectors import FloatMatrix
 from whit.server.index.database import Database, SnapshotRecord, State
 from whit.server.index.files import fsync_path
 from whit.server.index.graph import VERSION, Graph
@@ -25,7 +29,8 @@ log = logging.getLogger(__name__)
 GRAPH_POINT_COUNT = 2000  # a scan of fewer points takes less than a millisecond: no graph
 EXTEND_KEY_COUNT = 256  # new keys that are worth waking up for
 STALE_FRACTION = 0.25  # of a graph's entries no longer points: build it anew
-_CHUNK_ROW_COUNT = 512  # rows added between two looks at the stop flag
+_CHUNK_ROW_COUNT = 512  # rows read at a time
+_ADD_ROW_COUNT = 64  # rows added between two looks at the stop flag; a search of the graph waits for them
 _SNAPSHOT_KEY_COUNT = 4096  # new keys worth a new snapshot; a quarter of the graph if that is more
 
 
@@ -96,10 +101,17 @@ class GraphKeeper:
                 graph.cover(end_key)
                 return
             keys, vectors = decode_rows(rows, header.storage, header.dimension_count)
+            self._add(graph, keys, unit(vectors))
+
+    def _add(self, graph: Graph, keys: NDArray[np.int64], vectors: FloatMatrix) -> None:
+        for start in range(0, len(keys), _ADD_ROW_COUNT):
+            if self._stop.is_set():
+                return
+            rows = slice(start, start + _ADD_ROW_COUNT)
             try:
-                graph.add(keys, unit(vectors))
+                graph.add(keys[rows], vectors[rows])
             except Exception:
-                # It may hold half of the chunk now, and usearch refuses a key it has: start over next time.
+                # It may hold some of these rows now, and usearch refuses a key it has: start over next time.
                 self.graph = None
                 raise
 
