@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
+from weakref import WeakValueDictionary
 
 from whit.contract.errors import Problem, Reason
 from whit.contract.names import collection_name, parse_collection_name
@@ -38,6 +40,8 @@ _AWAKE_COUNT = (
 class CollectionStore:
     """The collections of one data directory, which one store at a time may hold. Thread-safe.
 
+    A collection is made, loaded, looked into and deleted by one thread at a time; meanwhile others work with all others.
+
     With ``background`` (the default) one thread maintains the graphs; without, only ``CollectionHandle.maintain`` does.
     """
 
@@ -51,7 +55,10 @@ class CollectionStore:
         self._root = data_dir / _COLLECTIONS
         self._handles: dict[str, CollectionHandle] = {}
         self._awake: OrderedDict[CollectionHandle, None] = OrderedDict()  # the last used ones, the oldest first
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # never held while a file is touched
+        self._turns: WeakValueDictionary[str, threading.RLock] = (
+            WeakValueDictionary()
+        )  # of the threads that want a collection's files
         self._closed = False
         self._due: set[CollectionHandle] = set()
         self._changed = threading.Condition()
@@ -83,8 +90,7 @@ class CollectionStore:
         if storage not in STORAGES:
             message = f"storage must be one of {', '.join(STORAGES)}, got {storage}"
             raise refusal(Reason.INVALID_REQUEST, message, "collection.storage")
-        with self._lock:
-            self._check_open()
+        with self._turn(collection_id):
             directory = self._directory(collection_id)
             if directory.exists():
                 raise refusal(
@@ -96,19 +102,31 @@ class CollectionStore:
                 publish_directory(staging, collection_id)
             return self.open(collection_id).info
 
-    def list(self) -> list[CollectionInfo]:
-        """The collections by id. One that cannot be read is logged and left out; ``info`` says what is wrong with it."""
-        with self._lock:
-            self._check_open()
-            with storage_errors(self._root):
-                ids = sorted(path.name for path in self._root.iterdir() if _is_collection_id(path.name))
-            infos = []
-            for collection_id in ids:
-                try:
-                    infos.append(self._peek(collection_id))
-                except ServiceError as error:
+    def list(self) -> Sequence[CollectionInfo]:
+        """All collections by id, as ``describe`` gives them."""
+        return self.describe(self.ids())
+
+    def ids(self) -> Sequence[str]:
+        """The ids of all collections, sorted. Nothing is opened for it."""
+        self._check_open()
+        with storage_errors(self._root):
+            return sorted(path.name for path in self._root.iterdir() if _is_collection_id(path.name))
+
+    def describe(self, collection_ids: Iterable[str]) -> Sequence[CollectionInfo]:
+        """These collections, less those deleted meanwhile, without loading their graphs.
+
+        One that cannot be read is logged and left out; ``info`` says what is wrong with it.
+        """
+        infos = []
+        for collection_id in collection_ids:
+            try:
+                infos.append(self._peek(collection_id))
+            except ServiceError as error:
+                if error.problem.reason is Reason.SHUTTING_DOWN:
+                    raise
+                if error.problem.reason is not Reason.COLLECTION_NOT_FOUND:
                     log.error("collection %s is not listed: %s", collection_id, error)  # noqa: TRY400
-            return infos
+        return infos
 
     def info(self, collection_id: str) -> CollectionInfo:
         """One collection.
@@ -124,30 +142,27 @@ class CollectionStore:
         Raises:
             ServiceError: COLLECTION_NOT_FOUND, or STORAGE_FAILED if it is damaged or made by a newer version.
         """
-        with self._lock:
-            self._check_open()
-            handle = self._handles.get(collection_id)
-            if handle is None:
-                directory = self._existing(collection_id)
-                handle = self._handles[collection_id] = CollectionHandle(collection_id, directory, self._wake)
-            self._keep_awake(handle)
-            return handle
+        handle = self._use(collection_id)
+        if handle is None:
+            with self._turn(collection_id):
+                handle = self._use(collection_id) or self._load(collection_id)
+        return handle
 
     def delete(self, collection_id: str) -> int:
         """Deletes a collection, damaged or not, and returns how many points it had (0 if that cannot be read)."""
-        with self._lock:
-            self._check_open()
+        with self._turn(collection_id):
             directory = self._existing(collection_id)
             try:
-                handle = self.open(collection_id)
-                point_count = handle.count()
+                point_count = self._peek(collection_id).point_count
             except ServiceError as error:
                 log.warning("collection %s is deleted unread: %s", collection_id, error)
                 point_count = 0
-            opened = self._handles.pop(collection_id, None)
-            if opened:
-                self._awake.pop(opened, None)
-                opened.close(_not_found(collection_id), save=False)
+            with self._lock:
+                handle = self._handles.pop(collection_id, None)
+                if handle:
+                    self._awake.pop(handle, None)
+            if handle:
+                handle.close(_not_found(collection_id), save=False)
             with storage_errors(directory):
                 remove_directory(directory)
             return point_count
@@ -158,6 +173,11 @@ class CollectionStore:
             if self._closed:
                 return
             self._closed = True
+            turns = [*self._turns.values()]
+        for turn in turns:
+            with turn:  # whoever has it now finishes first, and nobody gets one any more
+                pass
+        with self._lock:
             handles = [*self._handles.values()]
             self._handles.clear()
         # Last pushed, first done, and all of it even if a step fails.
@@ -179,33 +199,60 @@ class CollectionStore:
         if self._thread:
             self._thread.join()
 
-    def _keep_awake(self, handle: CollectionHandle) -> None:
-        self._awake[handle] = None
-        self._awake.move_to_end(handle)
-        while len(self._awake) > _AWAKE_COUNT:
-            oldest, _ = self._awake.popitem(last=False)
+    @contextmanager
+    def _turn(self, collection_id: str) -> Iterator[None]:
+        """Waits for other threads that work on this collection's files, and keeps them out."""
+        with self._lock:
+            turn = self._turns.get(collection_id)
+            if turn is None:
+                turn = self._turns[collection_id] = threading.RLock()
+        with turn:
+            self._check_open()
+            yield
+
+    def _use(self, collection_id: str) -> CollectionHandle | None:
+        """The handle of a collection if it is loaded. Puts to rest those that were not used for the longest time."""
+        with self._lock:
+            self._check_open()
+            handle = self._handles.get(collection_id)
+            if handle:
+                self._awake[handle] = None
+                self._awake.move_to_end(handle)
+            resting = [self._awake.popitem(last=False)[0] for _ in range(len(self._awake) - _AWAKE_COUNT)]
+        for oldest in resting:
             oldest.rest()
+        return handle
+
+    def _load(self, collection_id: str) -> CollectionHandle:
+        """Makes the handle of a collection; to be called in its turn."""
+        handle = CollectionHandle(collection_id, self._existing(collection_id), self._wake)
+        with self._lock:
+            self._handles[collection_id] = handle
+        self._use(collection_id)
+        return handle
 
     def _rest_unless_awake(self, handle: CollectionHandle) -> None:
         with self._lock:
-            if handle not in self._awake:
-                handle.rest()
+            awake = handle in self._awake
+        if not awake:
+            handle.rest()
 
     def _peek(self, collection_id: str) -> CollectionInfo:
         """The info of a collection without loading its graph."""
-        handle = self._handles.get(collection_id)
-        if handle:
-            info = handle.info
-            self._rest_unless_awake(handle)
-            return info
-        directory = self._existing(collection_id)
-        with storage_errors(directory):
-            database = Database(directory)
-            try:
-                with database.read() as view:
-                    return database.header.info(collection_id, view.state.point_count)
-            finally:
-                database.close(_SHUTTING_DOWN)
+        with self._turn(collection_id):
+            handle = self._handles.get(collection_id)
+            if handle:
+                info = handle.info
+                self._rest_unless_awake(handle)
+                return info
+            directory = self._existing(collection_id)
+            with storage_errors(directory):
+                database = Database(directory)
+                try:
+                    with database.read() as view:
+                        return database.header.info(collection_id, view.state.point_count)
+                finally:
+                    database.close(_SHUTTING_DOWN)
 
     def _directory(self, collection_id: str) -> Path:
         try:

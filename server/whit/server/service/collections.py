@@ -56,10 +56,12 @@ class CollectionService:
         self, request: collection_pb2.ListCollectionsRequest, _: Call
     ) -> collection_pb2.ListCollectionsResponse:
         """The collections, by name."""
-        infos = await self._backend.storage.read(self._backend.storage.store.list)
-        found, token = checks.page(infos, lambda info: info.id, request.page_size, request.page_token)
+        storage = self._backend.storage
+        ids = await storage.read(storage.store.ids)
+        page, token = checks.page(ids, str, request.page_size, request.page_token)
+        infos = await storage.read(storage.store.describe, page)
         return collection_pb2.ListCollectionsResponse(
-            collections=[describe(info) for info in found], next_page_token=token
+            collections=[describe(info) for info in infos], next_page_token=token
         )
 
     async def get_collection(
