@@ -56,9 +56,8 @@ class CollectionStore:
         self._handles: dict[str, CollectionHandle] = {}
         self._awake: OrderedDict[CollectionHandle, None] = OrderedDict()  # the last used ones, the oldest first
         self._lock = threading.Lock()  # never held while a file is touched
-        self._turns: WeakValueDictionary[str, threading.RLock] = (
-            WeakValueDictionary()
-        )  # of the threads that want a collection's files
+        # Of the threads that want a collection's files.
+        self._turns: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._closed = False
         self._due: set[CollectionHandle] = set()
         self._changed = threading.Condition()
