@@ -80,7 +80,7 @@ def test_a_defect_is_internal_with_a_request_id_that_the_log_has(tmp_path, monke
         raise RuntimeError("a defect, made by this test")
 
     with server_thread(tmp_path) as address, connected(address) as wire:
-        monkeypatch.setattr("whit.server.index.CollectionStore.list", broken)
+        monkeypatch.setattr("whit.server.index.CollectionStore.ids", broken)
         with caplog.at_level(logging.ERROR):
             problem = refused(lambda: wire.collections.ListCollections(collection_pb2.ListCollectionsRequest()))
         assert problem.reason is Reason.INTERNAL

@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
 
-from tests.support import tiny
+from tests.support import packages, tiny
 from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, read_checkpoint
 
 
@@ -359,3 +359,16 @@ def test_dense_that_states_no_activation_uses_tanh(tmp_path: Path) -> None:
     tiny.write_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 16})
 
     assert read_checkpoint(folder).dense[0].activation == "tanh"
+
+
+def test_weights_that_are_not_finite(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("intermediate.dense.weight"))
+    tensors[name][0, 0] = np.nan
+    save_file(tensors, folder / "model.safetensors")
+
+    refuses(folder, "model.safetensors", name, "not finite", "copy the file again")
+
+
+def test_a_package_in_the_place_of_a_checkpoint() -> None:
+    refuses(packages.package(), "is a package", "give the checkpoint folder that it was made from")

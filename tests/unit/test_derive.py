@@ -1,5 +1,7 @@
 """Derived checkpoint folders."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,11 @@ import pytest
 
 from tests.support.tiny import write_checkpoint
 from whit.export.checkpoint import CheckpointError, read_checkpoint
-from whit.export.derive import derive_checkpoint, read_steps
+from whit.export.derive import check_out, derive_checkpoint, read_steps
+from whit.export.prune.layers import LayerOptions, drop_layers
+from whit.export.prune.speedup import SpeedupOptions, prune_to_speedup
+from whit.export.prune.width import WidthOptions, prune_width
+from whit.export.vocabulary import TrimOptions, trim_vocabulary
 
 
 def test_a_derived_folder_reads_back_with_its_new_weights(tmp_path: Path) -> None:
@@ -32,3 +38,31 @@ def test_a_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="was not made by whit"):
         derive_checkpoint(source, source, tensors=read_checkpoint(source).tensors, step={})
     assert read_checkpoint(source)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions")
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
+
+    with pytest.raises(CheckpointError, match=r"read-only\); choose another --out"):
+        check_out(tmp_path / "a" / "b")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda source, out: drop_layers(source, out, LayerOptions(keep=(0,))),
+        lambda source, out: prune_width(source, out, WidthOptions(inner_count=8)),
+        lambda source, out: prune_to_speedup(source, out, SpeedupOptions(target=1.5)),
+        lambda source, out: trim_vocabulary(source, out, TrimOptions()),
+    ],
+    ids=["drop-layers", "narrow", "speedup", "trim"],
+)
+def test_long_steps_ask_before_they_begin(tmp_path: Path, step: Callable[[Path, Path], object]) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "letter.txt").write_text("dear reader")
+
+    with pytest.raises(CheckpointError, match="was not made by whit"):
+        step(tmp_path / "no-checkpoint", tmp_path / "out")

@@ -12,10 +12,11 @@ import pytest
 from tests.support import packages, tables
 from tests.support.native import RUNNABLE, needs_kernels, random_texts, static_package
 from whit.contract.manifest import CPU, GRAPH_FILE, PROVIDERS, PackageError
+from whit.runtime import opening
 from whit.runtime.encoder import Encoder
-from whit.runtime.native import UnsupportedError
+from whit.runtime.native import OutdatedError, UnsupportedError
 from whit.runtime.native import encoder as native
-from whit.runtime.native.library import KERNELS, Kernels, kernels_for, load_library
+from whit.runtime.native.library import KERNELS, Kernels, Library, kernels_for, load_library
 from whit.runtime.opening import PROVIDER_VARIABLE, open_encoder
 from whit.runtime.package import Package, open_package
 
@@ -122,6 +123,25 @@ def test_a_library_of_another_version() -> None:
 
     with pytest.raises(UnsupportedError, match="is compiled from another version of whit; install whit again"):
         load_library(Path(_ctypes.__file__))
+
+
+def test_outdated_kernels_are_warned_of_once(
+    package: Package, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def outdated(_: Path) -> Library:
+        raise OutdatedError("kernels.so is compiled from another version")
+
+    monkeypatch.setattr(native, "kernels_for", lambda _: KERNELS[0])
+    monkeypatch.setattr(native, "load_library", outdated)
+    opening._warn_once.cache_clear()
+
+    for _ in range(2):
+        assert isinstance(open_encoder(package), Encoder)
+
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning == (
+        "int8 packages run in onnxruntime, not in whit's own kernels: kernels.so is compiled from another version"
+    )
 
 
 @needs_kernels

@@ -10,6 +10,8 @@ import pytest
 from tests.support.tiny import write_checkpoint
 from whit.cli.app import run
 from whit.contract.manifest import read_manifest
+from whit.export.checkpoint import CheckpointError
+from whit.export.evaluate import EvaluationError
 from whit.export.recipe import RecipeError, read_recipe, run_recipe
 
 SENTENCES = [
@@ -189,6 +191,34 @@ def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     assert len(calls) == 1
     assert [step.ran for step in report.steps] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ('"corpus.txt"', '"nowhere.txt"', ("[[step]] number 1 (trim): corpus", "nowhere.txt", "does not exist")),
+        ('"pairs.tsv"', '"corpus.txt"', ("corpus.txt", "sentence1")),
+        ('dtype = "float32"', 'calibration = "nowhere.txt"', ("[export]", "calibration", "does not exist")),
+    ],
+)
+def test_what_a_later_step_needs_is_looked_for_before_the_first(
+    folder: Path, before: str, after: str, words: tuple[str, ...]
+) -> None:
+    (folder / "recipe.toml").write_text(RECIPE.replace(before, after))
+
+    with pytest.raises((CheckpointError, EvaluationError)) as caught:
+        run_recipe(read_recipe(folder / "recipe.toml"), folder / "out", folder / "work")
+
+    assert all(word in str(caught.value) for word in words)
+    assert not (folder / "out").exists()
+    assert not (folder / "work").exists()
+
+
+def test_a_step_that_refuses_is_named(folder: Path) -> None:
+    (folder / "recipe.toml").write_text(RECIPE.replace("keep = [0]", "keep = [7]"))
+
+    with pytest.raises(CheckpointError, match=r"recipe\.toml: \[\[step\]\] number 2 \(drop-layers\): keep must name"):
+        run_recipe(read_recipe(folder / "recipe.toml"), folder / "out", folder / "work")
 
 
 def test_the_command_prints_a_line_a_stage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,3 +165,13 @@ def test_what_cannot_be_done_is_refused(options: WordOptions, message: str, tmp_
         make_from_words(text(tmp_path / "vectors"), tmp_path / "p", options)
 
     assert not (tmp_path / "p").exists()
+
+
+def test_a_value_that_is_no_number_is_named_by_its_line(tmp_path: Path) -> None:
+    path = text(tmp_path / "words.txt", header=False)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[2] = lines[2].rsplit(" ", 1)[0] + " x"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    with pytest.raises(CheckpointError, match=r"line 3 has what is no number"):
+        read_word_vectors(path)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -33,6 +35,7 @@ from rich.text import Text
 
 # Without a terminal there is no width to ask for; tables then go to files and logs, where 80 would cut too much.
 PLAIN_WIDTH = 120
+LINE_EVERY_S = 60.0  # progress where there is no terminal
 
 
 def console(file: IO[str] | None = None) -> Console:
@@ -97,7 +100,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def progress() -> Progress:
-    """A progress bar on stderr: drawn only if stderr is a terminal, gone when done. Use as a context manager."""
+    """A progress bar on stderr, gone when done; where stderr is no terminal, a line a minute. Use as a context manager."""
     columns: list[ProgressColumn] = [
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -106,7 +109,34 @@ def progress() -> Progress:
         _RateColumn(),
         TimeElapsedColumn(),
     ]
-    return Progress(*columns, console=console(sys.stderr), transient=True, disable=not sys.stderr.isatty())
+    if sys.stderr.isatty():
+        return Progress(*columns, console=console(sys.stderr), transient=True)
+    return _Lines(*columns, console=console(sys.stderr), disable=True)
+
+
+class _Lines(Progress):
+    """Progress for log files: says where work that takes minutes is, so that it is not taken for stuck."""
+
+    def __init__(self, *columns: ProgressColumn, **options: Any) -> None:
+        super().__init__(*columns, **options)
+        self._last = time.monotonic()
+
+    def update(self, task_id: TaskID, *args: Any, **kwargs: Any) -> None:
+        super().update(task_id, *args, **kwargs)
+        self._tell(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        now = time.monotonic()
+        if now - self._last < LINE_EVERY_S:
+            return
+        self._last = now
+        task = self._tasks[task_id]
+        total = "" if task.total is None else f" of {task.total:,.0f}"
+        print(f"{task.description}: {task.completed:,.0f}{total}", file=sys.stderr, flush=True)
 
 
 class _RateColumn(ProgressColumn):

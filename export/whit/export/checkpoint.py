@@ -20,6 +20,7 @@ import tokenizers
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from whit.contract.manifest import MANIFEST_FILE
 from whit.contract.pooling import POOLING_RULE, is_pooling
 
 # Beside the weights where ``whit distill --qat`` trained them; ``whit.export.trained`` has what is in it.
@@ -95,6 +96,8 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     """
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give the folder that holds config.json and model.safetensors")
+    if (folder / MANIFEST_FILE).is_file():
+        raise CheckpointError(f"{folder} is a package; give the checkpoint folder that it was made from")
     modules = _read_modules(folder)
     encoder = folder / modules.encoder
     config = _read_json(encoder / "config.json")
@@ -262,12 +265,20 @@ def _read_tensors(files: Sequence[Path]) -> Tensors:
                 for key in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
                     array = file.get_tensor(key)
                     if array.dtype.kind not in "iub":
-                        tensors[key] = np.asarray(array, np.float32)
+                        tensors[key] = _finite(np.asarray(array, np.float32), key, path)
         except (SafetensorError, OSError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error}); copy the file again or save it as float32 safetensors"
             ) from error
     return tensors
+
+
+def _finite(array: FloatArray, key: str, path: Path) -> FloatArray:
+    if not np.isfinite(array).all():
+        raise CheckpointError(
+            f"{path}: {key} has values that are not finite; copy the file again or train the model anew"
+        )
+    return array
 
 
 def _read_tokenizer(folder: Path, lower_case: bool) -> tokenizers.Tokenizer:

@@ -7,6 +7,7 @@ The result is an ordinary sentence-transformers or Hugging Face folder, so that 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -75,6 +76,9 @@ def check_out(out: Path) -> None:
     """Raises CheckpointError where ``derive_checkpoint`` would not write: a long step asks before it begins."""
     if out.exists() and not (out / STEPS_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists and was not made by whit; choose another --out or remove it")
+    place = next(folder for folder in out.absolute().parents if folder.exists())
+    if not os.access(place, os.W_OK):
+        raise CheckpointError(f"{out} cannot be written ({place} is read-only); choose another --out")
 
 
 def read_steps(folder: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, Tensors, encoder_folder, read_checkpoint
-from whit.export.derive import derive_checkpoint
+from whit.export.derive import check_out, derive_checkpoint
 from whit.export.sharing import needed, share_rows
 from whit.export.splitting import splitting_costs, worth
 from whit.export.texts import read_texts
@@ -78,6 +78,7 @@ def trim_vocabulary(source: Path, out: Path, options: TrimOptions, progress: Pro
         raise CheckpointError("size without a corpus says nothing about which tokens to keep; give a corpus")
     if options.share and options.size is None:
         raise CheckpointError("share needs a size: how many rows the tokens share")
+    check_out(out)
     checkpoint = read_checkpoint(source)
     content = json.loads((encoder_folder(source) / "tokenizer.json").read_text(encoding="utf-8"))
     kind = _kind_of(content, checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 from whit.contract.manifest import PROVIDERS, STATIC, PackageError
@@ -11,6 +12,7 @@ from whit.runtime.package import Package
 
 if TYPE_CHECKING:
     from whit.runtime.encoder import Encoder
+    from whit.runtime.native import UnsupportedError
     from whit.runtime.native.encoder import NativeEncoder, Network
     from whit.runtime.ngrams import NgramReader
     from whit.runtime.static import StaticEncoder
@@ -65,7 +67,7 @@ def open_encoder(package: Package, provider: str | None = None) -> AnyEncoder:
                 raise PackageError(
                     f"{package.directory} cannot run in whit's own kernels: {lack}; use provider auto or onnxruntime"
                 ) from None
-            _log.info("%s runs in onnxruntime, not in whit's own kernels: %s", package.manifest.name, lack)
+            _tell(package.manifest.name, lack)
     from whit.runtime.encoder import Encoder  # brings onnxruntime along
 
     return Encoder(package)
@@ -80,8 +82,23 @@ def open_network(graph: bytes, dtype: str, *, position_offset: int) -> Network |
 
     try:
         return Network(graph, position_offset=position_offset)
-    except UnsupportedError:
+    except UnsupportedError as lack:
+        _tell("a graph", lack)
         return None
+
+
+def _tell(what: str, lack: UnsupportedError) -> None:
+    """Logs why something runs in onnxruntime: at level INFO, but that the kernels are outdated once as a warning."""
+    from whit.runtime.native import OutdatedError
+
+    _log.info("%s runs in onnxruntime, not in whit's own kernels: %s", what, lack)
+    if isinstance(lack, OutdatedError):
+        _warn_once(f"int8 packages run in onnxruntime, not in whit's own kernels: {lack}")
+
+
+@cache
+def _warn_once(message: str) -> None:
+    _log.warning(message)
 
 
 def _provider(given: str | None) -> str:

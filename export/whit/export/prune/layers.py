@@ -12,6 +12,7 @@ import numpy as np
 from whit.export.checkpoint import CheckpointError, FloatArray
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines, unit_rows
+from whit.export.derive import check_out
 from whit.export.prune.shapes import shapes_of
 from whit.export.prune.subject import (
     Subject,
@@ -74,6 +75,7 @@ def drop_layers(source: Path, out: Path, options: LayerOptions, progress: Progre
     Raises:
         CheckpointError: the checkpoint, an option or the calibration text cannot be used, or ``out`` cannot be written.
     """
+    check_out(out)
     subject = read_subject(source, options.calibration)
     total = len(subject.weights.layers)
     _check(options, total)

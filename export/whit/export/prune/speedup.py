@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from whit.export.checkpoint import CheckpointError
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines
+from whit.export.derive import check_out
 from whit.export.families import EncoderWeights, Layer
 from whit.export.prune.columns import Moments, refit
 from whit.export.prune.latency import DTYPES, LatencyTable, Timer, cut_to_shapes, measure_latency
@@ -85,6 +86,7 @@ def prune_to_speedup(
         CheckpointError: the checkpoint, an option or the calibration text cannot be used, the target cannot be met (the
             message says the nearest), or ``out`` cannot be written.
     """
+    check_out(out)
     subject = read_subject(source, options.calibration)
     pruned, reached, table = prune_subject_to_speedup(subject, options, progress)
     width = report_width(subject, pruned, options.method)

@@ -16,6 +16,7 @@ import numpy as np
 from whit.export.checkpoint import CheckpointError, FloatArray
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines
+from whit.export.derive import check_out
 from whit.export.families import EncoderWeights, Layer, Linear
 from whit.export.prune.columns import RANKINGS, Indices, Moments, refit
 from whit.export.prune.shapes import Shape, shapes_of
@@ -71,6 +72,7 @@ def prune_width(source: Path, out: Path, options: WidthOptions, progress: Progre
     Raises:
         CheckpointError: the checkpoint, an option or the calibration text cannot be used, or ``out`` cannot be written.
     """
+    check_out(out)
     subject = read_subject(source, options.calibration)
     shapes = _uniform_shapes(subject.weights, options)
     pruned = prune_to_shapes(subject, shapes, options.method, progress)

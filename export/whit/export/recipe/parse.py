@@ -45,6 +45,11 @@ class Recipe:
     sts: Path | None = None  # sentence pairs with scores (TSV), on which every step is judged
 
 
+def stage_name(number: int, step: str | None = None) -> str:
+    """How messages name a step of a recipe."""
+    return f"[[step]] number {number}" + (f" ({step})" if step else "")
+
+
 def read_recipe(file: Path, checkpoint: Path | None = None) -> Recipe:
     """Reads a recipe.
 
@@ -102,10 +107,10 @@ def _stage(reader: _Reader, table: Mapping[str, Any], number: int) -> Stage:
     if name not in STEPS:
         near = _nearest(name, STEPS)
         raise RecipeError(
-            f"{reader.file}: [[step]] number {number}: step must be one of {', '.join(STEPS)}, got {name!r}{near}"
+            f"{reader.file}: {stage_name(number)}: step must be one of {', '.join(STEPS)}, got {name!r}{near}"
         )
     options = {key: value for key, value in table.items() if key != "step"}
-    return Stage(name, reader.options(options, STEPS[name].load_options(), f"[[step]] number {number} ({name})"))
+    return Stage(name, reader.options(options, STEPS[name].load_options(), stage_name(number, name)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,16 @@ from typing import Any
 from whit.contract.manifest import sha256_of
 from whit.export.checkpoint import CheckpointError, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.evaluate import read_sts
 from whit.export.families import encoder_weights
 from whit.export.recipe.measure import Point, measure_stages
 from whit.export.recipe.page import page
-from whit.export.recipe.parse import Recipe, Stage
+from whit.export.recipe.parse import Recipe, Stage, stage_name
 from whit.export.recipe.steps import STEPS, Progress
+from whit.export.sealing import check_out
 from whit.export.static import make_static
+
+_MADE = ("cache",)  # options that name what need not be there yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,16 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
     Raises:
         CheckpointError: a step refuses its input; what was done before it is kept in ``work``.
     """
-    encoder_weights(read_checkpoint(recipe.checkpoint))  # what cannot be compiled is refused now, not after an hour
+    _check(recipe, out)
     _make(work)
     folder, key = recipe.checkpoint, _hash_of(recipe.checkpoint)
     outcomes = []
     for number, stage in enumerate(recipe.stages, start=1):
         key = _key(key, stage)
-        outcome = _run_step(stage, folder, work / f"{number:02}-{stage.step}-{key[:12]}", progress)
+        try:
+            outcome = _run_step(stage, folder, work / f"{number:02}-{stage.step}-{key[:12]}", progress)
+        except CheckpointError as error:
+            raise CheckpointError(f"{recipe.file}: {stage_name(number, stage.step)}: {error}") from error
         outcomes.append(outcome)
         folder = Path(outcome.folder)
     made = (
@@ -84,6 +91,21 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
     _write(work / "report.json", json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     _write(work / "report.html", page(content))
     return report
+
+
+def _check(recipe: Recipe, out: Path) -> None:
+    """Refuses now what would be refused after an hour: a checkpoint, a file or a place for the package that cannot be used."""
+    encoder_weights(read_checkpoint(recipe.checkpoint))
+    check_out(out)
+    if recipe.sts:
+        read_sts(recipe.sts)
+    tables = [(stage_name(number, stage.step), stage.options) for number, stage in enumerate(recipe.stages, start=1)]
+    for table, options in [*tables, ("[export] or [static]", recipe.export)]:
+        for option in fields(options):
+            value = getattr(options, option.name)
+            for path in value if isinstance(value, tuple) else (value,):
+                if isinstance(path, Path) and option.name not in _MADE and not path.exists():
+                    raise CheckpointError(f"{recipe.file}: {table}: {option.name}: {path} does not exist")
 
 
 def _run_step(stage: Stage, source: Path, out: Path, progress: Progress) -> StepOutcome:

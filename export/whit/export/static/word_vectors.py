@@ -94,7 +94,10 @@ def _text(file: BinaryIO, limit: int | None) -> Iterator[tuple[bytes, FloatArray
         word, *values = line.strip().rsplit(b" ", size)
         if len(values) != size or size < 1:
             raise ValueError(f"line {number + 1} has {len(values)} numbers, not {size}")
-        yield word, np.array(values, np.float32)
+        try:
+            yield word, np.array(values, np.float32)
+        except ValueError as error:
+            raise ValueError(f"line {number + 1} has what is no number ({error})") from None
 
 
 def _word2vec(file: BinaryIO, limit: int | None) -> Iterator[tuple[bytes, FloatArray]]:

@@ -5,6 +5,6 @@
 this CPU, stays with onnxruntime (``UnsupportedError`` says why).
 """
 
-from whit.runtime.native.parts import UnsupportedError
+from whit.runtime.native.parts import OutdatedError, UnsupportedError
 
-__all__ = ["UnsupportedError"]
+__all__ = ["OutdatedError", "UnsupportedError"]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.runtime.native.layout import Layout
-from whit.runtime.native.parts import Program, UnsupportedError
+from whit.runtime.native.parts import OutdatedError, Program, UnsupportedError
 from whit.runtime.native.structures import CLayer, CModel
 
 # Part of encoder.c, in its order.
@@ -67,7 +67,8 @@ def load_library(path: Path) -> Library:
     """The compiled kernels.
 
     Raises:
-        UnsupportedError: they are not there, this system cannot load them, or they belong to another version of whit.
+        UnsupportedError: they are not there, or this system cannot load them.
+        OutdatedError: they belong to another version of whit.
     """
     version = (c_int64 * 5)()
     try:
@@ -80,7 +81,9 @@ def load_library(path: Path) -> Library:
     *sizes, sources, code_offset, is_saturating = version
     # Equal sizes may hold other things. No checksum: whoever compiles by hand knows.
     if sizes != [ctypes.sizeof(CModel), ctypes.sizeof(CLayer)] or sources not in (0, checksum_of_sources()):
-        raise UnsupportedError(f"{path.name} is compiled from another version of whit; install whit again")
+        raise OutdatedError(
+            f"{path.name} is compiled from another version of whit; install whit again (in a clone: make .venv/.demo)"
+        )
     library.whit_scratch_size.argtypes = (POINTER(CModel), c_int64)
     library.whit_scratch_size.restype = c_int64
     library.whit_encode.argtypes = (

@@ -17,6 +17,10 @@ class UnsupportedError(Exception):
     """The kernels cannot run this package; the message says what they lack."""
 
 
+class OutdatedError(UnsupportedError):
+    """The compiled kernels are not those of this version: packages run slower than they could, until whit is installed again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """An embedding table, stored in one of four ways (see ``whit.export.embedding`` for the last two).
