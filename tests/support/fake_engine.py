@@ -36,11 +36,17 @@ class FakePackage:
 class FakeTokenizer:
     """One token a character."""
 
-    def encode(self, texts):
-        return [np.array([HEAD, *(ord(c) % 1000 for c in text), TAIL], np.int64) for text in texts]
+    def encode_each(self, texts, check):
+        for text in texts:
+            check()
+            yield ids_of(text)
 
     def cut(self, ids, max_token_count):
         return np.concatenate([ids[: max_token_count - 1], ids[-1:]])
+
+
+def ids_of(text):
+    return np.array([HEAD, *(ord(c) % 1000 for c in text), TAIL], np.int64)
 
 
 class FakeEncoder:
@@ -79,7 +85,7 @@ def vector_of(ids, *, normalized=False):
 
 
 def expected_for(text):
-    return vector_of(FakeTokenizer().encode([text])[0])
+    return vector_of(ids_of(text))
 
 
 def make_model(model_id="m", *, normalized=False, encoder=None, is_instant=False):

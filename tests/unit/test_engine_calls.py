@@ -9,9 +9,9 @@ import pytest
 from tests.support.fake_engine import (
     DIMENSIONS,
     RAW,
-    FakeTokenizer,
     embed,
     expected_for,
+    ids_of,
     make_engine,
     make_model,
     reason_of,
@@ -170,7 +170,7 @@ def test_a_normalised_graph_is_left_alone_and_cannot_be_undone():
     async def main():
         async with make_engine(make_model(normalized=True)) as engine:
             found = await embed(engine, ["ab"], EmbedSpec(dimension_count=DIMENSIONS))
-            assert np.array_equal(found.vectors[0], vector_of(FakeTokenizer().encode(["ab"])[0], normalized=True))
+            assert np.array_equal(found.vectors[0], vector_of(ids_of("ab"), normalized=True))
             with pytest.raises(ServiceError, match="normalize: the graph") as caught:
                 await embed(engine, ["ab"], RAW)
         assert reason_of(caught) is Reason.INVALID_REQUEST

@@ -11,6 +11,7 @@ import tokenizers
 
 from tests.support import packages, tiny
 from whit.contract.manifest import TOKENIZER_FILE
+from whit.runtime import tokenizer as module
 from whit.runtime.package import open_package
 from whit.runtime.tokenizer import Tokenizer
 
@@ -119,3 +120,57 @@ def test_threads_get_what_one_caller_gets(tokenizer: Tokenizer) -> None:
         found = list(threads.map(lambda _: [ids.tolist() for ids in tokenizer.encode(texts)], range(8)))
 
     assert found == [wanted] * 8
+
+
+class Watched:
+    """The library, noting each batch that it is given."""
+
+    def __init__(self, library: tokenizers.Tokenizer) -> None:
+        self.batches: list[list[str]] = []
+        self._library = library
+
+    def encode(self, text: str) -> tokenizers.Encoding:
+        return self.encode_batch_fast([text])[0]
+
+    def encode_batch_fast(self, texts: list[str]) -> list[tokenizers.Encoding]:
+        self.batches.append(texts)
+        return self._library.encode_batch_fast(texts)
+
+
+@pytest.fixture
+def watched(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    found = Watched(tiny.tokenizer())
+    monkeypatch.setattr(tokenizer, "_tokenizer", found)
+    monkeypatch.setattr(module, "_SHORT_LENGTH", 0)
+    monkeypatch.setattr(module, "_PART_LENGTH", 12)
+    return found
+
+
+TEXTS = ["time", "the words", "again", "a", "b", "time and time again", "", "the"]
+PARTS = [["time"], ["the words"], ["again", "a", "b"], ["time and time again"], ["", "the"]]
+
+
+def test_many_texts_are_read_in_parts_with_the_same_tokens(tokenizer: Tokenizer, watched: Watched) -> None:
+    found = tokenizer.encode(TEXTS)
+
+    assert watched.batches == PARTS
+    assert [ids.tolist() for ids in found] == [e.ids for e in tiny.tokenizer().encode_batch(TEXTS)]
+
+
+def test_a_part_is_read_when_its_tokens_are_asked_for(tokenizer: Tokenizer, watched: Watched) -> None:
+    each = tokenizer.encode_each(TEXTS)
+
+    next(each)
+
+    assert watched.batches == PARTS[:1]
+
+
+def test_no_part_is_read_after_the_check_has_raised(tokenizer: Tokenizer, watched: Watched) -> None:
+    def check() -> None:
+        if len(watched.batches) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        list(tokenizer.encode_each(TEXTS, check))
+
+    assert watched.batches == PARTS[:2]

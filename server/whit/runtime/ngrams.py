@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,11 +32,19 @@ class NgramReader:
         Raises:
             UnicodeEncodeError: a text holds a lone surrogate and has no UTF-8 form.
         """
-        return [self._words.look_up(split_words(text)) for text in texts]
+        return list(self.encode_each(texts))
+
+    def encode_each(
+        self, texts: Sequence[str], check: Callable[[], None] = lambda: None
+    ) -> Iterator[NDArray[np.int64]]:
+        """As ``encode``, one text after another; ``check`` is called before each and raises to have no more read."""
+        for text in texts:
+            check()
+            yield self._words.look_up(split_words(text))
 
     def cut(self, ids: NDArray[np.int64], max_token_count: int) -> NDArray[np.int64]:
         """The first ``max_token_count`` n-grams."""
-        return ids[:max_token_count]
+        return ids[:max_token_count].copy()  # a view would keep the rest
 
     def _read(self, words: Sequence[str]) -> list[list[int]]:
         shortest, longest = self._ngrams.shortest, self._ngrams.longest

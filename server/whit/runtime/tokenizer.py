@@ -6,7 +6,7 @@ Never truncates: whether a text may be cut is the caller's decision, made with t
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tokenizers
@@ -19,6 +19,9 @@ from whit.runtime.words import WordMemory, reads_words_apart
 # Up to so many characters are read without giving the interpreter's lock away: to have it back from a thread that computes takes
 # longer, up to the interpreter's switch interval of 5 ms.
 _SHORT_LENGTH = 512
+
+# The library takes some 400 bytes a token until its result is dropped. So many characters are read at a time.
+_PART_LENGTH = 1 << 16
 
 # The library would start a thread per core for a batch; whit has its own threads and counts every core.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -45,6 +48,22 @@ class Tokenizer:
         Raises:
             UnicodeEncodeError: a text holds a lone surrogate and has no UTF-8 form.
         """
+        return list(self.encode_each(texts))
+
+    def encode_each(
+        self, texts: Sequence[str], check: Callable[[], None] = lambda: None
+    ) -> Iterator[NDArray[np.int64]]:
+        """As ``encode``, one text after another, so that the caller need not hold the tokens of all.
+
+        Args:
+            texts: read in parts.
+            check: called before each part; raises to have no more read.
+        """
+        for part in _parts(texts):
+            check()
+            yield from self._encode_part(part)
+
+    def _encode_part(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         if self._words is None:
             return [np.array(ids, np.int64) for ids in self._read(texts)]
         found = [self._words.encode(text) for text in texts]
@@ -53,6 +72,9 @@ class Tokenizer:
         return [np.array(next(rest), np.int64) if ids is None else ids for ids in found]
 
     def _read(self, texts: Sequence[str]) -> list[list[int]]:
+        return [ids for part in _parts(texts) for ids in self._read_part(part)]
+
+    def _read_part(self, texts: Sequence[str]) -> list[list[int]]:
         try:
             if sum(map(len, texts)) <= _SHORT_LENGTH:
                 return [self._tokenizer.encode(text).ids for text in texts]
@@ -75,3 +97,17 @@ class Tokenizer:
         head = next((i for i, special in enumerate(mask) if not special), len(mask))
         tail = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
         return head, tail
+
+
+def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Neighbours of ``_PART_LENGTH`` characters together; a longer text is a part of its own."""
+    part: list[str] = []
+    length = 0
+    for text in texts:
+        if part and length + len(text) > _PART_LENGTH:
+            yield part
+            part, length = [], 0
+        part.append(text)
+        length += len(text)
+    if part:
+        yield part

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -99,6 +100,7 @@ class Engine:
         self._readers = ThreadPoolExecutor(worker_count, thread_name_prefix="whit-reader")
         self._call_count = 0
         self._draining = False
+        self._is_stopping = False
         self._no_calls = asyncio.Event()
         self._no_calls.set()
 
@@ -116,13 +118,16 @@ class Engine:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Refuses new calls, fails what waits with SHUTTING_DOWN, lets running micro-batches end and joins the threads."""
-        self._draining = True
+        """Refuses new calls, fails what waits with SHUTTING_DOWN, lets running micro-batches end and joins the workers.
+
+        A reader whose call was cancelled is not waited for; it ends after the part that it reads.
+        """
+        self._draining = self._is_stopping = True
         await self._watch_memory.__aexit__(None, None, None)
         self._scheduler.stop()
         await asyncio.to_thread(self._workers.join)
         await self._no_calls.wait()  # every job is settled, so the calls end at once; they may still need a reader
-        self._readers.shutdown()
+        self._readers.shutdown(wait=False, cancel_futures=True)
         _logger.info("the engine has stopped", extra={"fields": self.statistics().fields()})
 
     def __repr__(self) -> str:
@@ -216,7 +221,7 @@ class Engine:
         raise WorkerDiedError("a worker thread died; stop this process and see its log") from error
 
     async def _embed(
-        self, call: _Call, read: Callable[[], reading.Reading], items: Sequence[Sequence[object]]
+        self, call: _Call, read: Callable[..., reading.Reading], items: Sequence[Sequence[object]]
     ) -> Embedded:
         with self._counted():
             refusal = reading.check_spec(call.model, call.spec)
@@ -230,7 +235,7 @@ class Engine:
                     if call.lane is Lane.BULK or not _is_short(items):
                         await self._check_memory(call)
                     if not _is_short(items):
-                        return await self._run(call, await self._loop.run_in_executor(self._readers, read))
+                        return await self._run(call, await self._read(read))
                     return await self._run(call, read(), may_run_here=call.lane is Lane.INTERACTIVE)
             except TimeoutError:
                 if not limit.expired():
@@ -241,6 +246,19 @@ class Engine:
         refusal = await self.memory.refusal(wait=call.wait)
         if refusal is not None:
             raise ServiceError(refusal)
+
+    async def _read(self, read: Callable[..., reading.Reading]) -> reading.Reading:
+        """Reads in a reader thread, which gives up once the call has ended or the engine stops."""
+        is_over = threading.Event()
+
+        def check() -> None:
+            if self._is_stopping or is_over.is_set():
+                raise ServiceError(problems.shutting_down())  # a call that has ended hears nothing of it
+
+        try:
+            return await self._loop.run_in_executor(self._readers, partial(read, check=check))
+        finally:
+            is_over.set()
 
     async def _run(self, call: _Call, batch: reading.Reading, *, may_run_here: bool = False) -> Embedded:
         """``may_run_here``: in the calling thread, which is the loop's, if no worker would be sooner."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -36,8 +36,11 @@ class Package(Protocol):
 class Tokenizer(Protocol):
     """Texts to token ids. Called from several threads at once."""
 
-    def encode(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Token ids, int64 [tokens] for each text: special tokens included, never cut. The prompt is in the text."""
+    def encode_each(self, texts: Sequence[str], check: Callable[[], None]) -> Iterator[TokenIds]:
+        """Token ids, int64 [tokens] of one text after another: special tokens included, never cut. The prompt is in the text.
+
+        ``check`` is called every now and then; raises to have no more read.
+        """
 
     def cut(self, ids: TokenIds, max_token_count: int) -> TokenIds:
         """The first ``max_token_count`` ids, with the special tokens kept at both ends."""

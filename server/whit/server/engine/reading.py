@@ -1,10 +1,13 @@
-"""From the items of a call to checked token ids, and from vectors to what was asked for. Pure functions, run off the loop."""
+"""From the items of a call to checked token ids, and from vectors to what was asked for. Pure functions, run off the loop.
+
+``check`` raises once nobody waits for the result.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +74,13 @@ def layer_count_refusal(model: LoadedModel, layer_count: int) -> str:
 
 
 def read_texts(
-    model: LoadedModel, texts: Sequence[str], spec: EmbedSpec, *, text_byte_count: int, field: str
+    model: LoadedModel,
+    texts: Sequence[str],
+    spec: EmbedSpec,
+    *,
+    text_byte_count: int,
+    field: str,
+    check: Callable[[], None] = lambda: None,
 ) -> Reading:
     """Checks and tokenises texts; ``text_byte_count`` bounds each in bytes of UTF-8, without the prompt.
 
@@ -79,17 +88,25 @@ def read_texts(
     """
     start = time.perf_counter()
     found = [_check_text(text, text_byte_count, f"{field}[{i}]") for i, text in enumerate(texts)]
-    encoded = iter(
-        model.tokenizer.encode([spec.prompt + text for text, bad in zip(texts, found, strict=True) if not bad])
-    )
-    read = [bad or next(encoded) for bad in found]
-    return _group(model, read, spec, field, start)
+    good = [spec.prompt + text for text, bad in zip(texts, found, strict=True) if not bad]
+    encoded = model.tokenizer.encode_each(good, check)
+    return _group(model, (bad or next(encoded) for bad in found), spec, field, start)
 
 
-def read_token_ids(model: LoadedModel, sequences: Sequence[Sequence[int]], spec: EmbedSpec, *, field: str) -> Reading:
+def read_token_ids(
+    model: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    spec: EmbedSpec,
+    *,
+    field: str,
+    check: Callable[[], None] = lambda: None,
+) -> Reading:
     """Checks token ids, which hold their special tokens already."""
     start = time.perf_counter()
-    read = [_check_token_ids(ids, model.manifest.vocabulary_size, f"{field}[{i}]") for i, ids in enumerate(sequences)]
+    read: list[TokenIds | Problem] = []
+    for i, ids in enumerate(sequences):
+        check()
+        read.append(_check_token_ids(ids, model.manifest.vocabulary_size, f"{field}[{i}]"))
     return _group(model, read, spec, field, start)
 
 
@@ -132,8 +149,9 @@ def _check_token_ids(sequence: Sequence[int], vocabulary_size: int, field: str) 
 
 
 def _group(
-    model: LoadedModel, read: Sequence[TokenIds | Problem], spec: EmbedSpec, field: str, start: float
+    model: LoadedModel, read: Iterable[TokenIds | Problem], spec: EmbedSpec, field: str, start: float
 ) -> Reading:
+    """Takes from ``read`` one at a time, and keeps of each what the model reads."""
     items: list[ItemOutcome] = []
     groups: dict[int, deque[Waiting]] = {}
     for row, ids in enumerate(read):
