@@ -136,7 +136,8 @@ class _Lines(Progress):
         self._last = now
         task = self._tasks[task_id]
         total = "" if task.total is None else f" of {task.total:,.0f}"
-        print(f"{task.description}: {task.completed:,.0f}{total}", file=sys.stderr, flush=True)
+        line = f"{task.description}: {task.completed:,.0f}{total}"
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class _RateColumn(ProgressColumn):
