@@ -147,7 +147,7 @@ def watched(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Watched:
 
 
 TEXTS = ["time", "the words", "again", "a", "b", "time and time again", "", "the"]
-PARTS = [["time"], ["the words"], ["again", "a", "b"], ["time and time again"], ["", "the"]]
+PARTS = [["time"], ["the words"], ["again", "a", "b"], ["time and time"], [" again"], ["", "the"]]
 
 
 def test_many_texts_are_read_in_parts_with_the_same_tokens(tokenizer: Tokenizer, watched: Watched) -> None:
@@ -165,12 +165,13 @@ def test_a_part_is_read_when_its_tokens_are_asked_for(tokenizer: Tokenizer, watc
     assert watched.batches == PARTS[:1]
 
 
-def test_no_part_is_read_after_the_check_has_raised(tokenizer: Tokenizer, watched: Watched) -> None:
+@pytest.mark.parametrize("count", [2, 4])
+def test_no_part_is_read_after_the_check_has_raised(tokenizer: Tokenizer, watched: Watched, count: int) -> None:
     def check() -> None:
-        if len(watched.batches) == 2:
+        if len(watched.batches) == count:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
         list(tokenizer.encode_each(TEXTS, check))
 
-    assert watched.batches == PARTS[:2]
+    assert watched.batches == PARTS[:count]

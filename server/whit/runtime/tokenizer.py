@@ -6,6 +6,7 @@ Never truncates: whether a text may be cut is the caller's decision, made with t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from whit.contract.manifest import STATIC, TOKENIZER_FILE, PackageError
 from whit.runtime.package import Package
+from whit.runtime.pieces import cutting_places, split
 from whit.runtime.words import WordMemory, reads_words_apart
 
 # Up to so many characters are read without giving the interpreter's lock away: to have it back from a thread that computes takes
@@ -39,6 +41,7 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._head_count, self._tail_count = self._special_counts()
+        self._places = cutting_places(self._tokenizer) if self._has_special_ends_only() else None
         plain = package.manifest.kind == STATIC and reads_words_apart(self._tokenizer.to_str())
         self._words = WordMemory(self._read) if plain else None
 
@@ -56,12 +59,28 @@ class Tokenizer:
         """As ``encode``, one text after another, so that the caller need not hold the tokens of all.
 
         Args:
-            texts: read in parts.
-            check: called before each part; raises to have no more read.
+            texts: read in parts; a long one in pieces, where that changes no token.
+            check: called before each part and piece; raises to have no more read.
         """
         for part in _parts(texts):
+            if self._places and len(part[0]) > _PART_LENGTH:
+                yield self._encode_long(part[0], self._places, check)
+            else:
+                check()
+                yield from self._encode_part(part)
+
+    def _encode_long(self, text: str, places: re.Pattern[str], check: Callable[[], None]) -> NDArray[np.int64]:
+        found: list[NDArray[np.int64]] = []
+        for piece in split(text, places, _PART_LENGTH):
             check()
-            yield from self._encode_part(part)
+            found += self._encode_part([piece])
+        last = len(found) - 1
+        return np.concatenate(
+            [
+                ids[self._head_count if i > 0 else 0 : len(ids) - (self._tail_count if i < last else 0)]
+                for i, ids in enumerate(found)
+            ]
+        )
 
     def _encode_part(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         if self._words is None:
@@ -97,6 +116,11 @@ class Tokenizer:
         head = next((i for i, special in enumerate(mask) if not special), len(mask))
         tail = next((i for i, special in enumerate(reversed(mask)) if not special), 0)
         return head, tail
+
+    def _has_special_ends_only(self) -> bool:
+        """Whether special tokens are put at the ends of a text and nowhere else, and its own tokens are left alone."""
+        ids, own = self._tokenizer.encode("a").ids, self._tokenizer.encode("a", add_special_tokens=False).ids
+        return ids[self._head_count : len(ids) - self._tail_count] == own
 
 
 def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
