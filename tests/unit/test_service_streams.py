@@ -16,7 +16,7 @@ from whit.v1 import embedding_pb2
 
 Request, Response = embedding_pb2.StreamEmbedRequest, embedding_pb2.StreamEmbedResponse
 SHUTTING_DOWN = ServiceError(Problem(Reason.SHUTTING_DOWN, "the end"))
-MALFORMED = Received(None, 3)
+MALFORMED = Received(Request, b"\xff\xff\xff")
 
 
 def config(model="models/m"):
@@ -28,7 +28,15 @@ def batch(id_):
 
 
 def received(message):
-    return Received(message, message.ByteSize())
+    return Received(Request, message.SerializeToString())
+
+
+def counted(decoded, message):
+    def call(self):
+        decoded.append(self)
+        return message(self)
+
+    return call
 
 
 class MemoryStream:
@@ -274,11 +282,12 @@ def test_a_broken_connection_ends_everything_with_its_own_error():
     run(scenario)
 
 
-def test_a_batch_waits_for_its_bytes():
+def test_a_batch_waits_for_its_bytes_before_it_is_decoded(monkeypatch):
     async def scenario():
         size = batch("a").byte_count
         stream = MemoryStream(config(), *map(batch, "abc"), budget=2 * size)
-        gate, running = asyncio.Event(), []
+        gate, running, decoded = asyncio.Event(), [], []
+        monkeypatch.setattr(Received, "message", counted(decoded, Received.message))
 
         async def answer(model, given, turn):
             running.append(given.items[0].id)
@@ -288,6 +297,7 @@ def test_a_batch_waits_for_its_bytes():
         serving = asyncio.create_task(serve(stream, answer=answer))
         await settle()
         assert running == ["a", "b"]
+        assert len(set(map(id, decoded))) == 3  # the config is one
         gate.set()
         await serving
         assert stream.ids == list("abc")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -40,28 +41,37 @@ _MESSAGE_CHARACTERS = 1000
 _ANSWER_S = 0.02
 
 
-@dataclass(frozen=True, slots=True)
 class Received:
-    """A request as it came in: the message, or None where the bytes are not one."""
+    """A request as it came in, decoded when it is asked for.
 
-    message: Any
-    byte_count: int
+    That is after its bytes were let in: a message of many small values takes a dozen times as much memory as its bytes.
+    """
 
-    def required(self) -> Any:
+    def __init__(self, kind: type[Message], data: bytes) -> None:
+        self.byte_count = len(data)
+        self._kind = kind
+        self._data = data
+        self._message: Message | None = None
+
+    def message(self) -> Any:
         """The message.
 
         Raises:
             ServiceError: MALFORMED_MESSAGE.
         """
-        if self.message is None:
-            raise ServiceError(
-                Problem(
-                    Reason.MALFORMED_MESSAGE,
-                    f"the {self.byte_count} bytes of the request are not the message this method takes, or a string in it "
-                    "is not UTF-8; send what whit.v1 defines, and bytes that are no text in no string field",
-                )
-            )
-        return self.message
+        if self._message is None:
+            try:
+                self._message = self._kind.FromString(self._data)
+            except DecodeError:
+                raise ServiceError(
+                    Problem(
+                        Reason.MALFORMED_MESSAGE,
+                        f"the {self.byte_count} bytes of the request are not the message this method takes, or a string in it "
+                        "is not UTF-8; send what whit.v1 defines, and bytes that are no text in no string field",
+                    )
+                ) from None
+            self._data = b""
+        return self._message
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +214,7 @@ class Dispatcher:
     ) -> Message:
         deadline = _deadline(context)
         with self._calls.one(), self._budget.held(received.byte_count):
-            message = received.required()
+            message = received.message()
             await self._opened.wait()
             response = await method()(message, Call(deadline))
             _check_size(response, self._config.message_byte_count)
@@ -286,14 +296,8 @@ def _fitted(problem: Problem) -> Problem:
 
 
 def _reader(kind: type[Message]) -> Callable[[bytes], Received]:
-    # Raising here would make gRPC answer INTERNAL, and end a stream for one bad message.
-    def read(data: bytes) -> Received:
-        try:
-            return Received(kind.FromString(data), len(data))
-        except DecodeError:
-            return Received(None, len(data))
-
-    return read
+    # Decoding here would make gRPC answer INTERNAL, and end a stream for one bad message.
+    return partial(Received, kind)
 
 
 def _serialize(message: Message) -> bytes:

@@ -171,16 +171,17 @@ class _Batches:
 
 
 def _config_of(received: Received | None) -> Any:
-    if received is None or received.required().WhichOneof("request") != "config":
+    if received is None or received.message().WhichOneof("request") != "config":
         description = "is missing; the first message of a stream must be its config"
         raise refusal([FieldViolation("config", description)])
-    return received.message.config
+    return received.message().config
 
 
 def _batch_of(received: Received) -> Any:
-    match received.required().WhichOneof("request"):
+    message = received.message()
+    match message.WhichOneof("request"):
         case "batch":
-            return received.message.batch
+            return message.batch
         case "config":
             description = "is allowed in the first message only; open another stream for other options"
             raise refusal([FieldViolation("config", description)])
