@@ -116,7 +116,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Where the teacher's vectors are kept for the next run. Default: whit/distill in your cache folder.",
 )
-@click.option("--threads", type=int, default=1, show_default=True, help="Threads of the teacher.")
+@click.option("--threads", type=int, metavar="N", help="Threads of the teacher. Default: one a core.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice and the order of the texts.")
 @json_option
 def static(teacher: Path, out: Path, texts: tuple[Path, ...], as_json: bool, **options: Any) -> None:

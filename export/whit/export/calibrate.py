@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from whit.export.encoder_graph import Head, build_graph, tap_outputs
 from whit.export.families import EncoderWeights
 from whit.export.linear import Plan
+from whit.export.parallel import side_by_side
 from whit.runtime.encoder import open_session
 from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
 
@@ -55,11 +56,14 @@ def calibrate(
     samples: dict[str, list[FloatArray]] = {name: [] for name in taps}
     done = 0
     length_of = partial(attention_length, bucket=bucket)
-    for batch in micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512):
+
+    def run(batch: list[int]) -> dict[str, FloatArray]:
         texts = [sequences[i] for i in batch]
-        length = length_of(len(texts[0]))
-        feeds = pack(texts, length=length, position_offset=weights.position_offset)
-        values = dict(zip(outputs, session.run(outputs, feeds), strict=True))
+        feeds = pack(texts, length=length_of(len(texts[0])), position_offset=weights.position_offset)
+        return dict(zip(outputs, session.run(outputs, feeds), strict=True))
+
+    batches = list(micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512))
+    for batch, values in zip(batches, side_by_side(run, batches), strict=True):
         for name, output in taps.items():
             x = values[output]
             lows[name] = np.minimum(lows.get(name, 0), x.min(axis=0))
@@ -67,7 +71,7 @@ def calibrate(
             sums[name] = sums.get(name, 0) + x.sum(axis=0)
             products[name] = products.get(name, 0) + x.T @ x
             samples[name].append(x[-done % stride :: stride])
-        done += len(feeds["input_ids"])
+        done += sum(len(sequences[i]) for i in batch)
         progress(done)
     found = {}
     for name in taps:

@@ -18,6 +18,7 @@ from whit.export.checkpoint import CheckpointError
 from whit.export.encoder_graph import OUTPUT, Head, build_graph
 from whit.export.families import EncoderWeights
 from whit.export.linear import Plan
+from whit.export.parallel import side_by_side
 from whit.export.report import rank_agreement
 from whit.runtime.encoder import open_session
 from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
@@ -84,10 +85,15 @@ class Gate:
         session = open_session(build_graph(self.weights, self.head, plan).SerializeToString())
         vectors = np.empty((len(sequences), self.head.dimension_count(self.weights.hidden_count)), np.float32)
         length_of = partial(attention_length, bucket=self.bucket)
-        for batch in micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512):
+
+        def run(batch: list[int]) -> NDArray[np.float32]:
             texts = [sequences[i] for i in batch]
             length = length_of(max(map(len, texts)))
-            vectors[batch] = session.run(
-                [OUTPUT], pack(texts, length=length, position_offset=self.weights.position_offset)
-            )[0]
+            feeds = pack(texts, length=length, position_offset=self.weights.position_offset)
+            rows: NDArray[np.float32] = session.run([OUTPUT], feeds)[0]
+            return rows
+
+        batches = list(micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512))
+        for batch, rows in zip(batches, side_by_side(run, batches), strict=True):
+            vectors[batch] = rows
         return vectors

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from whit.contract.manifest import GRAPH_FILE, TOKENIZER_FILE, LinearScheme
 from whit.export.cosines import row_cosines
+from whit.export.parallel import core_count
 from whit.runtime.opening import open_encoder
 from whit.runtime.package import Package
 from whit.runtime.tokenizer import Tokenizer
@@ -68,7 +70,8 @@ def measure(
     cosines, ratio, loss = np.ones(len(texts), np.float32), 1.0, 0.0
     if package is not reference:
         encoders = [open_encoder(reference), open_encoder(package)]
-        vectors = [encoder.encode(sequences) for encoder in encoders]
+        with ThreadPoolExecutor(core_count()) as executor:
+            vectors = [encoder.encode(sequences, executor=executor) for encoder in encoders]
         cosines = row_cosines(*vectors)
         loss = 100 - rank_agreement(vectors[0], vectors[1])
         ratios = []

@@ -13,6 +13,7 @@ import numpy as np
 from whit.contract.vectors import truncate
 from whit.export.evaluate.data import EvaluationError
 from whit.export.evaluate.metrics import FloatMatrix
+from whit.export.parallel import core_count
 from whit.runtime import open_encoder, open_package, open_tokenizer
 from whit.runtime.packing import TokenIds
 
@@ -72,7 +73,7 @@ class Model:
             )
         self.cut_count = 0
         self._tokenizer, self._encoder = open_tokenizer(self.package), open_encoder(self.package)
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or core_count()
         self._progress = progress
         self._known: dict[str, FloatMatrix] = {}
 

@@ -17,6 +17,7 @@ from whit.export.derive import derive_checkpoint
 from whit.export.encoder_graph import OUTPUT, Head, build_graph, tap_outputs
 from whit.export.families import LAYER_NAMES, EncoderWeights, Layer, Linear, Norm, Source, encoder_weights
 from whit.export.linear import Plan
+from whit.export.parallel import side_by_side
 from whit.runtime.encoder import open_session
 from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
 
@@ -56,8 +57,9 @@ def embed(weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds]) ->
     """Vectors float32 [len(sequences), dimension_count] of the float32 graph."""
     session = open_session(build_graph(weights, head, Plan()).SerializeToString())
     vectors = np.empty((len(sequences), head.dimension_count(weights.hidden_count)), np.float32)
-    for batch, feeds in micro_batch_feeds(weights, sequences):
-        vectors[batch] = session.run([OUTPUT], feeds)[0]
+    batches, feeds = zip(*micro_batch_feeds(weights, sequences), strict=True)
+    for batch, (rows,) in zip(batches, side_by_side(partial(session.run, [OUTPUT]), feeds), strict=True):
+        vectors[batch] = rows
     return vectors
 
 
@@ -69,8 +71,9 @@ def linear_inputs(
     session = open_session(build_graph(weights, Head("mean"), Plan(), taps=taps).SerializeToString())
     outputs = tap_outputs({name: taps[name] for name in names})
     found: dict[str, list[FloatArray]] = {output: [] for output in outputs}
-    for _, feeds in micro_batch_feeds(weights, sequences):
-        for output, rows in zip(outputs, session.run(outputs, feeds), strict=True):
+    feeds = [feeds for _, feeds in micro_batch_feeds(weights, sequences)]
+    for values in side_by_side(partial(session.run, outputs), feeds):
+        for output, rows in zip(outputs, values, strict=True):
             found[output].append(rows)
     whole = {output: np.concatenate(parts) for output, parts in found.items()}
     return {name: whole[taps[name]] for name in names}

@@ -27,6 +27,7 @@ from whit.export.cosines import unit_rows
 from whit.export.distill.options import cache_folder
 from whit.export.distill.projection import principal_directions, project
 from whit.export.distill.teacher import PackageTeacher, TeacherVectors, open_teacher
+from whit.export.parallel import core_count
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal
 from whit.export.static.fit import FitOptions, bags, fit, steady
 from whit.export.static.ngrams import HashedNgrams, common_vectors
@@ -71,7 +72,7 @@ class StaticOptions:
 
     name: str | None = None  # default: the teacher's name and "-static"
     cache: Path | None = None  # where the teacher's vectors are kept; default: as in whit distill
-    threads: int = 1
+    threads: int | None = None  # of the teacher; None: one a core
 
     @property
     def ngrams(self) -> Ngrams | None:
@@ -129,7 +130,10 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         texts = _read(options)
         tokens = _vocabulary(teacher, texts, options)
         vectors = TeacherVectors(
-            PackageTeacher(teacher, options.threads), texts, cache, max_token_count=options.teacher_token_count
+            PackageTeacher(teacher, options.threads or core_count()),
+            texts,
+            cache,
+            max_token_count=options.teacher_token_count,
         )
         wanted = vectors.rows(np.arange(len(texts)), lambda done: progress("teacher (texts)", done, len(texts)))
 
