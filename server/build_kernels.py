@@ -32,7 +32,7 @@ KERNELS = {
 }
 GLIBC = "2.17"
 FLAGS = (
-    *("-O3", "-shared", "-fPIC", "-s", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=all"),
+    *("-O3", "-shared", "-fPIC", "-pthread", "-s", "-Wall", "-Wextra", "-Werror", "-fno-sanitize=all"),
     # No operation is fused with another behind our back: vectors must not depend on the compiler.
     "-ffp-contract=off",
 )

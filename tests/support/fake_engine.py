@@ -54,6 +54,7 @@ class FakeEncoder:
 
     provider = "FakeExecutionProvider"
     unmasked_length = 0
+    most_cores = 1
 
     def __init__(self, *, normalized=False):
         self.normalized = normalized
@@ -66,7 +67,7 @@ class FakeEncoder:
     def attention_length(self, token_count):
         return -(-token_count // 16) * 16
 
-    def run(self, sequences, layer_count=0):
+    def run(self, sequences, layer_count=0, core_count=1):
         self.batches.append([ids.tolist() for ids in sequences])
         self.started.release()
         assert self.gate.wait(PATIENCE_S)

@@ -32,6 +32,7 @@ def make_scheduler(
     queue: int = 10_000,
     budget: int = 512,
     mixes: Callable[[str, int], bool] = lambda _model_id, _attention_length: False,
+    most_cores: Callable[[str], int] = lambda _model_id: 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> Scheduler:
     """A scheduler with small limits."""
@@ -41,6 +42,7 @@ def make_scheduler(
         queue_token_count=queue,
         micro_batch_token_count=budget,
         mixes=mixes,
+        most_cores=most_cores,
         clock=clock,
     )
 

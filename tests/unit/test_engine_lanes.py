@@ -28,7 +28,7 @@ from whit.server.errors import ServiceError
 class HoldsLongTexts(FakeEncoder):
     """Lets short texts through whatever the gate."""
 
-    def run(self, sequences, layer_count=0):
+    def run(self, sequences, layer_count=0, core_count=1):
         if len(sequences[0]) > 16:
             return super().run(sequences, layer_count)
         return np.stack([vector_of(ids) for ids in sequences])
@@ -61,7 +61,7 @@ def test_an_instant_model_runs_short_interactive_calls_on_the_loop_and_all_else_
         threads = []
 
         class Encoder(FakeEncoder):
-            def run(self, sequences, layer_count=0):
+            def run(self, sequences, layer_count=0, core_count=1):
                 threads.append(threading.current_thread() is threading.main_thread())
                 return super().run(sequences, layer_count)
 
@@ -94,7 +94,7 @@ def test_workers_give_way_to_the_event_loop_and_bulk_to_interactive_work():
     found = {}
 
     class Encoder(FakeEncoder):
-        def run(self, sequences, layer_count=0):
+        def run(self, sequences, layer_count=0, core_count=1):
             found[len(sequences[0])] = os.getpriority(os.PRIO_PROCESS, 0)  # of the thread that calls
             return super().run(sequences, layer_count)
 

@@ -362,37 +362,6 @@ def test_stop_fails_what_waits_parked_jobs_too_and_refuses_more():
     assert refusal.retry_after_s is not None
 
 
-def test_idle_workers_share_one_large_job_evenly():
-    scheduler = make_scheduler(workers=2, budget=512)
-    taken = []
-    threads = [threading.Thread(target=lambda: taken.append(scheduler.take())) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    while scheduler.idle_worker_count < 2:
-        pass
-    scheduler.submit(make_job([10] * 64)[0])
-    for thread in threads:
-        thread.join()
-    assert [len(batch.entries) for batch in taken] == [32, 32]
-
-
-def test_a_small_job_is_not_split():
-    scheduler = make_scheduler(workers=2)
-    taken = []
-    threads = [threading.Thread(target=lambda: taken.append(scheduler.take())) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    while scheduler.idle_worker_count < 2:
-        pass
-    scheduler.submit(make_job([10, 10])[0])
-    while not taken:
-        pass
-    scheduler.stop()
-    for thread in threads:
-        thread.join()
-    assert [batch and len(batch.entries) for batch in taken] == [2, None]
-
-
 def test_who_is_told_that_a_job_is_done_finds_the_scheduler_free():
     scheduler = make_scheduler()
     job, _ = make_job([5])

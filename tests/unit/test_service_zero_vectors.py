@@ -24,7 +24,7 @@ CALL = Call(None)
 class Encoder(FakeEncoder):
     """A text with WORDLESS in it has the zero vector."""
 
-    def run(self, sequences, layer_count=0):
+    def run(self, sequences, layer_count=0, core_count=1):
         vectors = super().run(sequences, layer_count)
         vectors[[ord(WORDLESS) in ids for ids in sequences]] = 0
         return vectors

@@ -69,6 +69,8 @@ class Encoder:
         PackageError: onnxruntime cannot load its graph, or that has less than the manifest says.
     """
 
+    most_cores = 1  # with more a session would keep threads of its own, spinning or slow to wake (docs/performance.md)
+
     def __init__(self, package: Package, *, provider: str = CPU) -> None:
         self.manifest: Manifest = package.manifest
         self.provider = provider
@@ -89,13 +91,14 @@ class Encoder:
         """Length of the attention grid of a text with ``token_count`` tokens: a function of the text alone."""
         return attention_length(token_count, self.manifest.attention_bucket, self.manifest.unmasked_length)
 
-    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0, core_count: int = 1) -> NDArray[np.float32]:
         """Vectors of one micro-batch.
 
         Args:
             sequences: int64 [token count] each, 1 to ``manifest.max_token_count`` tokens within the vocabulary. Those
                 of the unmasked length must be among themselves; others share a grid of the longest one's length.
             layer_count: compute only so many layers, one of ``manifest.layer_counts``; 0: all.
+            core_count: as ``most_cores``; a session has one thread.
 
         Returns:
             float32 [len(sequences), dimension_count]; a row depends on its own sequence only, to the last bit (with
@@ -104,6 +107,7 @@ class Encoder:
         Raises:
             ValueError: sequences of the unmasked length beside others; a layer count that the package does not have.
         """
+        del core_count
         depths = self.manifest.layer_counts
         if layer_count and layer_count not in depths:
             raise ValueError(f"layer_count must be 0 or one of {list(depths)}, got {layer_count}")

@@ -27,6 +27,7 @@ class StaticEncoder:
 
     provider = "table"
     unmasked_length = 0
+    most_cores = 1
 
     def __init__(self, package: Package) -> None:
         self.manifest: Manifest = package.manifest
@@ -39,12 +40,13 @@ class StaticEncoder:
         del token_count
         return 1
 
-    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0, core_count: int = 1) -> NDArray[np.float32]:
         """Vectors of any number of texts.
 
         Args:
             sequences: int64 [token count] each, at least one token, within the vocabulary.
             layer_count: 0; a table has no layers to leave out.
+            core_count: as ``most_cores``; a sum is done before another core knows of it.
 
         Returns:
             float32 [len(sequences), dimension_count]; a row depends on its own sequence only, to the last bit. A text
@@ -53,6 +55,7 @@ class StaticEncoder:
         Raises:
             ValueError: ``layer_count`` is not 0.
         """
+        del core_count
         if layer_count:
             raise ValueError(f"layer_count must be 0 for a table, got {layer_count}")
         sums = np.empty((len(sequences), self.manifest.dimension_count), self._sum_dtype)

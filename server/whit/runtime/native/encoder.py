@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from whit.contract.manifest import GRAPH_FILE, Manifest, PackageError
 from whit.runtime.claims import check_claims, sizes_of
 from whit.runtime.machine import instruction_sets
-from whit.runtime.native.library import PARTS, Model, kernels_for, load_library
+from whit.runtime.native.library import MOST_CORES, PARTS, Model, kernels_for, load_library
 from whit.runtime.native.memory import aligned_memory
 from whit.runtime.native.onnx_file import read_graph
 from whit.runtime.native.parts import UnsupportedError
@@ -50,13 +50,13 @@ class Network:
         self._model = Model(load_library(kernels.path), program, position_offset=position_offset)
         self._threads = threading.local()
 
-    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0, core_count: int = 1) -> NDArray[np.float32]:
         """Vectors float32 [len(sequences), dimensions]; ``layer_count`` 0: through all layers.
 
         Raises:
             ValueError: a token beyond the vocabulary; no token or too many.
         """
-        return self._run(sequences, layer_count, None)
+        return self._run(sequences, layer_count, None, core_count)
 
     def profile(self, sequences: Sequence[TokenIds]) -> dict[str, float]:
         """Shares of the time that parts of the model take in one micro-batch; they add up to 1."""
@@ -65,11 +65,12 @@ class Network:
         return dict(zip(PARTS, (ticks / ticks.sum()).tolist(), strict=True))
 
     def _run(
-        self, sequences: Sequence[TokenIds], layer_count: int, ticks: NDArray[np.int64] | None
+        self, sequences: Sequence[TokenIds], layer_count: int, ticks: NDArray[np.int64] | None, core_count: int = 1
     ) -> NDArray[np.float32]:
         lengths = np.array([len(ids) for ids in sequences], np.int64)
-        scratch = self._scratch(self._model.scratch_size(int(lengths.max())))
-        return self._model.encode(np.concatenate(sequences), lengths, layer_count, scratch, ticks)
+        core_count = min(core_count, MOST_CORES)
+        scratch = self._scratch(self._model.scratch_size(int(lengths.max()), core_count))
+        return self._model.encode(np.concatenate(sequences), lengths, layer_count, scratch, ticks, core_count)
 
     def _scratch(self, size: int) -> NDArray[np.uint8]:
         """This thread's working memory, kept from call to call."""
@@ -90,6 +91,7 @@ class NativeEncoder:
     """
 
     unmasked_length = 0
+    most_cores = MOST_CORES
 
     def __init__(self, package: Package) -> None:
         self.manifest: Manifest = package.manifest
@@ -107,12 +109,14 @@ class NativeEncoder:
         """``token_count`` rounded up: a function of the text alone."""
         return -(-token_count // _BUCKET) * _BUCKET
 
-    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0, core_count: int = 1) -> NDArray[np.float32]:
         """Vectors of one micro-batch.
 
         Args:
             sequences: int64 [token count] each, 1 to ``manifest.max_token_count`` tokens within the vocabulary.
             layer_count: compute only so many layers, one of ``manifest.layer_counts``; 0: all.
+            core_count: threads that compute it together, ``most_cores`` at most, with the same bits: a lone text is done sooner
+                where other cores idle. Together they take longer than one would, so many texts are better run side by side.
 
         Returns:
             float32 [len(sequences), dimension_count].
@@ -123,7 +127,7 @@ class NativeEncoder:
         depths = self.manifest.layer_counts
         if layer_count and layer_count not in depths:
             raise ValueError(f"layer_count must be 0 or one of {list(depths)}, got {layer_count}")
-        return self._network.run(sequences, layer_count)
+        return self._network.run(sequences, layer_count, core_count)
 
     def encode(
         self,

@@ -17,6 +17,7 @@ from whit.runtime.native.parts import OutdatedError, Program, UnsupportedError
 from whit.runtime.native.structures import CLayer, CModel
 
 # Part of encoder.c, in its order.
+MOST_CORES = 8  # of one call: MOST_MEMBERS in team.h
 PARTS = ("embed", "qkv", "attention", "out", "up", "down", "norm", "pool")
 
 
@@ -84,10 +85,10 @@ def load_library(path: Path) -> Library:
         raise OutdatedError(
             f"{path.name} is compiled from another version of whit; install whit again (in a clone: make .venv/.demo)"
         )
-    library.whit_scratch_size.argtypes = (POINTER(CModel), c_int64)
+    library.whit_scratch_size.argtypes = (POINTER(CModel), c_int64, c_int64)
     library.whit_scratch_size.restype = c_int64
     library.whit_encode.argtypes = (
-        *(POINTER(CModel), c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p),
+        *(POINTER(CModel), c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p),
     )
     library.whit_encode.restype = None
     return Library(library, code_offset, bool(is_saturating))
@@ -114,9 +115,10 @@ class Model:
         # Pooling by a head reads what only its layer writes.
         self._least_layers = 1 if program.weighing is None else program.weighing[0] + 1
 
-    def scratch_size(self, longest: int) -> int:
+    def scratch_size(self, longest: int, core_count: int = 1) -> int:
         """Bytes of working memory for texts of up to ``longest`` tokens; for longer ones than ``encode`` takes, no more."""
-        return int(self._functions.whit_scratch_size(self._layout.model, min(longest, self._position_count)))
+        longest = min(longest, self._position_count)
+        return int(self._functions.whit_scratch_size(self._layout.model, longest, core_count))
 
     def encode(
         self,
@@ -125,6 +127,7 @@ class Model:
         layer_count: int,
         scratch: NDArray[np.uint8],
         ticks: NDArray[np.int64] | None = None,
+        core_count: int = 1,
     ) -> NDArray[np.float32]:
         """Vectors float32 [len(lengths), dimensions] of texts whose tokens lie back to back in ``ids``.
 
@@ -132,8 +135,9 @@ class Model:
             ids: int64 [sum of lengths].
             lengths: int64 [texts].
             layer_count: how many layers to compute; 0: all.
-            scratch: at least ``scratch_size(lengths.max())`` bytes, aligned to 64.
+            scratch: at least ``scratch_size(lengths.max(), core_count)`` bytes, aligned to 64.
             ticks: int64 [len(PARTS)], to which the time that each part takes is added, in ticks of the processor's clock.
+            core_count: threads that compute together, 1 to ``MOST_CORES``; the vectors are the same.
 
         Raises:
             ValueError: a token beyond the vocabulary, a text without a token or of more than there are positions, a layer
@@ -154,6 +158,7 @@ class Model:
             *(self._layout.model, codes.ctypes.data, lengths.ctypes.data, len(lengths), int(lengths.max())),
             *(
                 layer_count or most,
+                core_count,
                 scratch.ctypes.data,
                 vectors.ctypes.data,
                 None if ticks is None else ticks.ctypes.data,

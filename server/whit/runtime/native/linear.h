@@ -37,6 +37,13 @@ typedef struct {
     int32_t zero;
 } Sink;
 
+INLINE Sink to_row(const Sink *sink, int64_t row) {
+    Sink to = *sink;
+    if (to.values) to.values += row * to.stride;
+    if (to.codes) to.codes += row * to.stride;
+    return to;
+}
+
 INLINE void finish_lanes(const Sink *sink, const Fate fate, int64_t place, lanes value, lanes factor) {
     if (fate == STORE)
         store(sink->values + place, value);

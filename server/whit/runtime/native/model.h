@@ -5,6 +5,7 @@
 #include "attention.h"
 #include "rows.h"
 #include "schemes.h"
+#include "team.h"
 
 typedef struct {
     const float *gain, *bias; /* [width] */
@@ -53,7 +54,12 @@ typedef struct {
 /* Where the time goes, for those who ask. */
 typedef enum { EMBED, PROJECT, ATTEND, OUT, UP, DOWN, NORM, POOL, PARTS } Part;
 
+/* What a member of a team works in: memory that all share, but for `head`. */
 typedef struct {
+    Team *team;
+    int64_t member;
+    Share rows;     /* the member's tokens of a block */
+    int keeps_rows; /* whether it computes all columns of these, or its columns of all tokens: then all meet after each step */
     int64_t *ticks; /* [PARTS], or null */
     int64_t last;
     float *x;            /* [tokens][width] */
@@ -75,10 +81,25 @@ static void spent(Scratch *s, Part part) {
     s->last = time;
 }
 
+/* A member that reads all weights needs this many rows to do it for. */
+#ifndef LEAST_ROWS
+#define LEAST_ROWS 24
+#endif
+
+static void take_share(Scratch *s, int64_t tokens) {
+    s->rows = share(s->team, s->member, tokens);
+    s->keeps_rows = tokens >= LEAST_ROWS * s->team->size;
+}
+
+/* After a step whose outcome is read by whoever has these rows next. */
+static void pass_on(const Scratch *s) {
+    if (!s->keeps_rows) meet(s->team);
+}
+
 static int64_t rounded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* Lays out the scratch memory; returns how many bytes it takes. */
-static int64_t lay_out(const Model *m, int64_t tokens, char *memory, Scratch *s) {
+/* Lays out the scratch memory for one of `members`; returns how many bytes it takes for all. */
+static int64_t lay_out(const Model *m, int64_t tokens, int64_t members, char *memory, Scratch *s) {
     int64_t head = m->head_panels * PANEL, size = 0;
 #define TAKE(what, count) \
     s->what = (void *)(memory + size); \
@@ -87,26 +108,29 @@ static int64_t lay_out(const Model *m, int64_t tokens, char *memory, Scratch *s)
     TAKE(codes, tokens * m->width);
     TAKE(context, tokens * rounded(m->most_heads * m->head_width, LANES));
     TAKE(inner, tokens * m->most_inner);
-    TAKE(head.queries, tokens * head);
-    TAKE(head.keys, tokens * head);
-    TAKE(head.values, tokens * head);
-    TAKE(head.key_codes, tokens * head);
-    TAKE(head.query_codes, head * PANEL);
-    TAKE(head.value_codes, rounded(tokens, 4) * head);
-    TAKE(head.key_steps, head);
-    TAKE(head.value_steps, head);
-    TAKE(head.value_means, head);
-    TAKE(head.turned, head * LANES);
-    TAKE(head.scores, tokens * PANEL);
     TAKE(wide, tokens * m->most_wide);
     TAKE(scales, tokens);
     TAKE(first, m->averages ? tokens * m->width : 0);
     TAKE(weights, tokens);
     TAKE(pooled[0], m->most_pooled);
     TAKE(pooled[1], m->most_pooled);
+    int64_t shared = size;
+    for (int64_t member = 0; member <= s->member; member++) {
+        TAKE(head.queries, tokens * head);
+        TAKE(head.keys, tokens * head);
+        TAKE(head.values, tokens * head);
+        TAKE(head.key_codes, tokens * head);
+        TAKE(head.query_codes, head * PANEL);
+        TAKE(head.value_codes, rounded(tokens, 4) * head);
+        TAKE(head.key_steps, head);
+        TAKE(head.value_steps, head);
+        TAKE(head.value_means, head);
+        TAKE(head.turned, head * LANES);
+        TAKE(head.scores, tokens * PANEL);
+    }
 #undef TAKE
     s->head.width = head;
-    return size;
+    return shared + (size - shared) / (s->member + 1) * members;
 }
 
 #endif

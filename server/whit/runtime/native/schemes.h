@@ -7,6 +7,7 @@
 #define WHIT_SCHEMES_H
 
 #include "linear.h"
+#include "team.h"
 
 /* What linear layers read: rows of codes, of the layer that comes next; or of values, for FLOAT ones. */
 typedef struct {
@@ -15,6 +16,14 @@ typedef struct {
     const float *scales;  /* BY_TOKEN: [rows] */
     int64_t stride;
 } Input;
+
+INLINE Input from_row(const Input *input, int64_t row) {
+    Input from = *input;
+    if (from.codes) from.codes += row * from.stride;
+    if (from.values) from.values += row * from.stride;
+    if (from.scales) from.scales += row;
+    return from;
+}
 
 /* Codes of one row by its own largest value, 128 for 0; returns their scale. */
 INLINE float code_row(const float *x, int64_t width, uint8_t *codes) {
@@ -26,15 +35,14 @@ INLINE float code_row(const float *x, int64_t width, uint8_t *codes) {
     return scale;
 }
 
-/* Makes of x[rows][stride] what a layer reads; `codes` and `scales` have room for it. */
-static Input prepare(const Linear *linear, const float *x, int64_t stride, int64_t rows, uint8_t *codes, float *scales) {
-    for (int64_t r = 0; r < rows; r++) {
+/* Makes of some rows of x[..][stride] what a layer reads; `codes` and `scales` have room for all. */
+static void prepare(const Linear *linear, const float *x, int64_t stride, Share rows, uint8_t *codes, float *scales) {
+    for (int64_t r = rows.from; r < rows.to; r++) {
         if (linear->scheme == BY_TOKEN) scales[r] = code_row(x + r * stride, stride, codes + r * stride);
         if (!linear->factors) continue;
         for (int64_t c = 0; c < stride; c += LANES)
             store_codes(codes + r * stride + c, mul(load(x + r * stride + c), load(linear->factors + c)), linear->zero);
     }
-    return (Input){codes, x, scales, stride};
 }
 
 /* tile[r][c] = sum over k of rows[r * stride + k] * weights[k][c], for 32 columns. */

@@ -95,6 +95,7 @@ class Engine:
             queue_token_count=queue_token_count,
             micro_batch_token_count=micro_batch_token_count,
             mixes=lambda model_id, attention_length: models[model_id].mixes(attention_length),
+            most_cores=lambda model_id: models[model_id].encoder.most_cores,
         )
         self._workers = Workers(models, self._scheduler, count=worker_count, on_death=self._report_death)
         self._readers = ThreadPoolExecutor(worker_count, thread_name_prefix="whit-reader")

@@ -82,13 +82,14 @@ class Job:
         """Whether a part of it was started."""
         return self.last_start_time > 0
 
-    def all_at_once(self, numbers: Iterator[int], now: float) -> list[MicroBatch]:
-        """Takes all that waits into micro-batches of its own, one for each attention length."""
+    def all_at_once(self, numbers: Iterator[int], now: float, core_count: int) -> list[MicroBatch]:
+        """Takes all that waits into micro-batches of its own, one for each attention length; lone sequences get all cores."""
         batches = []
         for length, group in self.groups.items():
             entries, tokens = [(self, waiting) for waiting in group], sum(len(waiting.ids) for waiting in group)
+            cores = core_count if len(entries) == 1 else 1
             batches.append(
-                MicroBatch(next(numbers), self.model_id, self.lane, length, entries, tokens, now, self.depth)
+                MicroBatch(next(numbers), self.model_id, self.lane, length, entries, tokens, now, self.depth, cores)
             )
         self.groups.clear()
         self.waiting_tokens = self.waiting_cells = 0
@@ -131,6 +132,7 @@ class MicroBatch:
     token_count: int
     start_time: float  # time.monotonic()
     depth: Depth = ALL_LAYERS
+    core_count: int = 1  # that compute it together
 
     @property
     def layer_count(self) -> int:
@@ -152,5 +154,6 @@ class MicroBatch:
             "layers": self.layer_count or "all",
             "sequences": len(self.entries),
             "tokens": self.token_count,
+            "cores": self.core_count,
             "ms": round(1e3 * (end_time - self.start_time), 1),
         }

@@ -57,11 +57,18 @@ class Encoder(Protocol):
     def unmasked_length(self) -> int:
         """The attention length that may not share a micro-batch with others; 0: none."""
 
+    @property
+    def most_cores(self) -> int:
+        """How many cores can compute one micro-batch together; 1: each takes one of its own."""
+
     def attention_length(self, token_count: int) -> int:
         """The padded length at which a text of ``token_count`` tokens is computed: a function of the text alone."""
 
-    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0) -> NDArray[np.float32]:
-        """One micro-batch; float32 [len(sequences), dimension_count]. ``layer_count`` 0: with all layers."""
+    def run(self, sequences: Sequence[TokenIds], layer_count: int = 0, core_count: int = 1) -> NDArray[np.float32]:
+        """One micro-batch; float32 [len(sequences), dimension_count]. ``layer_count`` 0: with all layers.
+
+        ``core_count`` cores compute it, ``most_cores`` at most; the vectors are the same.
+        """
 
 
 @dataclass(frozen=True, slots=True)

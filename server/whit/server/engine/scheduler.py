@@ -20,26 +20,22 @@ from collections.abc import Callable, Iterable
 from whit.contract.errors import Problem
 from whit.server.engine import problems
 from whit.server.engine.admission import Admission
+from whit.server.engine.arrivals import Arrivals
 from whit.server.engine.buckets import Buckets
 from whit.server.engine.budget import token_budget
 from whit.server.engine.costs import CostModel
 from whit.server.engine.fairness import Line, Turns
+from whit.server.engine.forecast import ADMISSION_MARGIN, READING_MARGIN, Forecast
 from whit.server.engine.jobs import ALL_LAYERS, Depth, Draft, Job, MicroBatch
 from whit.server.engine.statistics import Statistics
 from whit.server.engine.types import Lane
 
-# For so long after an interactive job came, others are to be expected, which may need more than the express worker.
-_INTERACTIVE_MEMORY_S = 2.0
-
 # A lone short text runs in the calling thread, which is kept from all else meanwhile: waking a worker and being woken by it
-# takes 0.2 to 0.4 ms. Lone: nothing has ended just before, or calls that come close together would all run in that thread.
+# takes 0.2 to 0.4 ms.
 _QUICK_S = 0.002
-_LONE_S = 0.001
 
-# Predictions err. A job is let in only if it would be in time even if all took so much longer: what is run of one that is
-# late is lost to others. And it is read only with a larger margin: to read costs a tenth of what to run does.
-_ADMISSION_MARGIN = 1.2
-_READING_MARGIN = 1.3
+# What a model costs is learned from runs on one core: from so many before any is run on several.
+_LEARNED_RUNS = 8
 
 
 class Scheduler:
@@ -53,11 +49,16 @@ class Scheduler:
         queue_token_count: int,
         micro_batch_token_count: int,
         mixes: Callable[[str, int], bool] = lambda _model_id, _attention_length: False,
+        most_cores: Callable[[str], int] = lambda _model_id: 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Makes a scheduler; ``mixes`` tells of which attention lengths sequences of a model may be run beside others."""
+        """Makes a scheduler.
+
+        ``mixes`` tells of which attention lengths sequences of a model may be run beside others, ``most_cores`` how many
+        cores can compute one micro-batch of it together.
+        """
         self._worker_count = worker_count
-        self._micro_batch_token_count = micro_batch_token_count
+        self._most_cores = most_cores
         self._clock = clock
         self._admissions = {model_id: Admission(queue_token_count) for model_id in model_ids}
         self._costs = {model_id: CostModel() for model_id in self._admissions}
@@ -65,10 +66,18 @@ class Scheduler:
         self._buckets = Buckets(mixes)
         self._queued: dict[Job, None] = {}  # with waiting work, parked ones not counted
         self._statistics = Statistics()
-        self._interactive_time = float("-inf")  # when the last interactive job came
-        self._finish_time = float("-inf")  # when the last micro-batch ended
+        self._forecast = Forecast(
+            self._admissions,
+            self._costs,
+            self._turns,
+            self._statistics,
+            worker_count=worker_count,
+            micro_batch_token_count=micro_batch_token_count,
+        )
+        self._seen = Arrivals()
+        self._runs = 0  # going on now
         self._idle_workers = 0
-        self._bulk_runs = 0  # going on now
+        self._bulk_runs = 0  # of these, with bulk
         self._arrivals = itertools.count()
         self._batch_numbers = itertools.count(1)
         self._stopped = False
@@ -84,12 +93,13 @@ class Scheduler:
             if self._stopped:
                 return problems.shutting_down()
             job.submit_time = self._clock()
+            self._seen.come(job.submit_time, meets=self._is_busy)
             admission = self._admissions[job.model_id]
             if not job.patient and not admission.has_room(job.waiting_tokens):
                 self._statistics.refused_job_count += 1
-                return self._queue_full(job.model_id, job.waiting_tokens)
-            ahead = self._tokens_ahead(job.model_id, job.lane, job.waiting_tokens)
-            hopeless = self._hopeless_job(job, job.submit_time, ahead, _ADMISSION_MARGIN)
+                return self._forecast.queue_full(job.model_id, job.waiting_tokens)
+            ahead = self._forecast.tokens_ahead(job.model_id, job.lane, job.waiting_tokens)
+            hopeless = self._hopeless(job, job.submit_time, ahead, ADMISSION_MARGIN)
             if hopeless is not None:
                 self._statistics.deadline_token_count += job.waiting_tokens
                 return hopeless
@@ -103,7 +113,7 @@ class Scheduler:
         """Whether a job is best run by the caller: it is short, all workers wait for work, and calls come singly."""
         with self._work:
             alone = self._idle_workers == self._worker_count and not self._queued
-            if not alone or self._clock() - self._finish_time < _LONE_S:
+            if not alone or not self._seen.pauses(self._clock()):
                 return False
             costs = self._costs[job.model_id].costs
             return (
@@ -116,9 +126,12 @@ class Scheduler:
             if self._stopped:
                 return problems.shutting_down()
             now = job.submit_time = job.last_start_time = self._clock()
+            self._seen.come(now, meets=self._is_busy)
             self._statistics.lanes[job.lane].token_count += job.waiting_tokens
             self._statistics.lanes[job.lane].job_count += 1
-            return job.all_at_once(self._batch_numbers, now)
+            batches = job.all_at_once(self._batch_numbers, now, self._cores(job.model_id, self._worker_count, now))
+            self._runs += len(batches)
+            return batches
 
     def refusal(
         self, model_id: str, lane: Lane, deadline: float | None, token_count: int, depth: Depth = ALL_LAYERS
@@ -127,11 +140,11 @@ class Scheduler:
         with self._work:
             if not self._admissions[model_id].has_room(1):
                 self._statistics.refused_job_count += 1
-                return self._queue_full(model_id, 1)
+                return self._forecast.queue_full(model_id, 1)
             if deadline is None or not self._queued:
                 return None
-            work = self._tokens_ahead(model_id, lane, token_count), token_count, 0
-            hopeless = self._hopeless(model_id, lane, depth, deadline - self._clock(), *work, _READING_MARGIN)
+            work = self._forecast.tokens_ahead(model_id, lane, token_count), token_count, 0
+            hopeless = self._forecast.late(model_id, lane, depth, deadline - self._clock(), *work, READING_MARGIN)
             if hopeless is not None:
                 self._statistics.deadline_token_count += token_count
             return hopeless
@@ -139,7 +152,7 @@ class Scheduler:
     def set_budget(self, token_count: int) -> None:
         """From now on a micro-batch has so many tokens at most; a longer sequence runs alone."""
         with self._work:
-            self._micro_batch_token_count = token_count
+            self._forecast.micro_batch_token_count = token_count
 
     def discard(self, job: Job) -> None:
         """Forgets a job whose caller has gone: what no worker has started never runs. Does nothing to a settled job."""
@@ -187,6 +200,7 @@ class Scheduler:
             while not self._stopped:
                 batch = self._next_batch()
                 if batch is not None:
+                    self._runs += 1
                     self._bulk_runs += batch.lane is Lane.BULK
                     self._call_express()
                     return batch
@@ -201,6 +215,7 @@ class Scheduler:
             while not self._stopped:
                 batch = self._next_batch(Lane.INTERACTIVE) if self._needs_express() else None
                 if batch is not None:
+                    self._runs += 1
                     return batch
                 self._express_work.wait()
             return None
@@ -208,11 +223,13 @@ class Scheduler:
     def finish(self, batch: MicroBatch, problem: Problem | None = None) -> None:
         """Notes that a micro-batch ran: its vectors are written, or ``problem`` fails every job that was in it."""
         with self._work:
-            now = self._finish_time = self._clock()
+            now = self._clock()
+            self._seen.end(now)
             seconds = now - batch.start_time
+            self._runs -= 1
             self._bulk_runs -= batch.lane is Lane.BULK
             self._statistics.add_run(batch.token_count, seconds)
-            if problem is None:
+            if problem is None and batch.core_count == 1:  # costs are those of one core
                 self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds, batch.depth.share)
             for job in {job: None for job, _ in batch.entries}:
                 job.infer_s += seconds
@@ -252,8 +269,20 @@ class Scheduler:
             if has_room_for_all and self._pays(draft, model_id, line, other):
                 self._start_line(line, other, draft, now)
                 draft.grid_length = max(draft.grid_length, other)
-        number = next(self._batch_numbers)
-        return MicroBatch(number, model_id, lane, draft.grid_length, draft.entries, draft.token_count, now, depth)
+        is_lone = len(draft.entries) == 1 and not self._queued
+        cores = self._cores(model_id, 1 + self._idle_workers, now) if is_lone else 1
+        content = draft.grid_length, draft.entries, draft.token_count
+        return MicroBatch(next(self._batch_numbers), model_id, lane, *content, now, depth, cores)
+
+    def _cores(self, model_id: str, free: int, now: float) -> int:
+        """On how many of the free cores a lone sequence is to run."""
+        costs = self._costs[model_id].costs
+        is_known = costs is not None and costs.run_count >= _LEARNED_RUNS
+        return min(free, self._most_cores(model_id)) if is_known and self._seen.singly(now) else 1
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._queued) or self._runs > 0
 
     def _pays(self, draft: Draft, model_id: str, line: Line, other: int) -> bool:
         """Whether a line's sequences of another length cost less in this micro-batch than in a run of their own."""
@@ -288,9 +317,9 @@ class Scheduler:
             leader,
             attention_length,
             self._costs[leader.model_id].costs,
-            most=self._micro_batch_token_count,
+            most=self._forecast.micro_batch_token_count,
             share=-(-waiting // (self._idle_workers + 1)),
-            expects_interactive=now - self._interactive_time < _INTERACTIVE_MEMORY_S,
+            expects_interactive=self._seen.expects_interactive(now),
             now=now,
         )
 
@@ -298,47 +327,17 @@ class Scheduler:
         """Drops a job whose deadline has passed or cannot be met, even if it ran from now on."""
         if job.deadline is None:
             return False
-        problem = problems.deadline_exceeded() if job.deadline <= now else self._hopeless_job(job, now, 0)
+        problem = problems.deadline_exceeded() if job.deadline <= now else self._hopeless(job, now, 0)
         if problem is not None:
             self._statistics.deadline_token_count += job.waiting_tokens
             self._fail(job, problem)
         return problem is not None
 
-    def _hopeless_job(self, job: Job, now: float, tokens_ahead: int, margin: float = 1.0) -> Problem | None:
+    def _hopeless(self, job: Job, now: float, tokens_ahead: int, margin: float = 1.0) -> Problem | None:
         """Why starting a job is useless: it would be late. None if it may be in time, who knows, or nothing else waits."""
         if job.deadline is None or not any(other is not job for other in self._queued):
             return None
-        work = tokens_ahead, job.waiting_tokens, job.waiting_cells
-        return self._hopeless(
-            job.model_id, job.lane, job.depth, job.deadline - now, *work, margin, shared=not job.begun
-        )
-
-    def _hopeless(
-        self,
-        model_id: str,
-        lane: Lane,
-        depth: Depth,
-        left_s: float,
-        tokens_ahead: int,
-        token_count: int,
-        cell_count: int,
-        margin: float = 1.0,
-        *,
-        shared: bool = True,
-    ) -> Problem | None:
-        """Why a job of so much work would be done after its deadline, in ``left_s``; None if it may be, or who knows."""
-        # A job is done when the last micro-batch is that it is in, which fills up with others' work. Under overload dropping
-        # who comes too late for that is better than small micro-batches, later and later.
-        company = min(self._statistics.lanes[lane].waiting_token_count, self._micro_batch_token_count) if shared else 0
-        work = token_count, cell_count, tokens_ahead, company
-        needed_s = self._costs[model_id].needed_s(*work, self._worker_count, depth.share)
-        if needed_s is None or needed_s * margin <= left_s:
-            return None
-        return problems.deadline_hopeless(needed_s, left_s)
-
-    def _tokens_ahead(self, model_id: str, lane: Lane, token_count: int) -> int:
-        """Tokens that will run before a job is done that comes now. Errs on the low side: other models are not counted."""
-        return min(self._admissions[model_id].waiting_tokens, self._turns.tokens_ahead(lane, token_count))
+        return self._forecast.late_job(job, job.deadline - now, tokens_ahead, margin)
 
     # How jobs come and go.
 
@@ -348,8 +347,7 @@ class Scheduler:
         lane = self._statistics.lanes[job.lane]
         lane.waiting_token_count += job.waiting_tokens
         lane.waiting_job_count += 1
-        if job.lane is Lane.INTERACTIVE:
-            self._interactive_time = self._clock()
+        self._seen.queued(self._clock(), job.lane)
         self._turns.add(job)
         self._buckets.add(job)
         self._work.notify(min(self._idle_workers, job.unfinished))
@@ -408,10 +406,3 @@ class Scheduler:
     def _admit_parked(self, admission: Admission) -> None:
         while (job := admission.next_parked()) is not None:
             self._enqueue(job)
-
-    def _queue_full(self, model_id: str, token_count: int) -> Problem:
-        admission = self._admissions[model_id]
-        # Until there is room and, so that clients do not come back at once to be refused again, half is worked off.
-        tokens = max(admission.excess_tokens(token_count), admission.waiting_tokens // 2)
-        retry_after_s = self._costs[model_id].wait_s(tokens, self._worker_count)
-        return problems.queue_full(model_id, admission.waiting_tokens, admission.bound_tokens, retry_after_s)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from whit.server.engine import problems
 from whit.server.engine.jobs import MicroBatch
@@ -64,10 +65,8 @@ class Workers:
         model = self._models[batch.model_id]
         try:
             sequences = [waiting.ids for _, waiting in batch.entries]
-            if batch.lane is Lane.BULK:
-                vectors = self._bulk.submit(model.encoder.run, sequences, batch.layer_count).result()
-            else:
-                vectors = model.encoder.run(sequences, batch.layer_count)
+            run = partial(model.encoder.run, sequences, batch.layer_count, batch.core_count)
+            vectors = self._bulk.submit(run).result() if batch.lane is Lane.BULK else run()
             expected = len(batch.entries), model.manifest.dimension_count
             if vectors.shape != expected:
                 raise ValueError(f"the encoder gave vectors of shape {vectors.shape} instead of {expected}")
