@@ -104,6 +104,22 @@ def test_half_precision_weights_become_float32(folder: Path, kind: str, rounding
         np.testing.assert_allclose(array, whole[name], rtol=rounding, atol=1e-6)
 
 
+def test_layer_norms_under_their_old_names(folder: Path) -> None:
+    """The weights of bert-base-uncased call them gamma and beta, as TensorFlow did."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
+        for name, array in tensors.items()
+    }
+    save_file(renamed, file)
+
+    found = read_checkpoint(folder).tensors
+
+    assert renamed.keys() != tensors.keys() == found.keys()
+    assert all(np.array_equal(found[name], array) for name, array in tensors.items())
+
+
 def test_integer_buffers_are_left_out(folder: Path) -> None:
     path = folder / "model.safetensors"
     save_file(load_file(path) | {"embeddings.position_ids": np.arange(64)[None]}, path)

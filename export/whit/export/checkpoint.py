@@ -45,6 +45,8 @@ _ACTIVATIONS = {
     "torch.nn.modules.activation.GELU": "gelu",
 }
 
+_OLD_NAMES = {"gamma": "weight", "beta": "bias"}
+
 
 class CheckpointError(Exception):
     """A checkpoint cannot be compiled. The message names the file and says what to do."""
@@ -265,12 +267,17 @@ def _read_tensors(files: Sequence[Path]) -> Tensors:
                 for key in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
                     array = file.get_tensor(key)
                     if array.dtype.kind not in "iub":
-                        tensors[key] = _finite(np.asarray(array, np.float32), key, path)
+                        tensors[_named_today(key)] = _finite(np.asarray(array, np.float32), key, path)
         except (SafetensorError, OSError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error}); copy the file again or save it as float32 safetensors"
             ) from error
     return tensors
+
+
+def _named_today(key: str) -> str:
+    """A tensor's name; checkpoints from TensorFlow's day, bert-base-uncased among them, call what a LayerNorm has gamma and beta."""
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda found: f"LayerNorm.{_OLD_NAMES[found[1]]}", key)
 
 
 def _finite(array: FloatArray, key: str, path: Path) -> FloatArray:
