@@ -187,6 +187,8 @@ def _print(report: LayerReport | WidthReport | SpeedupReport, out: Path, seconds
     shown = report.width if isinstance(report, SpeedupReport) else report
     if isinstance(report, SpeedupReport):
         pairs.append(("speed", f"{report.speedup:.2f} times as fast ({report.dtype}, asked for {report.target:g})"))
+        if report.speedup < report.target:
+            pairs.append(("", "slower than asked for: run it again on a quieter machine, or ask for a little more"))
     if isinstance(shown, LayerReport):
         pairs.append(
             (
