@@ -13,7 +13,9 @@ from whit.export.derive import check_out, derive_checkpoint, read_steps
 from whit.export.prune.layers import LayerOptions, drop_layers
 from whit.export.prune.speedup import SpeedupOptions, prune_to_speedup
 from whit.export.prune.width import WidthOptions, prune_width
+from whit.export.rotation import RotateOptions, rotate
 from whit.export.vocabulary import TrimOptions, trim_vocabulary
+from whit.export.whitening import WhitenOptions, whiten
 
 
 def test_a_derived_folder_reads_back_with_its_new_weights(tmp_path: Path) -> None:
@@ -47,7 +49,24 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write anywhere
 
     with pytest.raises(CheckpointError, match=r"read-only\); choose another --out"):
-        check_out(tmp_path / "a" / "b")
+        check_out(tmp_path / "a" / "b", tmp_path / "source")
+
+
+@pytest.mark.parametrize("place", ["source/out", "source/a/b", "."])
+def test_a_place_in_the_checkpoint_or_around_it_is_refused(place: str, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+
+    with pytest.raises(CheckpointError, match=r"one in the other; choose another --out"):
+        drop_layers(source, tmp_path / place, LayerOptions(keep=(0,)))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert read_checkpoint(source)
+
+
+def test_a_place_below_a_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("dear reader")
+
+    with pytest.raises(CheckpointError, match=r"file is a file\); choose another --out"):
+        check_out(tmp_path / "file" / "a" / "b", tmp_path / "source")
 
 
 @pytest.mark.parametrize(
@@ -57,8 +76,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(
         lambda source, out: prune_width(source, out, WidthOptions(inner_count=8)),
         lambda source, out: prune_to_speedup(source, out, SpeedupOptions(target=1.5)),
         lambda source, out: trim_vocabulary(source, out, TrimOptions()),
+        lambda source, out: whiten(source, out, WhitenOptions()),
+        lambda source, out: rotate(source, out, RotateOptions()),
     ],
-    ids=["drop-layers", "narrow", "speedup", "trim"],
+    ids=["drop-layers", "narrow", "speedup", "trim", "whiten", "rotate"],
 )
 def test_long_steps_ask_before_they_begin(tmp_path: Path, step: Callable[[Path, Path], object]) -> None:
     (tmp_path / "out").mkdir()

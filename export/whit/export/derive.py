@@ -52,7 +52,7 @@ def derive_checkpoint(
     Raises:
         CheckpointError: ``out`` is something else, or cannot be written (no permission, disk full).
     """
-    check_out(out)
+    check_out(out, source)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
@@ -72,11 +72,16 @@ def derive_checkpoint(
         raise CheckpointError(f"{out} cannot be written ({why}); free space or choose another --out") from None
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, source: Path) -> None:
     """Raises CheckpointError where ``derive_checkpoint`` would not write: a long step asks before it begins."""
+    inside, around = out.resolve(), source.resolve()
+    if inside != around and (inside.is_relative_to(around) or around.is_relative_to(inside)):
+        raise CheckpointError(f"{out} and the checkpoint {source} lie one in the other; choose another --out")
     if out.exists() and not (out / STEPS_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists and was not made by whit; choose another --out or remove it")
     place = next(folder for folder in out.absolute().parents if folder.exists())
+    if not place.is_dir():
+        raise CheckpointError(f"{out} cannot be written ({place} is a file); choose another --out")
     if not os.access(place, os.W_OK):
         raise CheckpointError(f"{out} cannot be written ({place} is read-only); choose another --out")
 

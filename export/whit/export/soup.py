@@ -88,7 +88,7 @@ def soup(source: Path, out: Path, options: SoupOptions, progress: Progress = lam
         EvaluationError: ``sts_dev`` cannot be used.
     """
     options.check()
-    check_out(out)
+    check_out(out, source)
     folders = [source, *options.others]
     checkpoints = [read_checkpoint(folder) for folder in folders]
     encoder_weights(checkpoints[0])  # what cannot be compiled is refused now

@@ -76,7 +76,7 @@ def distill(source: Path, out: Path, options: DistillOptions, progress: Progress
         EvaluationError: ``sts_dev`` cannot be used.
     """
     options.check()
-    check_out(out)
+    check_out(out, source)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     run = _Run(source, out, options, progress)

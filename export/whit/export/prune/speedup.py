@@ -87,7 +87,7 @@ def prune_to_speedup(
         CheckpointError: the checkpoint, an option or the calibration text cannot be used, the target cannot be met (the
             message says the nearest), or ``out`` cannot be written.
     """
-    check_out(out)
+    check_out(out, source)
     subject = read_subject(source, options.calibration)
     pruned, reached, table = prune_subject_to_speedup(subject, options, progress)
     width = report_width(subject, pruned, options.method)
