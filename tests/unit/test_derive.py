@@ -35,6 +35,18 @@ def test_a_derived_folder_reads_back_with_its_new_weights(tmp_path: Path) -> Non
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs permissions")
+def test_what_comes_of_a_read_only_folder_can_be_written(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    for path in (source, *source.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+
+    drop_layers(source, tmp_path / "out" / "short", LayerOptions(keep=(0,)))
+    whiten(source, tmp_path / "out" / "white", WhitenOptions())
+
+    assert all(path.stat().st_mode & 0o200 for path in (tmp_path / "out").rglob("*"))
+
+
 def test_a_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source")
     with pytest.raises(CheckpointError, match="was not made by whit"):

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, Tensors, encoder_folder
+from whit.export.sealing import why
 from whit.export.trained import Rounding
 
 STEPS_FILE = "whit.json"
@@ -59,7 +60,7 @@ def derive_checkpoint(
             new = Path(scratch, "new")
             encoder = encoder_folder(source)
             kept = {ROUNDING_FILE} if keep_rounding else set()
-            shutil.copytree(source, new, ignore=lambda folder, names: _weights(Path(folder), names, encoder) - kept)
+            copy_folder(source, new, ignore=lambda folder, names: _weights(Path(folder), names, encoder) - kept)
             _write_encoder(new / encoder.relative_to(source), tensors, config or {}, tokenizer)
             if rounding is not None:
                 rounding.write(new)
@@ -68,8 +69,16 @@ def derive_checkpoint(
                 out.replace(Path(scratch, "old"))
             new.replace(out)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
-        why = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{out} cannot be written ({why}); free space or choose another --out") from None
+        raise CheckpointError(f"{out} cannot be written ({why(error)}); free space or choose another --out") from None
+
+
+def copy_folder(
+    source: Path, target: Path, ignore: Callable[[str, list[str]], set[str]] = lambda folder, names: set()
+) -> None:
+    """Copies a folder's content so that it can be changed, even where the source may only be read."""
+    shutil.copytree(source, target, ignore=ignore, copy_function=shutil.copyfile)
+    for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
+        folder.chmod(folder.stat().st_mode | 0o700)
 
 
 def check_out(out: Path, source: Path) -> None:

@@ -66,11 +66,16 @@ def check_out(out: Path) -> None:
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def is_full(error: Exception) -> bool:
-    """Whether a write failed for lack of space, as files and safetensors (which only says so in words) report it."""
-    if isinstance(error, OSError):
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed for lack of space; safetensors and shutil, which copies folders, say so in words alone."""
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
-    return any(f"os error {number}" in str(error) for number in _FULL)
+    return any(f"{words} {number}" in str(error) for number in _FULL for words in ("os error", "[Errno"))
+
+
+def why(error: BaseException) -> str:
+    """Why a write failed, in a few words."""
+    return "the disk is full" if is_full(error) else str(getattr(error, "strerror", None) or error)
 
 
 @contextmanager
