@@ -73,7 +73,10 @@ def test_a_speedup_that_was_missed_says_so(
         (["--heads", "2", "--reuse"], 2, "goes with --layers"),
         (["--heads", "2", "--dtype", "int8"], 2, "goes with --speedup"),
         (["--layers", "1", "--method", "obs"], 2, "goes with"),
-        (["--layers", "7"], 1, "from 1 to 2"),
+        (["--layers", "7"], 1, "whit prune: --layers must be from 1 to 2"),
+        (["--keep-layers", "0,7"], 1, "whit prune: --keep-layers must name layers from 0 to 1"),
+        (["--heads", "7"], 1, "whit prune: --heads must be from 1 to 4"),
+        (["--intermediate-size", "999"], 1, "whit prune: --intermediate-size must be from 1 to 64"),
         (["--speedup", "900x"], 1, "cannot be met"),
     ],
 )
