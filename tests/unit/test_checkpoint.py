@@ -377,6 +377,21 @@ def test_dense_that_states_no_activation_uses_tanh(tmp_path: Path) -> None:
     assert read_checkpoint(folder).dense[0].activation == "tanh"
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": 2}, "max_seq_length 2 leaves no room for a text"),
+        ("config_sentence_transformers.json", {"prompts": ["query: "]}, "prompts must be an object"),
+        ("config.json", {"matryoshka_dims": 8}, "matryoshka_dims must be a list of positive integers, got 8"),
+        ("config.json", {"matryoshka_dims": ["8"]}, "matryoshka_dims must be a list"),
+    ],
+)
+def test_settings_that_make_no_sense(folder: Path, file: str, change: dict[str, Any], words: str) -> None:
+    edit_json(folder / file, **change)
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(folder)
+
+
 def test_weights_that_are_not_finite(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     name = next(name for name in tensors if name.endswith("intermediate.dense.weight"))

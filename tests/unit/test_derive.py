@@ -35,6 +35,15 @@ def test_a_derived_folder_reads_back_with_its_new_weights(tmp_path: Path) -> Non
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "{"])
+def test_a_damaged_list_of_steps_is_named(content: str, tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source")
+    (source / "whit.json").write_text(content)
+
+    with pytest.raises(CheckpointError, match=r"whit.json does not hold the steps"):
+        drop_layers(source, tmp_path / "out", LayerOptions(keep=(0,)))
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs permissions")
 def test_what_comes_of_a_read_only_folder_can_be_written(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source")

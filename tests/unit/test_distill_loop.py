@@ -95,6 +95,7 @@ def test_prefixes_get_better_when_they_are_asked_for(place: Path, tmp_path: Path
                 Student(read_checkpoint(folder)).encode(sequences).vectors
                 for folder in (tmp_path / "out", place / "teacher")
             )
+        assert read_checkpoint(tmp_path / "out").matryoshka_dimension_counts == counts
         errors.append(float(prefix_loss(student, Scores.of_vectors(teacher), [8])))
     assert errors[1] < 0.8 * errors[0]
 

@@ -96,9 +96,18 @@ def check_out(out: Path, source: Path) -> None:
 
 
 def read_steps(folder: Path) -> list[dict[str, Any]]:
-    """The steps that led to a checkpoint folder, oldest first; empty for one that whit did not make."""
+    """The steps that led to a checkpoint folder, oldest first; empty for one that whit did not make.
+
+    Raises:
+        CheckpointError: the list is damaged.
+    """
     path = folder / STEPS_FILE
-    return list(json.loads(path.read_text(encoding="utf-8"))["steps"]) if path.is_file() else []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["steps"]) if path.is_file() else []
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{path} does not hold the steps that led there; copy the file again or remove it"
+        ) from None
 
 
 def _weights(folder: Path, names: list[str], encoder: Path) -> set[str]:

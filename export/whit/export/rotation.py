@@ -105,7 +105,7 @@ def rotation(vectors: FloatArray, prefixes: Sequence[int] = ()) -> FloatArray:
         prefixes: numbers of first dimensions whose cosines are to stay; the result has no numbers that reach across them.
     """
     turn = np.zeros((vectors.shape[1],) * 2, np.float32)
-    edges = sorted({0, *prefixes, vectors.shape[1]})
+    edges = sorted({0, *(count for count in prefixes if count < vectors.shape[1]), vectors.shape[1]})
     for start, end in itertools.pairwise(edges):
         turn[start:end, start:end] = _turned(vectors[:, start:end])
     return turn

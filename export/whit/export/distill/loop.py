@@ -176,7 +176,14 @@ class _Run:
             "options": dict(self._options.decisive()),
         }
         with with_dense(self._source, self._student.projection_arrays(), pooling=self._pooling) as source:
-            derive_checkpoint(source, self._out, tensors=self._student.arrays(), step=step, rounding=self._rounding)
+            derive_checkpoint(
+                source,
+                self._out,
+                tensors=self._student.arrays(),
+                config={"matryoshka_dims": list(counts)} if (counts := self._options.dimension_counts) else {},
+                step=step,
+                rounding=self._rounding,
+            )
         self._state.remove()
         return DistillReport(
             out=str(self._out),
