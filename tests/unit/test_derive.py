@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.tiny import write_checkpoint
 from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import check_out, derive_checkpoint, read_steps
 from whit.export.prune.layers import LayerOptions, drop_layers
 from whit.export.prune.speedup import SpeedupOptions, prune_to_speedup
@@ -54,6 +55,21 @@ def test_what_comes_of_a_read_only_folder_can_be_written(tmp_path: Path) -> None
     whiten(source, tmp_path / "out" / "white", WhitenOptions())
 
     assert all(path.stat().st_mode & 0o200 for path in (tmp_path / "out").rglob("*"))
+
+
+def test_the_folder_that_the_command_runs_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop_layers(write_checkpoint(tmp_path / "source"), tmp_path / "out", LayerOptions(keep=(0, 1)))
+    monkeypatch.chdir(tmp_path / "out")
+
+    for step in (
+        lambda: drop_layers(Path(), Path(), LayerOptions(keep=(0,))),
+        lambda: compile_checkpoint(tmp_path / "source", Path(), ExportOptions(dtype="float32")),
+    ):
+        with pytest.raises(
+            CheckpointError, match="is where the command runs, and would be replaced; choose another --out"
+        ):
+            step()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "source"]
 
 
 def test_a_folder_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:

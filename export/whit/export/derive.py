@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, Tensors, encoder_folder
-from whit.export.sealing import why
+from whit.export.sealing import check_not_here, why
 from whit.export.trained import Rounding
 
 STEPS_FILE = "whit.json"
@@ -83,6 +83,7 @@ def copy_folder(
 
 def check_out(out: Path, source: Path) -> None:
     """Raises CheckpointError where ``derive_checkpoint`` would not write: a long step asks before it begins."""
+    check_not_here(out)
     inside, around = out.resolve(), source.resolve()
     if inside != around and (inside.is_relative_to(around) or around.is_relative_to(inside)):
         raise CheckpointError(f"{out} and the checkpoint {source} lie one in the other; choose another --out")

@@ -57,10 +57,21 @@ def check_out(out: Path) -> None:
     """Refuses to replace what is not a package.
 
     Raises:
-        CheckpointError: something else is there.
+        CheckpointError: something else is there, or the command runs in it.
     """
+    check_not_here(out)
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists and is not a package; choose another --out or remove it")
+
+
+def check_not_here(out: Path) -> None:
+    """Refuses to replace the folder that the command runs in, or one around it: the shell would be left in the old one.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise CheckpointError(f"{out} is where the command runs, and would be replaced; choose another --out")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
