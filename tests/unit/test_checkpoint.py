@@ -104,6 +104,22 @@ def test_half_precision_weights_become_float32(folder: Path, kind: str, rounding
         np.testing.assert_allclose(array, whole[name], rtol=rounding, atol=1e-6)
 
 
+def test_layer_norms_under_their_old_names(folder: Path) -> None:
+    """The weights of bert-base-uncased call them gamma and beta, as TensorFlow did."""
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    renamed = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
+        for name, array in tensors.items()
+    }
+    save_file(renamed, file)
+
+    found = read_checkpoint(folder).tensors
+
+    assert renamed.keys() != tensors.keys() == found.keys()
+    assert all(np.array_equal(found[name], array) for name, array in tensors.items())
+
+
 def test_integer_buffers_are_left_out(folder: Path) -> None:
     path = folder / "model.safetensors"
     save_file(load_file(path) | {"embeddings.position_ids": np.arange(64)[None]}, path)
@@ -359,6 +375,21 @@ def test_dense_that_states_no_activation_uses_tanh(tmp_path: Path) -> None:
     tiny.write_json(folder / "2_Dense" / "config.json", {"in_features": 32, "out_features": 16})
 
     assert read_checkpoint(folder).dense[0].activation == "tanh"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("sentence_bert_config.json", {"max_seq_length": 2}, "max_seq_length 2 leaves no room for a text"),
+        ("config_sentence_transformers.json", {"prompts": ["query: "]}, "prompts must be an object"),
+        ("config.json", {"matryoshka_dims": 8}, "matryoshka_dims must be a list of positive integers, got 8"),
+        ("config.json", {"matryoshka_dims": ["8"]}, "matryoshka_dims must be a list"),
+    ],
+)
+def test_settings_that_make_no_sense(folder: Path, file: str, change: dict[str, Any], words: str) -> None:
+    edit_json(folder / file, **change)
+    with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(folder)
 
 
 def test_weights_that_are_not_finite(folder: Path) -> None:

@@ -208,10 +208,11 @@ def test_unknown_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("options", "code", "part"),
     [
         (["--dtype", "int4"], 2, "'int4' is not one of 'int8', 'float32'"),
-        (["--pooling", "sum"], 1, "pooling must be one of mean, cls, max,"),
+        (["--pooling", "sum"], 1, "--pooling must be one of mean, cls, max,"),
         (["--max-token-count", "0"], 2, "0 is not in the range x>=1"),
-        (["--max-token-count", "9999"], 1, "max_token_count must be 8 to 64"),
-        (["--name", "a/b"], 1, "name must be 1 to 128 of letters, digits"),
+        (["--max-token-count", "9999"], 1, "--max-token-count must be 8 to 64"),
+        (["--embedding-code-count", "8"], 1, "--embedding-code-count is for --embedding-dtype pq, not int8"),
+        (["--name", "a/b"], 1, "--name must be 1 to 128 of letters, digits"),
         (["--calibration", "no-such-file.txt"], 1, "no-such-file.txt cannot be read"),
     ],
 )
@@ -224,6 +225,20 @@ def test_option_that_cannot_be_used(
     assert line.startswith("whit export: ")
     assert part in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_is_spoken_of_in_its_own_keys(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    arguments = ["export", str(checkpoint), "--recipe", str(recipe), "--out", str(tmp_path / "package")]
+
+    recipe.write_text("[export]\nmax_token_count = 9999\n")
+    assert failure(capsys, arguments)[1] == (
+        f"whit export: {recipe}: [export]: max_token_count must be 8 to 64 (the model's positions), got 9999"
+    )
+    recipe.write_text("[export]\nmax_tokens = 9999\n")
+    assert "did you mean 'max_token_count'?" in failure(capsys, arguments)[1]
 
 
 def test_directory_that_is_no_package_is_left_alone(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.support.disk import full_disk
 from tests.support.tiny import vocabulary, write_checkpoint
 from whit.cli.app import run as whit
 from whit.export.checkpoint import CheckpointError, read_checkpoint
@@ -94,6 +95,7 @@ def test_prefixes_get_better_when_they_are_asked_for(place: Path, tmp_path: Path
                 Student(read_checkpoint(folder)).encode(sequences).vectors
                 for folder in (tmp_path / "out", place / "teacher")
             )
+        assert read_checkpoint(tmp_path / "out").matryoshka_dimension_counts == counts
         errors.append(float(prefix_loss(student, Scores.of_vectors(teacher), [8])))
     assert errors[1] < 0.8 * errors[0]
 
@@ -171,6 +173,7 @@ def test_a_teacher_of_another_width(projection: str, count: int, place: Path, tm
     [
         ({"teacher": Path("nowhere")}, "nowhere is not a folder"),
         ({"texts": (Path("nothing.txt"),)}, "nothing.txt cannot be read"),
+        ({"max_token_count": 2}, "max_token_count must be more than 2, .* got 2"),
         ({"dimension_counts": (32,)}, "dimension_counts must be 1 to 31"),
         ({"hidden_weight": 1.0, "hidden_layers": (0,)}, "hidden_layers must name 2 of the teacher's layers 0 to 1"),
     ],
@@ -180,6 +183,48 @@ def test_what_cannot_be_used_is_named(changes: dict[str, Any], message: str, pla
 
     with pytest.raises(CheckpointError, match=message):
         distill(place / "student", tmp_path / "out", options(place, **changes))
+
+
+def test_a_bare_folder_gets_a_dense_too(place: Path, tmp_path: Path) -> None:
+    from whit.export.distill.loop import distill
+
+    source = write_checkpoint(tmp_path / "bare", pooling=None)
+    distill(source, tmp_path / "out", options(place, teacher=place / "wide", projection="learned", epochs=1))
+
+    found = read_checkpoint(tmp_path / "out")
+    assert (found.pooling, found.normalize, found.dense[0].weight.shape) == ("mean", True, (32, 48))
+
+
+def test_the_same_weights_pooled_otherwise_are_another_teacher(place: Path, tmp_path: Path) -> None:
+    from whit.export.distill.teacher import open_teacher
+
+    fingerprints = set()
+    for pooling in ("mean", "cls"):
+        folder = write_checkpoint(tmp_path / pooling, pooling=pooling)
+        package = open_teacher(folder, tmp_path / "cache", "float32", lambda *_: None)
+        assert package.manifest.pooling == pooling
+        fingerprints.add(package.manifest.fingerprint)
+    assert len(fingerprints) == 2
+
+
+def test_a_disk_that_is_full(place: Path, tmp_path: Path) -> None:
+    from whit.export.distill.loop import distill
+
+    compile_checkpoint(place / "teacher", tmp_path / "teacher", ExportOptions(dtype="float32"))
+    chosen = options(place, teacher=tmp_path / "teacher", save_every=1)
+    with (
+        full_disk(),
+        pytest.raises(CheckpointError, match=r"out.training cannot be written \(the disk is full\); free"),
+    ):
+        distill(place / "student", tmp_path / "out", chosen)
+    assert [path.name for path in tmp_path.iterdir()] == ["teacher"]
+
+
+def test_a_teacher_for_which_there_is_no_room(place: Path, tmp_path: Path) -> None:
+    from whit.export.distill.teacher import open_teacher
+
+    with full_disk(), pytest.raises(CheckpointError, match="the disk is full; free space or choose another --cache"):
+        open_teacher(place / "teacher", tmp_path / "cache", "float32", lambda *_: None)
 
 
 def test_a_folder_of_somebody_else_is_refused_before_training(place: Path, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_sts_with_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
         (["sentence1\tsentence2\tscore", "a\tb\t1", "", "a\tb\thigh"], "line 4: the score 'high' is no number"),
         (["sentence1\tsentence2\tscore", "a\tb\tnan", "a\tb\t1"], "line 2: the score 'nan'"),
         (["sentence1\tsentence2\tscore", "a\tb\t1"], "has 1 sentence pairs"),
+        (["sentence1\tsentence2\tscore", "a\tb\t2", "c\td\t2.0"], "every pair has the score 2"),
         ([""], "line 1: no column"),
     ],
 )
@@ -88,6 +89,12 @@ def test_retrieval_joins_titles_and_drops_judgements_of_nought(tmp_path: Path) -
     ("corpus", "queries", "qrels", "words"),
     [
         (CORPUS, QUERIES, ["q9\td1\t1"], "test.tsv, line 2: queries.jsonl has no query 'q9'"),
+        (
+            CORPUS,
+            QUERIES,
+            ["q1\td1\t1", "q1\td2\t0", "q1\td1\t0"],
+            "line 4: query 'q1' and document 'd1' had the score 1",
+        ),
         (CORPUS, QUERIES, ["q1\td1\t1", "q1\td9\t1"], "test.tsv, line 3: corpus.jsonl has no document 'd9'"),
         (CORPUS, QUERIES, ["q1\td1\t0"], "judges no document above 0"),
         ([*CORPUS, {"_id": "d1", "text": "x"}], QUERIES, [], "corpus.jsonl, line 3: _id 'd1' is there twice"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support import tables
 from tests.support.tiny import write_checkpoint
 from whit.contract.vectors import binary_codes
 from whit.export.compile import ExportOptions, compile_checkpoint
@@ -144,6 +145,13 @@ def test_vectors_are_the_runtimes_own_whatever_is_embedded_beside_them(package: 
 
     assert vectors[:5].tobytes() == vectors[5:].tobytes() == open_encoder(opened).encode(ids).tobytes()
     assert model.cut_count == 1  # and it is counted once
+
+
+def test_a_text_without_tokens_has_no_direction(tmp_path: Path) -> None:
+    (tmp_path / "static").mkdir()
+    model = Model(tables.write(tmp_path / "static"))
+
+    assert not model.embed(["", " "]).any()
 
 
 def test_prompts_are_put_before_texts_of_their_role(package: Path) -> None:

@@ -109,6 +109,8 @@ def test_padding_id_moves_the_positions(tmp_path: Path) -> None:
         ({"position_embedding_type": "relative_key"}, ["position_embedding_type 'relative_key'", "absolute"]),
         ({"is_decoder": True}, ["is_decoder"]),
         ({"hidden_act": "silu"}, ["hidden_act 'silu'", "gelu"]),
+        ({"hidden_act": ["gelu"]}, ["hidden_act ['gelu']"]),
+        ({"layer_norm_eps": float("nan")}, ["layer_norm_eps", "nan"]),
         ({"num_hidden_layers": None}, ["num_hidden_layers must be a positive integer", "None"]),
         ({"num_hidden_layers": 0}, ["num_hidden_layers", "got 0"]),
         ({"num_attention_heads": "4"}, ["num_attention_heads", "'4'"]),

@@ -1,35 +1,18 @@
-"""A disk that fills up while a checkpoint or a package is written: one line that says so, and nothing left behind.
+"""A disk that fills up while a checkpoint or a package is written: one line that says so, and nothing left behind."""
 
-A limit on the size of files stands in for the disk: writes fail in the same place, with "file too large".
-"""
-
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.disk import full_disk
 from tests.support.tiny import write_checkpoint
 from whit.cli.app import run
-
-LIMIT_BYTES = 8192
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(
     "command",
-    [["trim"], ["export", "--dtype", "float32"], ["export", "--dtype", "int8"]],
-    ids=["trim", "export float32", "export int8"],
+    [["trim"], ["prune", "--heads", "2"], ["export", "--dtype", "float32"], ["export", "--dtype", "int8"]],
+    ids=["trim", "prune", "export float32", "export int8"],
 )
 def test_a_full_disk(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = write_checkpoint(tmp_path / "tiny")
@@ -41,5 +24,6 @@ def test_a_full_disk(command: list[str], tmp_path: Path, capsys: pytest.CaptureF
     assert printed.out == ""
     assert printed.err.count("\n") == 1
     assert "out cannot be written" in printed.err
+    assert "the disk is full" in printed.err
     assert "free space or choose another --out" in printed.err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]

@@ -10,6 +10,10 @@ import pytest
 from tests.support import tiny
 from whit.cli.app import run
 from whit.export.checkpoint import read_checkpoint
+from whit.export.prune import speedup
+from whit.export.prune.latency import LatencyTable
+from whit.export.prune.speedup import SpeedupReport
+from whit.export.prune.width import WidthReport
 
 
 def test_layers_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +44,22 @@ def test_columns_and_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert read_checkpoint(out).tensors["encoder.layer.0.intermediate.dense.weight"].shape == (48, 32)
 
 
+@pytest.mark.parametrize(("reached", "missed"), [(1.4, True), (1.6, False)])
+def test_a_speedup_that_was_missed_says_so(
+    reached: float,
+    missed: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    width = WidthReport("obs", (1, 1), (16, 16), 0.9, 0.8, 200, 100)
+    report = SpeedupReport(1.5, reached, "int8", width, LatencyTable(1.0, {}, {}))
+    monkeypatch.setattr(speedup, "prune_to_speedup", lambda *_: report)
+
+    assert run(["prune", "source", "--out", str(tmp_path / "out"), "--speedup", "1.5x"]) == 0
+    assert ("slower than asked for" in capsys.readouterr().out) == missed
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -53,7 +73,10 @@ def test_columns_and_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--heads", "2", "--reuse"], 2, "goes with --layers"),
         (["--heads", "2", "--dtype", "int8"], 2, "goes with --speedup"),
         (["--layers", "1", "--method", "obs"], 2, "goes with"),
-        (["--layers", "7"], 1, "from 1 to 2"),
+        (["--layers", "7"], 1, "whit prune: --layers must be from 1 to 2"),
+        (["--keep-layers", "0,7"], 1, "whit prune: --keep-layers must name layers from 0 to 1"),
+        (["--heads", "7"], 1, "whit prune: --heads must be from 1 to 4"),
+        (["--intermediate-size", "999"], 1, "whit prune: --intermediate-size must be from 1 to 64"),
         (["--speedup", "900x"], 1, "cannot be met"),
     ],
 )

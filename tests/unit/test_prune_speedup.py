@@ -12,9 +12,17 @@ import pytest
 from tests.support import tiny
 from whit.export.checkpoint import CheckpointError, read_checkpoint
 from whit.export.families import encoder_weights
-from whit.export.prune.latency import LatencyTable, cut_to_shapes, int8_plan
+from whit.export.prune import speedup
+from whit.export.prune.latency import LatencyTable, Timer, cut_to_shapes, int8_plan
 from whit.export.prune.shapes import Shape, shapes_of
-from whit.export.prune.speedup import SpeedupOptions, build_database, cheapest_sizes, prune_to_speedup, search
+from whit.export.prune.speedup import (
+    SpeedupOptions,
+    build_database,
+    cheapest_sizes,
+    prune_subject_to_speedup,
+    prune_to_speedup,
+    search,
+)
 from whit.export.prune.subject import read_subject
 
 
@@ -100,6 +108,21 @@ def test_a_model_gets_faster_by_the_clock(tmp_path: Path) -> None:
         zip(report.width.head_counts, report.width.inner_counts, strict=True)
     )
     assert report.width.parameter_count < report.width.parameter_count_before
+
+
+def test_the_search_nearest_to_the_target_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is scripted: a short search, four whole ones of which none hits 1.5 to 1.59, and what comes out."""
+    subject = read_subject(tiny.write_checkpoint(tmp_path), None)
+    found = [[Shape(heads, 16), Shape(1, 16)] for heads in (1, 2, 3, 4, 1)]
+    times, shapes = iter([1.2, 1.3, 1.7, 1.46, 1.35, 1.44]), iter(found)
+    monkeypatch.setattr(speedup, "_check_reach", lambda *_: None)
+    monkeypatch.setattr(speedup, "search", lambda *_: next(shapes))
+    monkeypatch.setattr(Timer, "speedup", lambda *_: next(times))
+
+    pruned, reached, _ = prune_subject_to_speedup(subject, SpeedupOptions(1.5, dtype="float32", trials=2))
+
+    assert shapes_of(pruned) == found[3]
+    assert reached == 1.44
 
 
 def test_a_target_out_of_reach_says_the_nearest(tmp_path: Path) -> None:

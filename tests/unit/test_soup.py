@@ -74,6 +74,15 @@ def test_weights_are_shares(place: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(same[name], tensor) for name, tensor in first.items())
 
 
+def test_a_student_of_prefixes_can_be_averaged_with_its_model(tmp_path: Path) -> None:
+    model = write_checkpoint(tmp_path / "model")
+    student = write_checkpoint(tmp_path / "student", seed=1, matryoshka_dims=[8])
+
+    soup(student, tmp_path / "soup", SoupOptions((model,)))
+
+    assert read_checkpoint(tmp_path / "soup").matryoshka_dimension_counts == (8,)
+
+
 def test_a_greedy_soup_leaves_out_what_harms(place: Path, tmp_path: Path) -> None:
     noisy(place / "model", place / "lost", seed=9, size=0.5)
     others = (place / "run-1", place / "lost", place / "run-2")

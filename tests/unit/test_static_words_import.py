@@ -175,3 +175,44 @@ def test_a_value_that_is_no_number_is_named_by_its_line(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"line 3 has what is no number"):
         read_word_vectors(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("2 3\nthe 1 2 3\nof 1 2 x\n", "line 3 has what is no number"),
+        ("9 3\nthe 1 2 3\nof 1 2 3\n", "its header says 9 words, it ends after 2"),
+        ("-2 3\nthe 1 2 3\nof 1 2 3\n", "its header says -2 words of 3 values"),
+        ("2 3\nthe 1 2 3\nof 1 nan 3\n", "vector of 'of' has values that are not finite"),
+        ("the 1 2 3\nof 1 inf 3\n", "vector of 'of' has values that are not finite"),
+    ],
+)
+def test_what_is_wrong_with_a_text_file_is_said(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "vectors"
+    path.write_text(content)
+
+    with pytest.raises(CheckpointError, match=message):
+        read_word_vectors(path)
+
+
+def test_no_more_of_a_short_file_is_missed_than_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "vectors"
+    path.write_text("9 3\nthe 1 2 3\nof 1 2 3\n")
+
+    assert read_word_vectors(path, 2).words == ["the", "of"]
+
+
+def test_a_first_word_with_a_blank_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "vectors"
+    path.write_text("2 3\nnew york 1 2 3\nof 1 2 3\n\n")
+
+    assert read_word_vectors(path).words == ["new york", "of"]
+
+
+def test_words_that_nothing_tells_apart_make_no_package(tmp_path: Path) -> None:
+    path = tmp_path / "vectors"
+    path.write_text("1 3\nthe 1 2 3\n")
+
+    with pytest.raises(CheckpointError, match=r"nothing tells its words apart \(1 read\)"):
+        make_from_words(path, tmp_path / "p", WordOptions())
+    assert not (tmp_path / "p").exists()

@@ -7,8 +7,11 @@ import pytest
 
 from tests.support import parity
 from tests.support.tiny import write_checkpoint
+from whit.contract.manifest import read_manifest
 from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import read_steps
+from whit.export.rotation import RotateOptions, rotate
 from whit.export.whitening import WhitenOptions, whiten, whitening
 
 TEXTS = [" ".join(text.split()[:8]) for text in parity.mixed_texts(120)]
@@ -73,3 +76,15 @@ def test_what_cannot_be_done_is_refused(options: dict[str, float], message: str,
     corpus.write_text("\n".join(TEXTS))
     with pytest.raises(CheckpointError, match=message):
         whiten(write_checkpoint(tmp_path / "a"), tmp_path / "out", WhitenOptions(corpus, **options))  # type: ignore[arg-type]
+
+
+def test_prefixes_longer_than_the_vectors_that_are_left_are_not_offered(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "source", matryoshka_dims=[8, 24])
+    whiten(source, tmp_path / "white", WhitenOptions(dimension_count=16, power=0))
+    compile_checkpoint(tmp_path / "white", tmp_path / "package", ExportOptions(dtype="float32"))
+    rotate(tmp_path / "white", tmp_path / "turned", RotateOptions())
+
+    assert read_manifest(tmp_path / "package").matryoshka_dimension_counts == (8,)
+    turn = read_checkpoint(tmp_path / "turned").dense[-1].weight
+    assert turn.shape == (16, 16)
+    assert not turn[:8, 8:].any()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -152,7 +153,7 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
     if isinstance(error, OSError):
         return f"{command}: {error}", 1
     if _is_expected(error):
-        return f"{command}: {_in_words_of_flags(error)}", 1
+        return f"{command}: {_in_words_of_flags(error, name)}", 1
     return f"{command}: internal error: {type(error).__name__}: {error} (WHIT_DEBUG=1 shows the traceback)", 1
 
 
@@ -165,10 +166,33 @@ def _is_a(error: Exception, module: str, name: str) -> bool:
     return isinstance(kind, type) and isinstance(error, kind)
 
 
-def _in_words_of_flags(error: Exception) -> str:
+def _in_words_of_flags(error: Exception, name: str) -> str:
+    if _is_a(error, "whit.export.checkpoint", "CheckpointError") or _is_a(
+        error, "whit.export.evaluate.data", "EvaluationError"
+    ):
+        in_a_recipe = _is_a(error, "whit.export.recipe.parse", "RecipeError")
+        return str(error) if in_a_recipe else _with_flags(str(error), name)
     if not _is_a(error, "whit.client", "WhitError"):
         return str(error)
     from whit.cli.remote import why  # the client is loaded, so this costs nothing
 
     words = why(error)
     return f"the text {words}" if words.startswith(("has ", "is ")) else words
+
+
+def _with_flags(message: str, name: str) -> str:
+    """A message about the options of a Python function as one about those of the command: ``max_loss`` is ``--max-loss``.
+
+    A name of one word is only taken for an option's in the subject of the sentence.
+    """
+    command = group.get_command(click.Context(group), name)
+    options = [option for option in command.params if isinstance(option, click.Option)] if command else []
+    flags = {option.name: max(option.opts, key=len) for option in options}
+
+    def flag(found: re.Match[str]) -> str:
+        return flags.get(found[0], found[0])
+
+    subject = re.match(r"[\w ,]+(?= (?:must|needs|without|exclude)\b)", message)
+    end = subject.end() if subject else 0
+    rest = re.sub(r"(?<![\w./'\"-])[a-z0-9]+(?:_[a-z0-9]+)+(?![\w/'\"]|\.\w)", flag, message[end:])
+    return re.sub(r"\w+", flag, message[:end]) + rest

@@ -60,9 +60,14 @@ class _Speedup(click.ParamType[float]):
     "--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the new checkpoint."
 )
 @click.option(
-    "--keep-layers", type=_Layers(), help="Keep these layers, counted from 0; one that is named twice is run twice."
+    "--keep-layers",
+    "keep",
+    type=_Layers(),
+    help="Keep these layers, counted from 0; one that is named twice is run twice.",
 )
-@click.option("--layers", metavar="N|auto", help="Keep so many layers; auto: up to the minimum of the loss curve.")
+@click.option(
+    "--layers", "count", metavar="N|auto", help="Keep so many layers; auto: up to the minimum of the loss curve."
+)
 @click.option(
     "--criterion",
     type=click.Choice(["cosine", "entropy", "loss", "even"]),
@@ -76,11 +81,15 @@ class _Speedup(click.ParamType[float]):
     "package stores it once.",
 )
 @click.option(
-    "--intermediate-size", type=click.IntRange(min=1), help="Keep so many feed-forward columns in each layer."
+    "--intermediate-size",
+    "inner_count",
+    type=click.IntRange(min=1),
+    help="Keep so many feed-forward columns in each layer.",
 )
-@click.option("--heads", type=click.IntRange(min=1), help="Keep so many attention heads in each layer.")
+@click.option("--heads", "head_count", type=click.IntRange(min=1), help="Keep so many attention heads in each layer.")
 @click.option(
     "--speedup",
+    "target",
     type=_Speedup(),
     help="Choose heads and columns of each layer so that it is so many times as fast here.",
 )
@@ -104,13 +113,13 @@ class _Speedup(click.ParamType[float]):
 def prune(
     checkpoint: Path,
     out: Path,
-    keep_layers: tuple[int, ...] | None,
-    layers: str | None,
+    keep: tuple[int, ...] | None,
+    count: str | None,
     criterion: str | None,
     reuse: bool,
-    intermediate_size: int | None,
-    heads: int | None,
-    speedup: float | None,
+    inner_count: int | None,
+    head_count: int | None,
+    target: float | None,
     dtype: str | None,
     method: str | None,
     calibration: Path | None,
@@ -122,15 +131,15 @@ def prune(
     prune it further, distill into it, or compile it with whit export. Runs on calibration text alone: no torch, no labels.
     """
     asked = {
-        "--keep-layers or --layers": keep_layers is not None or layers is not None,
-        "--intermediate-size or --heads": intermediate_size is not None or heads is not None,
-        "--speedup": speedup is not None,
+        "--keep-layers or --layers": keep is not None or count is not None,
+        "--intermediate-size or --heads": inner_count is not None or head_count is not None,
+        "--speedup": target is not None,
     }
     if sum(asked.values()) != 1:
         raise click.UsageError(f"Give one of {', '.join(asked)}; further steps are commands of their own.")
-    if (criterion is not None or reuse) and layers is None:
+    if (criterion is not None or reuse) and count is None:
         raise click.UsageError(f"{'--criterion' if criterion else '--reuse'} goes with --layers.")
-    if dtype is not None and speedup is None:
+    if dtype is not None and target is None:
         raise click.UsageError("--dtype goes with --speedup.")
     if method is not None and asked["--keep-layers or --layers"]:
         raise click.UsageError("--method goes with --intermediate-size, --heads or --speedup.")
@@ -138,31 +147,31 @@ def prune(
     start = time.perf_counter()
     report: LayerReport | WidthReport | SpeedupReport
     with stages() as show:
-        if speedup is not None:
+        if target is not None:
             from whit.export.prune.speedup import SpeedupOptions, prune_to_speedup
 
             report = prune_to_speedup(
                 checkpoint,
                 out,
-                SpeedupOptions(speedup, dtype=dtype or "int8", method=method or "obs", calibration=calibration),
+                SpeedupOptions(target, dtype=dtype or "int8", method=method or "obs", calibration=calibration),
                 show,
             )
         elif asked["--keep-layers or --layers"]:
             from whit.export.prune.layers import LayerOptions, drop_layers
 
-            count = _layer_count(layers)
-            chosen = criterion or ("cosine" if count else "loss")
+            layer_count = _layer_count(count)
+            chosen = criterion or ("cosine" if layer_count else "loss")
             report = drop_layers(
                 checkpoint,
                 out,
-                LayerOptions(keep_layers, count, criterion=chosen, reuse=reuse, calibration=calibration),
+                LayerOptions(keep, layer_count, criterion=chosen, reuse=reuse, calibration=calibration),
                 show,
             )
         else:
             from whit.export.prune.width import WidthOptions, prune_width
 
             report = prune_width(
-                checkpoint, out, WidthOptions(intermediate_size, heads, method or "stat", calibration), show
+                checkpoint, out, WidthOptions(inner_count, head_count, method or "stat", calibration), show
             )
     seconds = time.perf_counter() - start
     if as_json:
@@ -187,6 +196,8 @@ def _print(report: LayerReport | WidthReport | SpeedupReport, out: Path, seconds
     shown = report.width if isinstance(report, SpeedupReport) else report
     if isinstance(report, SpeedupReport):
         pairs.append(("speed", f"{report.speedup:.2f} times as fast ({report.dtype}, asked for {report.target:g})"))
+        if report.speedup < report.target:
+            pairs.append(("", "slower than asked for: run it again on a quieter machine, or ask for a little more"))
     if isinstance(shown, LayerReport):
         pairs.append(
             (

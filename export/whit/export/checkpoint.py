@@ -45,6 +45,8 @@ _ACTIVATIONS = {
     "torch.nn.modules.activation.GELU": "gelu",
 }
 
+_OLD_NAMES = {"gamma": "weight", "beta": "bias"}
+
 
 class CheckpointError(Exception):
     """A checkpoint cannot be compiled. The message names the file and says what to do."""
@@ -107,6 +109,7 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     rounding = [path for path in (encoder / ROUNDING_FILE,) if path.is_file()]
     dense_files = [file for path in modules.dense for file in (path / "config.json", *_weight_files(path))]
     tensors = _read_tensors(weight_files)
+    tokenizer = _read_tokenizer(encoder, bool(settings.get("do_lower_case")))
     chosen = choose_pooling(modules.pooling, pooling)
     dense = [_pooler(tensors)] if chosen == "pooler" else []
     license_name, license_files = _read_license(folder)
@@ -114,13 +117,13 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
         name=folder.resolve().name,
         config=config,
         tensors=tensors,
-        tokenizer=_read_tokenizer(encoder, bool(settings.get("do_lower_case"))),
+        tokenizer=tokenizer,
         pooling=chosen,
         normalize=modules.normalize,
-        max_token_count=_max_token_count(encoder, settings),
+        max_token_count=_max_token_count(encoder, settings, tokenizer.num_special_tokens_to_add(is_pair=False)),
         dense=(*dense, *(_read_dense(path) for path in modules.dense)),
-        prompts={str(k): str(v) for k, v in (extras.get("prompts") or {}).items()},
-        matryoshka_dimension_counts=tuple(extras.get("matryoshka_dims") or config.get("matryoshka_dims") or ()),
+        prompts=_prompts(extras, folder),
+        matryoshka_dimension_counts=_matryoshka(config, extras, folder),
         license=license_name,
         license_files=license_files,
         sha256=_hash([*weight_files, *rounding, *dense_files, encoder / "config.json", encoder / "tokenizer.json"]),
@@ -265,12 +268,17 @@ def _read_tensors(files: Sequence[Path]) -> Tensors:
                 for key in file.keys():  # noqa: SIM118  (safe_open is not a mapping)
                     array = file.get_tensor(key)
                     if array.dtype.kind not in "iub":
-                        tensors[key] = _finite(np.asarray(array, np.float32), key, path)
+                        tensors[_named_today(key)] = _finite(np.asarray(array, np.float32), key, path)
         except (SafetensorError, OSError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path} cannot be read ({error}); copy the file again or save it as float32 safetensors"
             ) from error
     return tensors
+
+
+def _named_today(key: str) -> str:
+    """A tensor's name; checkpoints from TensorFlow's day, bert-base-uncased among them, call what a LayerNorm has gamma and beta."""
+    return re.sub(r"LayerNorm\.(gamma|beta)$", lambda found: f"LayerNorm.{_OLD_NAMES[found[1]]}", key)
 
 
 def _finite(array: FloatArray, key: str, path: Path) -> FloatArray:
@@ -299,13 +307,38 @@ def _read_tokenizer(folder: Path, lower_case: bool) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _max_token_count(folder: Path, settings: Mapping[str, Any]) -> int | None:
-    stated = [
-        settings.get("max_seq_length"),
-        _read_json(folder / "tokenizer_config.json", missing_ok=True).get("model_max_length"),
-    ]
-    # transformers writes 1e30 for "no limit".
-    return next((int(value) for value in stated if isinstance(value, int | float) and 0 < value < 1e6), None)
+def _prompts(extras: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    prompts = extras.get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise CheckpointError(
+            f"{folder / 'config_sentence_transformers.json'}: prompts must be an object of texts by role, got {prompts!r}"
+        )
+    return {str(role): str(prompt) for role, prompt in prompts.items()}
+
+
+def _matryoshka(config: Mapping[str, Any], extras: Mapping[str, Any], folder: Path) -> tuple[int, ...]:
+    counts = config.get("matryoshka_dims") or extras.get("matryoshka_dims") or []
+    if not isinstance(counts, list) or not all(type(count) is int and count > 0 for count in counts):
+        raise CheckpointError(
+            f"{folder}: matryoshka_dims must be a list of positive integers, got {counts!r}; correct it"
+        )
+    return tuple(counts)
+
+
+def _max_token_count(folder: Path, settings: Mapping[str, Any], special_count: int) -> int | None:
+    stated = {
+        "max_seq_length": settings.get("max_seq_length"),
+        "model_max_length": _read_json(folder / "tokenizer_config.json", missing_ok=True).get("model_max_length"),
+    }
+    for name, value in stated.items():
+        if isinstance(value, int | float) and 0 < value < 1e6:  # transformers writes 1e30 for "no limit"
+            if value <= special_count:
+                raise CheckpointError(
+                    f"{folder}: {name} {value} leaves no room for a text beside the tokenizer's {special_count} special "
+                    "tokens; state a larger one"
+                )
+            return int(value)
+    return None
 
 
 def _read_license(folder: Path) -> tuple[str, list[Path]]:

@@ -275,17 +275,19 @@ def _write(
     (directory / TOKENIZER_FILE).write_text(source.tokenizer.to_str(pretty=False), encoding="utf-8")
     for path in source.license_files:
         shutil.copy(path, directory / path.name)
+    dimension_count = head.dimension_count(weights.hidden_count)
     manifest = Manifest(
         name=options.name or name_from(source.name),
         architecture=weights.architecture,
-        dimension_count=head.dimension_count(weights.hidden_count),
+        dimension_count=dimension_count,
         max_token_count=limit,
         vocabulary_size=len(weights.words),
         pooling=head.pooling,
         dtype="int8" if plan.schemes else "float32",
         files=file_hashes(directory),
         normalized=head.normalize,
-        matryoshka_dimension_counts=source.matryoshka_dimension_counts,
+        # A Dense that was added since may have made vectors shorter.
+        matryoshka_dimension_counts=tuple(n for n in source.matryoshka_dimension_counts if n <= dimension_count),
         layer_counts=(*options.depths, len(weights.layers)) if options.depths else (),
         format_version=SHALLOWER_VERSION if options.depths else 1,
         prompts=source.prompts,

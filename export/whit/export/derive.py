@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, Tensors, encoder_folder
+from whit.export.sealing import check_not_here, why
 from whit.export.trained import Rounding
 
 STEPS_FILE = "whit.json"
@@ -52,14 +53,14 @@ def derive_checkpoint(
     Raises:
         CheckpointError: ``out`` is something else, or cannot be written (no permission, disk full).
     """
-    check_out(out)
+    check_out(out, source)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
             new = Path(scratch, "new")
             encoder = encoder_folder(source)
             kept = {ROUNDING_FILE} if keep_rounding else set()
-            shutil.copytree(source, new, ignore=lambda folder, names: _weights(Path(folder), names, encoder) - kept)
+            copy_folder(source, new, ignore=lambda folder, names: _weights(Path(folder), names, encoder) - kept)
             _write_encoder(new / encoder.relative_to(source), tensors, config or {}, tokenizer)
             if rounding is not None:
                 rounding.write(new)
@@ -68,23 +69,46 @@ def derive_checkpoint(
                 out.replace(Path(scratch, "old"))
             new.replace(out)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
-        why = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{out} cannot be written ({why}); free space or choose another --out") from None
+        raise CheckpointError(f"{out} cannot be written ({why(error)}); free space or choose another --out") from None
 
 
-def check_out(out: Path) -> None:
+def copy_folder(
+    source: Path, target: Path, ignore: Callable[[str, list[str]], set[str]] = lambda folder, names: set()
+) -> None:
+    """Copies a folder's content so that it can be changed, even where the source may only be read."""
+    shutil.copytree(source, target, ignore=ignore, copy_function=shutil.copyfile)
+    for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
+        folder.chmod(folder.stat().st_mode | 0o700)
+
+
+def check_out(out: Path, source: Path) -> None:
     """Raises CheckpointError where ``derive_checkpoint`` would not write: a long step asks before it begins."""
+    check_not_here(out)
+    inside, around = out.resolve(), source.resolve()
+    if inside != around and (inside.is_relative_to(around) or around.is_relative_to(inside)):
+        raise CheckpointError(f"{out} and the checkpoint {source} lie one in the other; choose another --out")
     if out.exists() and not (out / STEPS_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists and was not made by whit; choose another --out or remove it")
     place = next(folder for folder in out.absolute().parents if folder.exists())
+    if not place.is_dir():
+        raise CheckpointError(f"{out} cannot be written ({place} is a file); choose another --out")
     if not os.access(place, os.W_OK):
         raise CheckpointError(f"{out} cannot be written ({place} is read-only); choose another --out")
 
 
 def read_steps(folder: Path) -> list[dict[str, Any]]:
-    """The steps that led to a checkpoint folder, oldest first; empty for one that whit did not make."""
+    """The steps that led to a checkpoint folder, oldest first; empty for one that whit did not make.
+
+    Raises:
+        CheckpointError: the list is damaged.
+    """
     path = folder / STEPS_FILE
-    return list(json.loads(path.read_text(encoding="utf-8"))["steps"]) if path.is_file() else []
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8"))["steps"]) if path.is_file() else []
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{path} does not hold the steps that led there; copy the file again or remove it"
+        ) from None
 
 
 def _weights(folder: Path, names: list[str], encoder: Path) -> set[str]:

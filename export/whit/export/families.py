@@ -139,7 +139,7 @@ class Settings:
     def epsilon(self, name: str) -> float:
         """A positive number."""
         value = self._config.get(name)
-        if not isinstance(value, int | float) or value <= 0:
+        if not isinstance(value, int | float) or not value > 0:
             raise CheckpointError(
                 f"config.json: {name} must be a positive number, got {value!r}; is this checkpoint complete?"
             )
@@ -148,9 +148,9 @@ class Settings:
     def activation(self, name: str) -> str:
         """The activation, under whit's name for it."""
         value = self._config.get(name)
-        if value not in ACTIVATIONS:
+        if str(value) not in ACTIVATIONS:
             raise CheckpointError(f"config.json: {name} {value!r} is not one of {', '.join(ACTIVATIONS)}")
-        return ACTIVATIONS[value]
+        return ACTIVATIONS[str(value)]
 
     @property
     def model_type(self) -> str:
@@ -161,7 +161,9 @@ class Settings:
     def padding_id(self) -> int:
         """The id from which RoBERTa counts its positions."""
         value = self._config.get("pad_token_id")
-        return 1 if value is None else int(value)
+        if value is not None and (not isinstance(value, int) or value < 0):
+            raise CheckpointError(f"config.json: pad_token_id must be a token's id, got {value!r}; correct it there")
+        return 1 if value is None else value
 
 
 class Source:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from whit.contract.vectors import Encoding, decode, encode
 from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import calibration_texts
-from whit.export.derive import derive_checkpoint
+from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.head import with_dense
 from whit.export.encoder_graph import Head
 from whit.export.families import encoder_weights
@@ -66,6 +66,7 @@ def rotate(
     Raises:
         CheckpointError: checkpoint, corpus or an option cannot be used, the rotation does not help, or ``out`` cannot be written.
     """
+    check_out(out, source)
     checkpoint = read_checkpoint(source, pooling=options.pooling)
     texts = read_texts(options.corpus, limit=options.text_count) if options.corpus else calibration_texts(None)
     head = Head(checkpoint.pooling, checkpoint.dense, normalize=True)  # signs know no lengths
@@ -104,7 +105,7 @@ def rotation(vectors: FloatArray, prefixes: Sequence[int] = ()) -> FloatArray:
         prefixes: numbers of first dimensions whose cosines are to stay; the result has no numbers that reach across them.
     """
     turn = np.zeros((vectors.shape[1],) * 2, np.float32)
-    edges = sorted({0, *prefixes, vectors.shape[1]})
+    edges = sorted({0, *(count for count in prefixes if count < vectors.shape[1]), vectors.shape[1]})
     for start, end in itertools.pairwise(edges):
         turn[start:end, start:end] = _turned(vectors[:, start:end])
     return turn

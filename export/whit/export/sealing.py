@@ -57,20 +57,36 @@ def check_out(out: Path) -> None:
     """Refuses to replace what is not a package.
 
     Raises:
-        CheckpointError: something else is there.
+        CheckpointError: something else is there, or the command runs in it.
     """
+    check_not_here(out)
     if out.exists() and not (out / MANIFEST_FILE).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} exists and is not a package; choose another --out or remove it")
+
+
+def check_not_here(out: Path) -> None:
+    """Refuses to replace the folder that the command runs in, or one around it: the shell would be left in the old one.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise CheckpointError(f"{out} is where the command runs, and would be replaced; choose another --out")
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def is_full(error: Exception) -> bool:
-    """Whether a write failed for lack of space, as files and safetensors (which only says so in words) report it."""
-    if isinstance(error, OSError):
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed for lack of space; safetensors and shutil, which copies folders, say so in words alone."""
+    if isinstance(error, OSError) and error.errno is not None:
         return error.errno in _FULL
-    return any(f"os error {number}" in str(error) for number in _FULL)
+    return any(f"{words} {number}" in str(error) for number in _FULL for words in ("os error", "[Errno"))
+
+
+def why(error: BaseException) -> str:
+    """Why a write failed, in a few words."""
+    return "the disk is full" if is_full(error) else str(getattr(error, "strerror", None) or error)
 
 
 @contextmanager

@@ -26,8 +26,8 @@ from whit.export.prune.subject import Subject, embed
 Progress = Callable[[str, int, int], None]
 Shares = NDArray[np.float64]  # [checkpoints], adding up to 1
 
-# Fields of config.json that say where a model comes from, not what it computes.
-_ORIGIN = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+# Fields of config.json that say where a model comes from or what it was trained for, not what it computes.
+_ORIGIN = {"_name_or_path", "architectures", "dtype", "matryoshka_dims", "torch_dtype", "transformers_version"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def soup(source: Path, out: Path, options: SoupOptions, progress: Progress = lam
         EvaluationError: ``sts_dev`` cannot be used.
     """
     options.check()
-    check_out(out)
+    check_out(out, source)
     folders = [source, *options.others]
     checkpoints = [read_checkpoint(folder) for folder in folders]
     encoder_weights(checkpoints[0])  # what cannot be compiled is refused now

@@ -23,7 +23,8 @@ def read_texts(path: Path, *, least: int = 1, limit: int | None = None, purpose:
     """
     texts: list[str] = []
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+        open_text = gzip.open if path.suffix == ".gz" else Path.open
+        with open_text(path, "rt", encoding="utf-8-sig") as file:  # a byte order mark is no text
             for line in file:
                 if len(texts) == limit:
                     break

@@ -78,7 +78,7 @@ def trim_vocabulary(source: Path, out: Path, options: TrimOptions, progress: Pro
         raise CheckpointError("size without a corpus says nothing about which tokens to keep; give a corpus")
     if options.share and options.size is None:
         raise CheckpointError("share needs a size: how many rows the tokens share")
-    check_out(out)
+    check_out(out, source)
     checkpoint = read_checkpoint(source)
     content = json.loads((encoder_folder(source) / "tokenizer.json").read_text(encoding="utf-8"))
     kind = _kind_of(content, checkpoint)

@@ -14,7 +14,7 @@ import numpy as np
 
 from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import calibration_texts
-from whit.export.derive import derive_checkpoint
+from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.head import with_dense
 from whit.export.encoder_graph import Head
 from whit.export.families import encoder_weights
@@ -60,6 +60,7 @@ def whiten(
     Raises:
         CheckpointError: checkpoint, corpus or an option cannot be used, or ``out`` cannot be written.
     """
+    check_out(out, source)
     if not 0 <= options.power <= 1:
         raise CheckpointError(f"power must be between 0 and 1, got {options.power}")
     checkpoint = read_checkpoint(source, pooling=options.pooling)

@@ -76,7 +76,7 @@ def distill(source: Path, out: Path, options: DistillOptions, progress: Progress
         EvaluationError: ``sts_dev`` cannot be used.
     """
     options.check()
-    check_out(out)
+    check_out(out, source)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     run = _Run(source, out, options, progress)
@@ -92,8 +92,13 @@ class _Run:
         checkpoint = read_checkpoint(source)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._student = Student(checkpoint, self._device)
-        self._tokenizer = checkpoint.tokenizer
+        self._tokenizer, self._pooling = checkpoint.tokenizer, checkpoint.pooling
         limit = min(options.max_token_count, checkpoint.max_token_count or options.max_token_count)
+        special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
+        if limit <= special:
+            raise CheckpointError(
+                f"max_token_count must be more than {special}, the tokens that the tokenizer puts around a text, got {limit}"
+            )
         self._tokenizer.enable_truncation(min(limit, self._student.max_token_count))
         self._rounding: Rounding | None = None
         if options.qat:
@@ -170,8 +175,15 @@ class _Run:
             "texts_seen": at.texts,
             "options": dict(self._options.decisive()),
         }
-        with with_dense(self._source, self._student.projection_arrays()) as source:
-            derive_checkpoint(source, self._out, tensors=self._student.arrays(), step=step, rounding=self._rounding)
+        with with_dense(self._source, self._student.projection_arrays(), pooling=self._pooling) as source:
+            derive_checkpoint(
+                source,
+                self._out,
+                tensors=self._student.arrays(),
+                config={"matryoshka_dims": list(counts)} if (counts := self._options.dimension_counts) else {},
+                step=step,
+                rounding=self._rounding,
+            )
         self._state.remove()
         return DistillReport(
             out=str(self._out),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from whit.export.checkpoint import CheckpointError
+from whit.export.sealing import why
 
 
 @dataclass(slots=True)
@@ -61,11 +62,16 @@ class StateFile:
         partial = self.path.with_name(f".{self.path.name}.part")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, partial)
+            with partial.open("wb") as file:
+                torch.save(state, file)
             partial.replace(self.path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            raise CheckpointError(f"{self.path} cannot be written ({error}); free space and run again") from None
+            # Of a full disk torch only says at which byte it ended; the reason is behind that.
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise CheckpointError(
+                f"{self.path} cannot be written ({why(reason)}); free space and run again, or choose another --out"
+            ) from None
 
     def remove(self) -> None:
         """The run is done."""

@@ -55,13 +55,17 @@ def read_sts(file: Path) -> Sts:
 
     Raises:
         EvaluationError: a column is missing, a line has another number of fields or no number for a score, or there are
-            fewer than 2 pairs.
+            fewer than 2 pairs, or all have one score.
         OSError: the file cannot be read.
     """
     rows = list(_table(file, FIRST, SECOND, SCORE))
     if len(rows) < 2:
         raise EvaluationError(f"{file} has {len(rows)} sentence pairs; a score needs at least 2")
     scores = np.array([_number(file, line, score) for line, (_, _, score) in rows])
+    if (scores == scores[0]).all():
+        raise EvaluationError(
+            f"{file}: every pair has the score {scores[0]:g}; give pairs that are more and less alike"
+        )
     return Sts([first for _, (first, _, _) in rows], [second for _, (_, second, _) in rows], scores)
 
 
@@ -77,7 +81,7 @@ def read_retrieval(folder: Path, split: str = "test") -> Retrieval:
 
     Raises:
         EvaluationError: a line is no object with the right fields, an id is there twice, a judgement names a query or
-            document that is not there, or nothing is judged.
+            document that is not there or contradicts another, or nothing is judged.
         OSError: a file cannot be read.
     """
     if not (folder / "corpus.jsonl").is_file():
@@ -91,6 +95,7 @@ def read_retrieval(folder: Path, split: str = "test") -> Retrieval:
     documents, queries = _items(folder / "corpus.jsonl"), _items(folder / "queries.jsonl")
     place = {key: i for i, key in enumerate(documents)}
     gains: dict[str, dict[int, float]] = {}
+    seen: dict[tuple[str, str], float] = {}
     for line, (query, document, score) in _table(file, ("query-id",), ("corpus-id",), ("score",)):
         if query not in queries:
             raise EvaluationError(
@@ -101,6 +106,11 @@ def read_retrieval(folder: Path, split: str = "test") -> Retrieval:
                 f"{file}, line {line}: corpus.jsonl has no document {document!r}; complete it or drop the line"
             )
         gain = _number(file, line, score)
+        if seen.setdefault((query, document), gain) != gain:
+            raise EvaluationError(
+                f"{file}, line {line}: query {query!r} and document {document!r} had the score "
+                f"{seen[query, document]:g} before and have {gain:g} here; drop one of the lines"
+            )
         if gain > 0:
             gains.setdefault(query, {})[place[document]] = gain
     if not gains:
@@ -188,5 +198,5 @@ def _number(file: Path, line: int, text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise EvaluationError(f"{file}, line {line}: the score {text[:40]!r} is no number")
+        raise EvaluationError(f"{file}, line {line}: the score {text[:40]!r} is no number; mend the line")
     return value

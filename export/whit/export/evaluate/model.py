@@ -110,7 +110,7 @@ class Model:
         with ThreadPoolExecutor(self._threads) as threads:
             start = 0
             while start < len(order):
-                end = start + max(1, _CHUNK_TOKENS // len(sequences[order[start]]))
+                end = start + max(1, _CHUNK_TOKENS // max(1, len(sequences[order[start]])))
                 chunk = order[start:end]
                 vectors[chunk] = self._encode([sequences[i] for i in chunk], threads)
                 start += len(chunk)

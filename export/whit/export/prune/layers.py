@@ -75,7 +75,7 @@ def drop_layers(source: Path, out: Path, options: LayerOptions, progress: Progre
     Raises:
         CheckpointError: the checkpoint, an option or the calibration text cannot be used, or ``out`` cannot be written.
     """
-    check_out(out)
+    check_out(out, source)
     subject = read_subject(source, options.calibration)
     total = len(subject.weights.layers)
     _check(options, total)

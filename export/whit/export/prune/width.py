@@ -72,7 +72,7 @@ def prune_width(source: Path, out: Path, options: WidthOptions, progress: Progre
     Raises:
         CheckpointError: the checkpoint, an option or the calibration text cannot be used, or ``out`` cannot be written.
     """
-    check_out(out)
+    check_out(out, source)
     subject = read_subject(source, options.calibration)
     shapes = _uniform_shapes(subject.weights, options)
     pruned = prune_to_shapes(subject, shapes, options.method, progress)

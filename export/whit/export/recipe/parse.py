@@ -23,7 +23,7 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 class RecipeError(CheckpointError):
-    """A recipe cannot be read. The message names the file, the table and the key, and says what to do."""
+    """A recipe cannot be read or run. The message names the file, the table and the key, and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from whit.export.evaluate import read_sts
 from whit.export.families import encoder_weights
 from whit.export.recipe.measure import Point, measure_stages
 from whit.export.recipe.page import page
-from whit.export.recipe.parse import Recipe, Stage, stage_name
+from whit.export.recipe.parse import Recipe, RecipeError, Stage, stage_name
 from whit.export.recipe.steps import STEPS, Progress
+from whit.export.report import Report
 from whit.export.sealing import check_out
-from whit.export.static import make_static
+from whit.export.static import StaticReport, make_static
 
 _MADE = ("cache",)  # options that name what need not be there yet
 
@@ -57,7 +58,7 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
     """Runs ``recipe`` and writes the package ``out`` and, in ``work``, checkpoints, ``report.json`` and ``report.html``.
 
     Raises:
-        CheckpointError: a step refuses its input; what was done before it is kept in ``work``.
+        CheckpointError: a step or the export refuses its input; what was done before it is kept in ``work``.
     """
     _check(recipe, out)
     _make(work)
@@ -68,14 +69,10 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
         try:
             outcome = _run_step(stage, folder, work / f"{number:02}-{stage.step}-{key[:12]}", progress)
         except CheckpointError as error:
-            raise CheckpointError(f"{recipe.file}: {stage_name(number, stage.step)}: {error}") from error
+            raise RecipeError(f"{recipe.file}: {stage_name(number, stage.step)}: {error}") from error
         outcomes.append(outcome)
         folder = Path(outcome.folder)
-    made = (
-        compile_checkpoint(folder, out, recipe.export, progress)
-        if isinstance(recipe.export, ExportOptions)
-        else make_static(folder, out, recipe.export, progress)
-    )
+    made = _package(recipe, folder, out, progress)
     names = [recipe.checkpoint.resolve().name, *(stage.step for stage in recipe.stages)]
     folders = [recipe.checkpoint, *(Path(outcome.folder) for outcome in outcomes)]
     points = measure_stages(dict(zip(_distinct(names), folders, strict=True)), out, recipe.sts, progress)
@@ -93,6 +90,17 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
     return report
 
 
+def _package(recipe: Recipe, folder: Path, out: Path, progress: Progress) -> Report | StaticReport:
+    table = "[export]"
+    try:
+        if isinstance(recipe.export, ExportOptions):
+            return compile_checkpoint(folder, out, recipe.export, progress)
+        table = "[static]"
+        return make_static(folder, out, recipe.export, progress)
+    except CheckpointError as error:
+        raise RecipeError(f"{recipe.file}: {table}: {error}") from error
+
+
 def _check(recipe: Recipe, out: Path) -> None:
     """Refuses now what would be refused after an hour: a checkpoint, a file or a place for the package that cannot be used."""
     encoder_weights(read_checkpoint(recipe.checkpoint))
@@ -105,7 +113,7 @@ def _check(recipe: Recipe, out: Path) -> None:
             value = getattr(options, option.name)
             for path in value if isinstance(value, tuple) else (value,):
                 if isinstance(path, Path) and option.name not in _MADE and not path.exists():
-                    raise CheckpointError(f"{recipe.file}: {table}: {option.name}: {path} does not exist")
+                    raise RecipeError(f"{recipe.file}: {table}: {option.name}: {path} does not exist")
 
 
 def _run_step(stage: Stage, source: Path, out: Path, progress: Progress) -> StepOutcome:

@@ -6,6 +6,7 @@ of buckets by a hash (Bojanowski et al., TACL 2017); words are read here with th
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from whit.runtime.ngrams import ngram_buckets
 _FASTTEXT_MAGIC = 793_712_314
 _FASTTEXT_VERSION = 12
 _LONGEST_WORD = 1024  # bytes
+_LONGEST_LINE = 1 << 20  # bytes
 _MOST_VALUES = 1 << 33  # of a matrix; a header that promises more is damaged
 
 
@@ -52,6 +54,8 @@ def read_word_vectors(path: Path, limit: int | None = None) -> WordVectors:
             found: dict[str, FloatArray] = {}
             for name, vector in pairs:
                 word = name.decode("utf-8", errors="ignore")
+                if not np.isfinite(vector).all():
+                    raise ValueError(f"the vector of {word!r} has values that are not finite")
                 if word.encode() == name and word:
                     found.setdefault(word, vector)
     except (OSError, ValueError, struct.error, OverflowError) as error:
@@ -66,12 +70,9 @@ def read_word_vectors(path: Path, limit: int | None = None) -> WordVectors:
 def _is_binary(file: BinaryIO) -> bool:
     """Whether floats follow the first word as bytes, not as digits."""
     header = file.readline(_LONGEST_WORD).split()
-    sample = file.read(256)
+    numbers = file.readline(_LONGEST_LINE).split()[1:][-3:]  # from the right: a word may have blanks in it
     file.seek(0)
-    if len(header) != 2:
-        return False
-    numbers = sample.partition(b" ")[2].split(b"\n")[0].split(b" ")[:3]
-    return not all(_is_number(number) for number in numbers)
+    return len(header) == 2 and not (numbers and all(map(_is_number, numbers)))
 
 
 def _is_number(text: bytes) -> bool:
@@ -84,20 +85,25 @@ def _is_number(text: bytes) -> bool:
 
 def _text(file: BinaryIO, limit: int | None) -> Iterator[tuple[bytes, FloatArray]]:
     first = file.readline().split()
-    size = int(first[1]) if len(first) == 2 else len(first) - 1  # GloVe has no header
-    if len(first) != 2:
+    count, size = None, len(first) - 1
+    if len(first) == 2:  # GloVe has no header
+        count, size = _checked(*(int(part) for part in first))
+        limit = count if limit is None else min(count, limit)
+    else:
         file.seek(0)
-    for number, line in enumerate(file):
-        if number == limit:
-            return
+    start, number = 1 if count is None else 2, 0
+    for number, line in enumerate(itertools.islice(file, limit), start=1):
+        at = f"line {start + number - 1}"
         # From the right: GloVe has words with blanks in them.
         word, *values = line.strip().rsplit(b" ", size)
         if len(values) != size or size < 1:
-            raise ValueError(f"line {number + 1} has {len(values)} numbers, not {size}")
+            raise ValueError(f"{at} has {len(values)} numbers, not {max(size, 1)}")
         try:
             yield word, np.array(values, np.float32)
         except ValueError as error:
-            raise ValueError(f"line {number + 1} has what is no number ({error})") from None
+            raise ValueError(f"{at} has what is no number ({error})") from None
+    if limit is not None and count is not None and number < limit:
+        raise ValueError(f"its header says {count} words, it ends after {number}")
 
 
 def _word2vec(file: BinaryIO, limit: int | None) -> Iterator[tuple[bytes, FloatArray]]:

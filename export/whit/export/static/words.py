@@ -82,6 +82,10 @@ def make_from_words(source: Path, out: Path, options: WordOptions, progress: Pro
     chance = 1 / np.arange(1, len(found.words) + 1)
     chance /= chance.sum()
     vectors = found.vectors - (chance @ found.vectors).astype(np.float32)
+    if not vectors.any():
+        raise CheckpointError(
+            f"{source}: nothing tells its words apart ({len(found.words)} read); give a file with more of them"
+        )
     if size < vectors.shape[1]:
         _, directions = np.linalg.eigh((vectors * chance[:, None].astype(np.float32)).T @ vectors)
         vectors = vectors @ directions[:, ::-1][:, :size]
