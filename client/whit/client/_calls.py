@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import grpc
+import numpy as np
 
 from whit.client import _convert as convert
 from whit.client._errors import Unavailable, WhitError, deadline_problem, from_problem, from_rpc_error
@@ -20,16 +20,25 @@ from whit.client._types import DEFAULT, ServerInfo, Timeout, Unset
 from whit.contract.errors import Problem, Reason
 from whit.v1 import server_pb2
 
+_MAX_TIMEOUT_S = 1e9  # gRPC takes ten times as much for a time that has passed
+
 
 def checked_timeout(timeout: float | None) -> float | None:
     """``timeout``, unless it is no time.
 
     Raises:
-        ValueError: it is 0 or less, or infinite.
+        TypeError: it is no number.
+        ValueError: it is 0 or less, or more than gRPC can count.
     """
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise ValueError(f"timeout must be more than 0 seconds, or None for no limit; got {timeout!r}")
-    return timeout
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float | np.integer | np.floating):
+        raise TypeError(f"timeout must be a number of seconds, or None for no limit; got {type(timeout).__name__}")
+    if not 0 < timeout <= _MAX_TIMEOUT_S:
+        raise ValueError(
+            f"timeout must be more than 0 seconds, or None for no limit, and at most {_MAX_TIMEOUT_S:g}; got {timeout!r}"
+        )
+    return float(timeout)
 
 
 @dataclass(slots=True)
