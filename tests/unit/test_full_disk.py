@@ -1,29 +1,12 @@
-"""A disk that fills up while a checkpoint or a package is written: one line that says so, and nothing left behind.
+"""A disk that fills up while a checkpoint or a package is written: one line that says so, and nothing left behind."""
 
-A limit on the size of files stands in for the disk: writes fail in the same place, with "file too large".
-"""
-
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.disk import full_disk
 from tests.support.tiny import write_checkpoint
 from whit.cli.app import run
-
-LIMIT_BYTES = 8192
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(

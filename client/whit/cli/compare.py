@@ -10,7 +10,7 @@ import click
 
 from whit.cli.command import command, json_option
 from whit.cli.evaluate import classify_option, identity, interval, layers_option, retrieval_option, steps, sts_option
-from whit.cli.output import console, jsonable, notice, print_json, size, table
+from whit.cli.output import console, jsonable, naming, notice, print_json, size, table
 
 if TYPE_CHECKING:
     from whit.export.evaluate.pareto import Candidate
@@ -84,7 +84,8 @@ def compare(
     found = candidates(models, speeds, results)
     if plot:
         drawn = panels(found, results)
-        plot.write_text(svg(drawn) if plot.suffix == ".svg" else html(drawn, "Packages compared"), encoding="utf-8")
+        with naming(plot):
+            plot.write_text(svg(drawn) if plot.suffix == ".svg" else html(drawn, "Packages compared"), encoding="utf-8")
         notice(f"drawn: {plot}")
     if as_json:
         rows = [{**identity(model), **jsonable(candidate)} for model, candidate in zip(models, found, strict=True)]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from whit.cli.command import Failure, command, json_option
-from whit.cli.output import console, counted, notice, print_json, progress, snippet, table
+from whit.cli.output import console, counted, naming, notice, print_json, progress, snippet, table
 from whit.cli.passages import BadLine, is_text, read_lines
 from whit.cli.remote import choose_model, connect, server_options, why
 from whit.client import EmbedResult
 
 ENCODINGS = ("float32", "float16", "int8", "binary", "4bit", "3bit", "2bit")
 SHOWN_VALUE_COUNT = 4
+STDIN = "standard input"
 
 
 @command(
@@ -186,8 +188,9 @@ def _write_npy(path: Path, rows: list[_Row]) -> None:
     scales = [row.scales for row in rows if row.scales is not None]
     if scales:
         matrix = np.hstack([matrix.reshape(len(rows), -1), np.stack(scales).astype("<f4").view(np.uint8)])
-    with path.open("wb") as file:
-        np.save(file, matrix, allow_pickle=False)
+    with naming(path), path.open("wb") as file:
+        # numpy writes past Python's file where it can, and then does not say why it could not.
+        np.save(SimpleNamespace(write=file.write), matrix, allow_pickle=False)
 
 
 def _texts(arguments: tuple[str, ...], path: Path | None) -> list[str]:
@@ -195,7 +198,7 @@ def _texts(arguments: tuple[str, ...], path: Path | None) -> list[str]:
     texts: list[str] = []
     for number, text in enumerate(arguments, 1):
         if text == "-":
-            texts += _lines(sys.stdin.buffer, "standard input")
+            texts += _lines(sys.stdin.buffer, STDIN)
         elif not is_text(text):
             raise click.UsageError(f"TEXT {number} is not UTF-8.")
         else:
@@ -203,6 +206,8 @@ def _texts(arguments: tuple[str, ...], path: Path | None) -> list[str]:
     if path:
         with path.open("rb") as file:
             texts += _lines(file, str(path))
+    if not texts and (arguments or path):
+        raise Failure(f"{path or STDIN} has no text; give one a line")
     if not texts:
         raise click.UsageError("Give a TEXT, --file FILE, or - for standard input.")
     return texts
