@@ -19,7 +19,7 @@ from typing import IO, Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -80,13 +80,19 @@ def print_json(value: object, *, indent: int | None = 2) -> None:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str = ""
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    title: str = "",
 ) -> Table:
-    """A table with one line of heads; columns named in ``right`` are numbers. The first column is never cut."""
+    """A table with one line of heads; columns named in ``right`` are numbers. These, the first and ``whole`` are never cut."""
     made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        number = column in right
-        made.add_column(column, justify="right" if number else "left", no_wrap=number or position == 0, overflow="fold")
+        is_whole = position == 0 or column in (*right, *whole)
+        justify: JustifyMethod = "right" if column in right else "left"
+        made.add_column(column, justify=justify, no_wrap=is_whole, overflow="fold")
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return made
