@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from whit.cli.command import Failure, command, json_option
+from whit.cli.command import Count, Failure, Utf8, command, json_option
 from whit.cli.output import console, counted, naming, notice, print_json, progress, snippet, table
 from whit.cli.passages import BadLine, is_text, read_lines
 from whit.cli.remote import choose_model, connect, server_options, why
@@ -40,22 +40,22 @@ STDIN = "standard input"
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Read texts from this file, one a line; empty lines are left out.",
 )
-@click.option("--model", help="Model to use. Default: the only one that the server has.")
-@click.option("--role", help="Role of the prompt put before each text, such as query or document.")
-@click.option("--instruction", help="Free instruction put before each text.")
+@click.option("--model", type=Utf8(), help="Model to use. Default: the only one that the server has.")
+@click.option("--role", type=Utf8(), help="Role of the prompt put before each text, such as query or document.")
+@click.option("--instruction", type=Utf8(), help="Free instruction put before each text.")
 @click.option(
     "--encoding", type=click.Choice(ENCODINGS), default="float32", show_default=True, help="Form of the vectors."
 )
 @click.option(
     "--dimensions",
     "dimension_count",
-    type=click.IntRange(min=1),
+    type=Count(),
     help="Keep this many values of each vector. Default: all.",
 )
 @click.option(
     "--layers",
     "layer_count",
-    type=click.IntRange(min=1),
+    type=Count(),
     help="Compute only so many layers, which the model must offer (whit models). Default: all.",
 )
 @click.option(
