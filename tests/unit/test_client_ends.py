@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -61,6 +64,20 @@ def test_closing_an_async_client_ends_the_wait_for_the_next_try(is_stream: bool)
             await call
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("client", [Client, AsyncClient])
+@pytest.mark.parametrize("copying", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_client_that_is_to_be_copied_says_what_to_do(client: type[Client], copying: Callable[[Any], Any]) -> None:
+    """As where it is given to a pool of processes. A shallow copy is the same connection."""
+    original = client("localhost:1")
+    if copying is copy.copy:
+        assert copying(original)._transport is original._transport
+    else:
+        with pytest.raises(
+            TypeError, match=rf"a {client.__name__} cannot be pickled or copied, .* one in each process"
+        ):
+            copying(original)
 
 
 def test_an_async_client_says_that_it_belongs_to_another_loop() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import grpc
 import grpc.aio
@@ -46,6 +46,9 @@ class AsyncTransport:
             stream.cancel()
         if self._channel is not None:
             await self._channel.close()
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a AsyncClient cannot be pickled or copied, for it is a connection; make one in each process")
 
     async def run(self, plan: Plan[T]) -> T:
         """Runs the plan of a unary call and returns its result.

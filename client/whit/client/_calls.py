@@ -63,6 +63,14 @@ class Session:
         """The error of a call that gRPC ended with ``error``."""
         return from_rpc_error(error, address=self.address, method=method.name, timeout=timeout)
 
+    def note(self, error: WhitError) -> None:
+        """Forgets the server's limits where ``error`` may mean that they are no longer known.
+
+        What comes up again may have others, and a call in between need not have seen that it went: then it is told of a limit.
+        """
+        if isinstance(error, Unavailable) or error.reason is Reason.INVALID_REQUEST:
+            self.info = None
+
     def closed_error(self, method: Method[Request, Response]) -> WhitError:
         """The error of a call in whose course this client was closed."""
         message = f"{method.name} at {self.address} was cancelled, for this client was closed"
@@ -104,8 +112,7 @@ class Call:
 
         ``limited`` false: this call's timeout is no bound, as for a stream, which may last.
         """
-        if isinstance(error, Unavailable):
-            self.session.info = None  # what comes up again may have other limits
+        self.session.note(error)
         delay = delay_before_retry(
             error.problem,
             attempt=attempt,
@@ -125,8 +132,8 @@ class Call:
 
     def server_info(self, *, fresh: bool = False) -> Plan[ServerInfo]:
         """What the server says of itself, asked for once unless ``fresh``."""
-        if self.session.info is None or fresh:
-            self.session.info = convert.server_info(
-                (yield from self.invoke(GET_SERVER_INFO, server_pb2.GetServerInfoRequest()))
-            )
-        return self.session.info
+        found = self.session.info  # read once: another thread may forget it
+        if found is None or fresh:
+            response = yield from self.invoke(GET_SERVER_INFO, server_pb2.GetServerInfoRequest())
+            found = self.session.info = convert.server_info(response)
+        return found

@@ -124,6 +124,7 @@ class _Run:
         batch, _ = self._waiting.popleft()
         if reply.status.code:
             failure = from_item_status(reply.status, batch.place, batch.field)
+            self._call.session.note(failure)
             if self._stream.raise_errors:
                 raise failure
             yield from self._emit(batch, self._stream.failures(batch, failure))

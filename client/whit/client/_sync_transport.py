@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -43,6 +43,9 @@ class SyncTransport:
         """Ends everything in progress."""
         self._closed.set()
         self._channel.close()
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a Client cannot be pickled or copied, for it is a connection; make one in each process")
 
     def run(self, plan: Plan[T]) -> T:
         """Runs the plan of a unary call and returns its result.
