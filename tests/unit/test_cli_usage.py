@@ -79,9 +79,13 @@ def test_a_model_that_must_be_chosen_is_an_option_that_is_missing() -> None:
     ("said", "told"),
     [
         ("config.role: must be one of a, b; got 'c'", "--role: must be one of a, b; got 'c'"),
-        ("options.limit: must be 1 to 9, or 0 for 10; got 99", "--limit: must be 1 to 9, or left out for 10; got 99"),
+        ("options.limit: must be 1 to 9, or left out; got 99", "--limit: must be 1 to 9, or left out; got 99"),
+        (
+            'has 9 tokens; shorten it, or ask for on_overflow="truncate"',
+            "has 9 tokens; shorten it, or give --on-overflow truncate",
+        ),
         ("options.instruction: may have 4096 bytes", "--instruction: may have 4096 bytes"),
-        ("options.layer_count: must be 0, for", "--layers: must be left out, for"),
+        ("options.layer_count: must be left out", "--layers: must be left out"),
         ("the limit: is not a field here", "the limit: is not a field here"),
         (
             "Embed at host:1 was not done within timeout=1 s; give a larger timeout, or None for no limit",

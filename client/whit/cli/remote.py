@@ -19,11 +19,9 @@ _PLACE_ON_THE_WIRE = re.compile(
     r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )|\A(?:options|config)\.(?=[a-z_]+: )"
 )
 
-# What the server says of a field of the wire, and what the command line calls it.
+# What the client says of its arguments, and what the command line calls them.
 _FLAGS = {
-    "ask for on_overflow=TRUNCATE": "give --on-overflow truncate",
-    "must be 0, for": "must be left out, for",
-    ", or 0 for": ", or left out for",
+    'ask for on_overflow="truncate"': "give --on-overflow truncate",
     "give a larger timeout, or None for no limit": "give a larger --timeout-s",
 }
 _FLAG_OF_FIELD = {
