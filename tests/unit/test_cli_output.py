@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.disk import full_disk
 from whit.cli import app, output
-from whit.cli.embed import _Row, _write_npy
+from whit.cli.embed import _Row, _texts, _write_npy
 
 
 class FullDisk(io.StringIO):
@@ -44,6 +44,15 @@ def test_a_file_of_vectors_that_finds_no_room_is_named(count: int, tmp_path: Pat
         _write_npy(out, [row] * count)
 
     assert error.value.filename == str(out)
+
+
+def test_a_file_that_fails_while_it_is_read_is_named() -> None:
+    memory = Path("/proc/self/mem")  # its first page cannot be read
+
+    with pytest.raises(OSError, match="Input/output error") as error:
+        _texts((), memory)
+
+    assert error.value.filename == str(memory)
 
 
 def test_vectors_are_read_as_they_were_written(tmp_path: Path) -> None:
@@ -94,3 +103,14 @@ def test_a_closed_standard_input_has_no_texts() -> None:
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (1, "whit embed: standard input has no text; give one a line\n")
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "20"])
+def test_a_table_keeps_its_columns_however_narrow_the_console(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+
+    output.console().print(output.table(["name", "size", "score"], [["one", "2 MB", "3.0"]], right=["size", "score"]))
+
+    assert capsys.readouterr().out.split() == ["name", "size", "score", "─" * 19, "one", "2", "MB", "3.0"]

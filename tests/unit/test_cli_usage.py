@@ -64,6 +64,16 @@ def test_wrong_usage(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_vectors_are_not_written_over_the_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a text")
+
+    assert run(["embed", "--file", str(texts), "--out", str(tmp_path / "." / "texts.txt")]) == 2
+
+    assert "--out is the file that --file reads; name another." in capsys.readouterr().err
+    assert texts.read_text() == "a text"
+
+
 def test_a_model_that_must_be_chosen_is_an_option_that_is_missing() -> None:
     def having(*names: str) -> Any:
         return SimpleNamespace(models=lambda: [SimpleNamespace(name=name) for name in names])

@@ -54,7 +54,20 @@ def test_what_a_client_is_made_with_has_a_type(client: type[Client], options: di
 
 @pytest.mark.parametrize(
     "address",
-    ["host:65536", "host:0", "::1", "fe80::1:7600", ":7600", " host:1", "ho st:1", "host:1\n", "h\0st:1", HALF + ":1"],
+    [
+        "host:65536",
+        "host:0",
+        "::1",
+        "fe80::1:7600",
+        ":7600",
+        " host:1",
+        "ho st:1",
+        "host:1\n",
+        "h\0st:1",
+        HALF + ":1",
+        "unix:",
+        "dns:",
+    ],
 )
 def test_an_address_that_names_another_place_is_refused(address: str) -> None:
     """gRPC takes 65,537 for port 1, and the port of https where it finds none."""

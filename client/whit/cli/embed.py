@@ -97,6 +97,8 @@ def embed(
         raise click.UsageError("Give --role or --instruction, not both: each is what is put before the text.")
     if out and not out.absolute().parent.is_dir():
         raise click.UsageError(f"--out: the directory {out.parent} is not there; make it first.")
+    if out and path and out.exists() and out.samefile(path):
+        raise click.UsageError("--out is the file that --file reads; name another.")
     given = _texts(texts, path)
     with connect(server, timeout_s) as client, progress() as bar:
         task = bar.add_task("embedding", total=len(given))
@@ -204,7 +206,7 @@ def _texts(arguments: tuple[str, ...], path: Path | None) -> list[str]:
         else:
             texts.append(text)
     if path:
-        with path.open("rb") as file:
+        with naming(path), path.open("rb") as file:
             texts += _lines(file, str(path))
     if not texts and (arguments or path):
         raise Failure(f"{path or STDIN} has no text; give one a line")

@@ -36,6 +36,7 @@ from rich.text import Text
 
 # Without a terminal there is no width to ask for; tables then go to files and logs, where 80 would cut too much.
 PLAIN_WIDTH = 120
+LEAST_WIDTH = 60  # with less, tables lose whole columns
 STDOUT = "standard output"
 LINE_EVERY_S = 60.0  # progress where there is no terminal
 
@@ -63,7 +64,10 @@ def console(file: IO[str] | None = None) -> Console:
     """A console on stdout (or ``file``) that shows text as it is: no markup, no highlighting, no colours in a pipe."""
     file = file or sys.stdout
     width = None if file.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    return _Console(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    made = _Console(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    if file is sys.stdout and made.width < LEAST_WIDTH:
+        made.width = LEAST_WIDTH
+    return made
 
 
 def notice(line: str) -> None:

@@ -26,7 +26,7 @@ def checked_address(address: str) -> str:
     if not isinstance(address, str):
         raise TypeError(f"address must be str, such as {DEFAULT_ADDRESS!r}; got {type(address).__name__}")
     if address.startswith(_SCHEMES):
-        is_known = address.isprintable()
+        is_known = address.isprintable() and not address.endswith(":")
     elif "://" in address:
         is_known = address.isprintable() and not address.startswith(_URLS)
     else:
