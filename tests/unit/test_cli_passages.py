@@ -1,5 +1,6 @@
 """Files to passages: stable ids, sizes that fit, bad lines reported and skipped."""
 
+import gzip
 import json
 import os
 from collections.abc import Iterator
@@ -178,3 +179,10 @@ def test_a_directory_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monk
     monkeypatch.setattr(os, "scandir", scandir)
 
     assert [path.name for path in find_files([tmp_path])] == ["notes.txt", "shut"]
+
+
+def test_a_compressed_file_is_refused_once_and_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(gzip.compress(b"\n".join(b"line %d" % i for i in range(5000))))
+
+    assert read(path) == ([], [BadLine(str(path), "compressed with gzip; unpack it first")])

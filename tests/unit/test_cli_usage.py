@@ -36,6 +36,8 @@ HUGE = "99999999999"
         (["load", "--rate", "1e6", "--duration-s", "1e6"], "more than 10,000,000; lower --rate or --duration-s."),
         (["eval", "package"], "nothing to evaluate on; give --sts, --retrieval, --classify, --pairs or --stress."),
         (["eval", "package", "--sts", "a.tsv", "--match-from", "3"], "--match-from goes with --pairs."),
+        (["compare", "package"], "nothing to compare on; give --sts, --retrieval or --classify."),
+        (["compare", "package", "--sts", "a", "--plot", "no/a.svg"], "--plot: the directory no is not there; make it"),
         (["trim", "model", "--out", "o", "--share"], "--share goes with --size"),
         (["trim", "model", "--out", "o", "--size", "9"], "--size goes with --corpus"),
         (["soup", "model", "--out", "o"], "a soup needs at least 2 CHECKPOINTs, got 1"),

@@ -75,6 +75,10 @@ def compare(
 
     if plot and plot.suffix not in {".svg", ".html"}:
         raise click.BadParameter(f"{plot} must end in .svg or .html", param_hint="--plot")
+    if plot and not plot.absolute().parent.is_dir():
+        raise click.UsageError(f"--plot: the directory {plot.parent} is not there; make it first.")
+    if not (sts or retrieval or classify):
+        raise click.UsageError("nothing to compare on; give --sts, --retrieval or --classify.")
     sets = open_sets(sts=sts, retrieval=retrieval, classification=classify)
     timed = _timed_texts(texts, sets)
     with steps() as show:

@@ -338,6 +338,9 @@ def read_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[int, str] | B
     for number, line in enumerate(file, 1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.startswith(b"\x1f\x8b"):  # and so would be every other line
+                yield BadLine(name, "compressed with gzip; unpack it first")
+                return
         try:
             yield number, line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
