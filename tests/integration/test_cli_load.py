@@ -32,6 +32,10 @@ def test_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "100.0%" in shown.out
         assert "failed" not in shown.err
 
+        assert run(["load", "--texts-per-request", "1025", *common]) == 1
+        refused = capsys.readouterr()
+        assert "--texts-per-request: a request to this server has at most 1,024 texts (batch_item_count)" in refused.err
+
         assert run(["load", "--rate", "40", "--model", "unknown", *common]) == 1
         refused = capsys.readouterr()
         assert (refused.out, refused.err.count("\n")) == ("", 1)

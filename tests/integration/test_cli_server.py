@@ -70,7 +70,7 @@ def test_what_the_server_refuses_is_said_in_words_of_the_command_line(whit: Whit
         assert refused.err.startswith(("whit search: the text has 502 tokens", "text 1: has 502 tokens"))
     assert whit("search", "words", long, "--on-overflow", "truncate", "--json").json["hits"]
     for arguments in (["search", "words", "x"], ["embed", "x"]):
-        assert f"whit {arguments[0]}: role: must be " in whit(*arguments, "--role", "poem").err
+        assert f"whit {arguments[0]}: --role: must be " in whit(*arguments, "--role", "poem").err
 
 
 def test_with_several_models_one_must_be_chosen_and_roles_are_its_own(
@@ -80,7 +80,7 @@ def test_with_several_models_one_must_be_chosen_and_roles_are_its_own(
     with server_thread(tmp_path_factory.mktemp("data"), models=[package(), tiny_package("other")]) as address:
         server = ["--server", address]
         for arguments in (["embed", "x"], ["index", "--collection", "new", "a.txt"]):
-            assert run([*arguments, *server]) == 1
+            assert run([*arguments, *server]) == 2
             assert f"pick one with --model: other, {MODEL}" in capsys.readouterr().err
         assert run(["search", "new", "x", *server]) == 1
         assert "the server has none; make one with: whit index" in capsys.readouterr().err

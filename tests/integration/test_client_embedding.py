@@ -169,18 +169,16 @@ def test_a_call_of_which_nothing_can_be_sent(whit: Client) -> None:
 def test_a_message_that_the_server_does_not_take(whit: Client) -> None:
     """gRPC refuses it before whit's own code sees it; the error says all the same how large it was, and what to do."""
     long = "long" * 30_000
+    with pytest.raises(ResourceExhausted, match=rf"the request has 1\d+ bytes, .* holds {MESSAGE_BYTES}") as refused:
+        whit.model(long)
+    assert refused.value.reason is Reason.INVALID_REQUEST
+    assert "(message_byte_count); send fewer items at a time, or shorter ones" in str(refused.value)
     for call in (
-        lambda: whit.model(long),
+        lambda: whit.embed(["a"], model=MODEL, instruction=long),
         lambda: list(whit.embed_stream(["a"], model=MODEL, instruction=long)),
     ):
-        with pytest.raises(
-            ResourceExhausted, match=rf"the request has 1\d+ bytes, .* holds {MESSAGE_BYTES}"
-        ) as refused:
+        with pytest.raises(InvalidRequest, match=r"the options have 1200.. bytes, .* give a shorter role or instr"):
             call()
-        assert refused.value.reason is Reason.INVALID_REQUEST
-        assert "(message_byte_count); send fewer items at a time, or shorter ones" in str(refused.value)
-    with pytest.raises(InvalidRequest, match=r"the options have 1200.. bytes, .* give a shorter role or instruction"):
-        whit.embed(["a"], model=MODEL, instruction=long)
     assert len(whit.embed(["a"], model=MODEL)) == 1
 
 

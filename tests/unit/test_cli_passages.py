@@ -1,6 +1,9 @@
 """Files to passages: stable ids, sizes that fit, bad lines reported and skipped."""
 
+import gzip
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -151,3 +154,35 @@ def test_id_stem_is_normal_and_fits() -> None:
     assert id_stem(Path("./docs/../docs/a.md")) == "docs/a.md"
     assert id_stem(Path("x" * 300)).startswith("sha256:")
     assert id_stem(Path("bad\udcff.txt")).startswith("sha256:")
+
+
+def test_a_pipe_in_a_directory_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("a passage")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.txt")
+
+    assert [path.name for path in find_files([tmp_path])] == ["gone.txt", "notes.txt"]  # the first is then reported
+    assert [path.name for path in find_files([tmp_path / "pipe.txt"])] == ["pipe.txt"]  # asked for by name
+
+
+def test_a_directory_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "notes.txt").write_text("a passage")
+    (tmp_path / "shut").mkdir()
+    scan = os.scandir
+
+    def scandir(path: str) -> Iterator[os.DirEntry[str]]:
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+
+    assert [path.name for path in find_files([tmp_path])] == ["notes.txt", "shut"]
+
+
+def test_a_compressed_file_is_refused_once_and_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(gzip.compress(b"\n".join(b"line %d" % i for i in range(5000))))
+
+    assert read(path) == ([], [BadLine(str(path), "compressed with gzip; unpack it first")])

@@ -11,7 +11,7 @@ import pytest
 from google.rpc import status_pb2
 
 from whit.client import DeadlineExceeded, InvalidRequest, NotFound, ResourceExhausted, Unavailable, WhitError
-from whit.client._errors import ERRORS_BY_CODE, from_problem, from_rpc_error, renumbered
+from whit.client._errors import ERRORS_BY_CODE, from_item_status, from_problem, from_rpc_error, renumbered
 from whit.contract.errors import FieldViolation, Problem, Reason, to_status
 
 
@@ -154,3 +154,24 @@ def test_paths_of_items_name_the_users_own() -> None:
 
     assert found.message == "points[65].id: is 'x' like points[64].id; see options.encodings[3]"
     assert found.violations[0].field == "points[65].id"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("shorten it, or ask for on_overflow=TRUNCATE to", 'shorten it, or ask for on_overflow="truncate" to'),
+        ("must be 1 to 32, or 0 for all; got 33", "must be 1 to 32, or left out for all; got 33"),
+        ("must be 0, for the package is run with all", "must be left out, for the package is run with all"),
+    ],
+)
+def test_what_is_to_be_done_is_said_in_words_that_this_client_takes(said: str, told: str) -> None:
+    """``on_overflow="TRUNCATE"`` and ``layer_count=0`` are refused by it."""
+    status = to_status(Problem(Reason.INVALID_REQUEST, f"options.x: {said}", (FieldViolation("options.x", said),)))
+    trailer = [("grpc-status-details-bin", status.SerializeToString())]
+
+    for error in (
+        of(FakeCall(grpc.StatusCode.INVALID_ARGUMENT, status.message, trailer)),
+        from_item_status(status, lambda index: index, "texts"),
+    ):
+        assert str(error) == f"options.x: {told}"
+        assert error.violations == (FieldViolation("options.x", told),)

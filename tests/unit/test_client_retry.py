@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
 
-from whit.client import DeadlineExceeded, ResourceExhausted, RetryPolicy, Unavailable, WhitError
+from whit.client import DeadlineExceeded, InvalidRequest, ResourceExhausted, RetryPolicy, Unavailable, WhitError
 from whit.client._calls import Call, Session
 from whit.client._errors import from_problem
 from whit.client._methods import CREATE_COLLECTION, GET_SERVER_INFO, LIST_MODELS, UPSERT
@@ -191,6 +191,33 @@ def test_a_server_that_went_away_is_asked_anew(world: World) -> None:
 
     assert isinstance(step, Invoke)
     assert step.method is GET_SERVER_INFO
+
+
+def test_a_refused_request_makes_the_limits_be_asked_for_again(world: World) -> None:
+    """A server that came up again with lower ones refused every later call, and told a client that splits to split."""
+    session = world.session()
+    world.run(Call(session).server_info(), [server_pb2.GetServerInfoResponse(version="1")])
+    request, refusal = model_pb2.ListModelsRequest(), Problem(Reason.INVALID_REQUEST, "texts: has 100 texts, 16 may be")
+
+    with pytest.raises(InvalidRequest):
+        world.run(Call(session).invoke(LIST_MODELS, request), [refusal])
+
+    assert world.run(Call(session).server_info(), [server_pb2.GetServerInfoResponse(version="2")]).version == "2"
+
+
+def test_limits_that_another_thread_forgets_meanwhile_are_still_limits(world: World) -> None:
+    class Forgetful(Session):
+        """Knows the limits when it is asked whether it does, and no more after that."""
+
+        left: ClassVar[list[Any]] = []
+
+        def __getattribute__(self, name: str) -> Any:
+            return Forgetful.left.pop(0) if name == "info" and Forgetful.left else super().__getattribute__(name)
+
+    known = world.run(Call(world.session()).server_info(), [server_pb2.GetServerInfoResponse(version="1")])
+    Forgetful.left[:] = [known, None]
+
+    assert world.run(Call(Forgetful("host:1", 60.0, RetryPolicy())).server_info(), []) is known
 
 
 # ---- the pure decision ----

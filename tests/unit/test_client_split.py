@@ -200,7 +200,7 @@ def test_room_leaves_something_unless_the_options_take_it_all() -> None:
 
 def test_rows_of_vectors_of_the_client_keep_their_encoding() -> None:
     vectors = Vectors(Encoding.INT8, 4, np.ones((3, 4), np.int8), np.full(3, 0.5, np.float32))
-    from whit.client._plans import many_queries
+    from whit.client._requests import many_queries
 
     [batch] = query_batcher(limits(), 64, 0).split(many_queries(vectors))
 

@@ -50,6 +50,17 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_recipe_that_says_nothing_to_do_is_refused(folder: Path) -> None:
+    """It ran an export with the defaults, which nobody had asked for."""
+    refuses(folder, 'checkpoint = "model"\n', "says nothing to do", "[[step]]", "[export] or [static]")
+    (folder / "recipe.toml").write_text("# to be written\n")
+    with pytest.raises(RecipeError, match="says nothing to do"):
+        read_recipe(folder / "recipe.toml", folder / "model")
+
+    (folder / "recipe.toml").write_text("[export]\n")
+    assert read_recipe(folder / "recipe.toml", folder / "model").stages == ()
+
+
 def refuses(folder: Path, text: str, *words: str) -> None:
     (folder / "recipe.toml").write_text(text)
     with pytest.raises(RecipeError) as caught:

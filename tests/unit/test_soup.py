@@ -161,5 +161,5 @@ def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "soup: " in capsys.readouterr().out
     assert whit(["soup", *runs, "--out", str(tmp_path / "soup"), "--weights", "2,x,1"]) == 2
     assert "numbers separated by commas" in capsys.readouterr().err
-    assert whit(["soup", runs[0], "--out", str(tmp_path / "soup")]) == 1
-    assert "at least 2 checkpoints" in capsys.readouterr().err
+    assert whit(["soup", runs[0], "--out", str(tmp_path / "soup")]) == 2
+    assert "at least 2 CHECKPOINTs" in capsys.readouterr().err

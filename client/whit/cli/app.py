@@ -6,13 +6,16 @@ of commands must be quick, and must work where an extra is missing.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
 import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
@@ -52,6 +55,8 @@ COMMANDS: Mapping[str, Entry] = {
 
 # A recipe may need more than its command: a library that only one extra has tells which.
 EXTRA_OF_LIBRARY: Mapping[str, str] = {"scipy": "static", "torch": "train", "transformers": "train"}
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Failures that a user can meet. Looked up in sys.modules when one is raised: importing these here would cost every start.
 EXPECTED_ERRORS = (
@@ -112,9 +117,10 @@ def group() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; every failure ends in one line on stderr."""
+    _prepare_streams()
     try:
         result = group.main(list(arguments), prog_name="whit", standalone_mode=False)
-        sys.stdout.flush()  # a closed pipe shows here, not while the interpreter shuts down
+        _flush()  # a closed pipe or a full disk shows here, not while the interpreter shuts down
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         sys.stderr.write(f"{error.format_message()}\n")
@@ -135,6 +141,27 @@ def run(arguments: Sequence[str]) -> int:
         return code
 
 
+def _prepare_streams() -> None:
+    """Puts something in place of streams that were closed, and lets a console show ``?`` for a character that it lacks.
+
+    The next file to be opened would take the number of a closed stream, and get what C code writes there.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from None
+
+
 def explain(error: Exception, name: str) -> tuple[str, int]:
     """The line that tells the user of ``whit {name}`` what went wrong and what to do, and the exit code."""
     command = f"whit {name}".rstrip()
@@ -149,7 +176,8 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
         noun = "extras" if "," in extras else "extra"
         return f"{command} needs the {extras.replace(',', ' and ')} {noun}: pip install 'whit[{extras}]'", 2
     if isinstance(error, OSError) and error.filename and error.strerror:
-        return f"{command}: {error.filename}: {error.strerror}; check the path and its permissions", 1
+        todo = "free some space there" if error.errno in _FULL else "check the path and its permissions"
+        return f"{command}: {error.filename}: {error.strerror}; {todo}", 1
     if isinstance(error, OSError):
         return f"{command}: {error}", 1
     if _is_expected(error):

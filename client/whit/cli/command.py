@@ -93,6 +93,49 @@ def write_exit_codes(formatter: click.HelpFormatter, exit_codes: Mapping[int, st
         formatter.write_dl([(str(code), meaning) for code, meaning in exit_codes.items()])
 
 
+class Utf8(click.types.StringParamType):
+    """Text that can be sent; an argument that is not UTF-8 comes with halves of surrogate pairs in it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses what is not UTF-8."""
+        found = super().convert(value, param, ctx)
+        if any("\ud800" <= character <= "\udfff" for character in found):
+            self.fail("it is not UTF-8.", param, ctx)
+        return found
+
+
+class Count(click.IntRange):
+    """A whole number from 1 to what the wire can carry."""
+
+    _LIMIT = 2**31 - 1
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses what is larger."""
+        found = super().convert(value, param, ctx)
+        if found > self._LIMIT:
+            self.fail(f"{found} is more than {self._LIMIT:,}.", param, ctx)
+        return found
+
+
+class Amount(click.FloatRange):
+    """A number above 0 that is no infinity and not "not a number"."""
+
+    _LIMIT = 1e9
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses what is larger or no number."""
+        found = super().convert(value, param, ctx)
+        if not found <= self._LIMIT:
+            self.fail(f"{found:g} is not a number up to {self._LIMIT:,.0f}.", param, ctx)
+        return found
+
+
 def numbers(value: str | None) -> tuple[int, ...] | None:
     """Whole numbers separated by commas, as an option gives them; None if it was not given."""
     return None if value is None else _separated(value, int, "whole numbers")

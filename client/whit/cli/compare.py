@@ -10,7 +10,7 @@ import click
 
 from whit.cli.command import command, json_option
 from whit.cli.evaluate import classify_option, identity, interval, layers_option, retrieval_option, steps, sts_option
-from whit.cli.output import console, jsonable, notice, print_json, size, table
+from whit.cli.output import console, jsonable, naming, notice, print_json, size, table
 
 if TYPE_CHECKING:
     from whit.export.evaluate.pareto import Candidate
@@ -75,6 +75,10 @@ def compare(
 
     if plot and plot.suffix not in {".svg", ".html"}:
         raise click.BadParameter(f"{plot} must end in .svg or .html", param_hint="--plot")
+    if plot and not plot.absolute().parent.is_dir():
+        raise click.UsageError(f"--plot: the directory {plot.parent} is not there; make it first.")
+    if not (sts or retrieval or classify):
+        raise click.UsageError("nothing to compare on; give --sts, --retrieval or --classify.")
     sets = open_sets(sts=sts, retrieval=retrieval, classification=classify)
     timed = _timed_texts(texts, sets)
     with steps() as show:
@@ -84,7 +88,8 @@ def compare(
     found = candidates(models, speeds, results)
     if plot:
         drawn = panels(found, results)
-        plot.write_text(svg(drawn) if plot.suffix == ".svg" else html(drawn, "Packages compared"), encoding="utf-8")
+        with naming(plot):
+            plot.write_text(svg(drawn) if plot.suffix == ".svg" else html(drawn, "Packages compared"), encoding="utf-8")
         notice(f"drawn: {plot}")
     if as_json:
         rows = [{**identity(model), **jsonable(candidate)} for model, candidate in zip(models, found, strict=True)]

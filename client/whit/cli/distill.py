@@ -249,6 +249,8 @@ def distill(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
     Takes any text, without labels. Losses add up by their weights. The student is usually the teacher with layers dropped. A run that was stopped goes
     on when the same command is given again. Then: whit export DIR.
     """
+    if not (options["texts"] or options["pairs"]):
+        raise click.UsageError("nothing to learn from; give --texts or --pairs.")
     from whit.export.distill.loop import distill as train
     from whit.export.distill.options import DistillOptions
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -13,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from whit.cli.command import Failure, command, json_option
-from whit.cli.output import console, counted, notice, print_json, progress, snippet, table
+from whit.cli.command import Count, Failure, Utf8, command, json_option
+from whit.cli.output import console, counted, naming, notice, print_json, progress, snippet, table
 from whit.cli.passages import BadLine, is_text, read_lines
 from whit.cli.remote import choose_model, connect, server_options, why
 from whit.client import EmbedResult
 
 ENCODINGS = ("float32", "float16", "int8", "binary", "4bit", "3bit", "2bit")
 SHOWN_VALUE_COUNT = 4
+STDIN = "standard input"
 
 
 @command(
@@ -38,22 +40,22 @@ SHOWN_VALUE_COUNT = 4
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Read texts from this file, one a line; empty lines are left out.",
 )
-@click.option("--model", help="Model to use. Default: the only one that the server has.")
-@click.option("--role", help="Role of the prompt put before each text, such as query or document.")
-@click.option("--instruction", help="Free instruction put before each text.")
+@click.option("--model", type=Utf8(), help="Model to use. Default: the only one that the server has.")
+@click.option("--role", type=Utf8(), help="Role of the prompt put before each text, such as query or document.")
+@click.option("--instruction", type=Utf8(), help="Free instruction put before each text.")
 @click.option(
     "--encoding", type=click.Choice(ENCODINGS), default="float32", show_default=True, help="Form of the vectors."
 )
 @click.option(
     "--dimensions",
     "dimension_count",
-    type=click.IntRange(min=1),
+    type=Count(),
     help="Keep this many values of each vector. Default: all.",
 )
 @click.option(
     "--layers",
     "layer_count",
-    type=click.IntRange(min=1),
+    type=Count(),
     help="Compute only so many layers, which the model must offer (whit models). Default: all.",
 )
 @click.option(
@@ -95,6 +97,8 @@ def embed(
         raise click.UsageError("Give --role or --instruction, not both: each is what is put before the text.")
     if out and not out.absolute().parent.is_dir():
         raise click.UsageError(f"--out: the directory {out.parent} is not there; make it first.")
+    if out and path and out.exists() and out.samefile(path):
+        raise click.UsageError("--out is the file that --file reads; name another.")
     given = _texts(texts, path)
     with connect(server, timeout_s) as client, progress() as bar:
         task = bar.add_task("embedding", total=len(given))
@@ -186,8 +190,9 @@ def _write_npy(path: Path, rows: list[_Row]) -> None:
     scales = [row.scales for row in rows if row.scales is not None]
     if scales:
         matrix = np.hstack([matrix.reshape(len(rows), -1), np.stack(scales).astype("<f4").view(np.uint8)])
-    with path.open("wb") as file:
-        np.save(file, matrix, allow_pickle=False)
+    with naming(path), path.open("wb") as file:
+        # numpy writes past Python's file where it can, and then does not say why it could not.
+        np.save(SimpleNamespace(write=file.write), matrix, allow_pickle=False)
 
 
 def _texts(arguments: tuple[str, ...], path: Path | None) -> list[str]:
@@ -195,14 +200,16 @@ def _texts(arguments: tuple[str, ...], path: Path | None) -> list[str]:
     texts: list[str] = []
     for number, text in enumerate(arguments, 1):
         if text == "-":
-            texts += _lines(sys.stdin.buffer, "standard input")
+            texts += _lines(sys.stdin.buffer, STDIN)
         elif not is_text(text):
             raise click.UsageError(f"TEXT {number} is not UTF-8.")
         else:
             texts.append(text)
     if path:
-        with path.open("rb") as file:
+        with naming(path), path.open("rb") as file:
             texts += _lines(file, str(path))
+    if not texts and (arguments or path):
+        raise Failure(f"{path or STDIN} has no text; give one a line")
     if not texts:
         raise click.UsageError("Give a TEXT, --file FILE, or - for standard input.")
     return texts

@@ -122,7 +122,7 @@ def eval(  # noqa: A001 - the command's name
     Vectors are made and encoded by the server's own code. With several packages, each is compared with the first on the
     same items, and p says how easily chance would make such a difference. Queries and documents get the package's prompts.
     """
-    from whit.export.evaluate import EvaluationError, read_sts
+    from whit.export.evaluate import read_sts
     from whit.export.evaluate.cutoffs import find_cutoffs, matches
     from whit.export.evaluate.model import open_models
     from whit.export.evaluate.run import check_forms, evaluate
@@ -131,7 +131,9 @@ def eval(  # noqa: A001 - the command's name
     forms = _forms(dims, encodings, centre)
     wants_sets = bool(sts or retrieval or classify or stress is not None)
     if not (wants_sets or pairs):
-        raise EvaluationError("nothing to evaluate on; give --sts, --retrieval, --classify, --pairs or --stress")
+        raise click.UsageError("nothing to evaluate on; give --sts, --retrieval, --classify, --pairs or --stress.")
+    if match_from is not None and not pairs:
+        raise click.UsageError("--match-from goes with --pairs.")
     # All files are read before a model spends any time.
     sets = open_sets(sts=sts, retrieval=retrieval, classification=classify, limit=stress) if wants_sets else []
     pair_sets = [(file, data, matches(data, match_from, str(file))) for file in pairs for data in [read_sts(file)]]

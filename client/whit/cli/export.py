@@ -147,6 +147,10 @@ def export(
         return
     if checkpoint is None:
         raise click.UsageError("Missing argument 'CHECKPOINT'.", context)
+    if work is not None:
+        raise click.UsageError("--work goes with --recipe.", context)
+    if embedding_code_count is not None and embedding_dtype != "pq":
+        raise click.UsageError("--embedding-code-count goes with --embedding-dtype pq.", context)
     from whit.export.compile import ExportOptions, compile_checkpoint
 
     options = ExportOptions(

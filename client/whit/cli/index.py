@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 from rich.progress import Progress, TaskID
 
-from whit.cli.command import Failure, command, json_option
+from whit.cli.command import Failure, Utf8, command, json_option
 from whit.cli.output import console, counted, facts, jsonable, print_json, progress
 from whit.cli.passages import SUFFIXES, BadLine, Passage, find_files, id_stem, read_passages
 from whit.cli.remote import check_collection, choose_model, connect, server_options, why
@@ -50,13 +50,15 @@ class Tally:
 @click.option(
     "--collection", required=True, callback=check_collection, help="Collection to write to; made if it is missing."
 )
-@click.option("--model", help="Model of a new collection. Default: the only one that the server has.")
+@click.option("--model", type=Utf8(), help="Model of a new collection. Default: the only one that the server has.")
 @click.option(
     "--storage",
     type=click.Choice(["float32", "float16", "int8", "4bit", "3bit", "2bit"]),
     help=f"How a new collection stores vectors. Default: {DEFAULT_STORAGE}.",
 )
-@click.option("--role", help="Role of the prompt put before each text. Default: document, where the model has it.")
+@click.option(
+    "--role", type=Utf8(), help="Role of the prompt put before each text. Default: document, where the model has it."
+)
 @click.option(
     "--on-overflow",
     type=click.Choice(["truncate", "error"]),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from whit.cli import load_plan as plan
-from whit.cli.command import Failure, command, json_option
+from whit.cli.command import Amount, Failure, Utf8, command, json_option
 from whit.cli.load_calls import Calls, encode_request
 from whit.cli.output import console, counted, notice, print_json, progress, table
 from whit.cli.passages import BadLine, read_lines
@@ -41,6 +41,7 @@ SENTENCES = (
 FALLS_BEHIND = 0.9
 SWEEP_LIMIT = 12
 PREPARED_TEXTS = 65_536
+REQUEST_LIMIT = 10_000_000  # at one rate: each outcome is kept
 
 
 @command(
@@ -54,7 +55,7 @@ PREPARED_TEXTS = 65_536
 @click.option(
     "--rate",
     "rates",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(),
     multiple=True,
     default=(50.0,),
     help="Requests a second, on average (Poisson arrivals). Several: repeat it. Default: 50.",
@@ -68,14 +69,14 @@ PREPARED_TEXTS = 65_536
 )
 @click.option(
     "--duration-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(),
     default=10.0,
     show_default=True,
     help="Seconds at each rate.",
 )
 @click.option(
     "--deadline-ms",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Amount(),
     default=1000.0,
     show_default=True,
     help="What counts as in time; it runs from the moment at which a request is due, and the server is told it.",
@@ -89,7 +90,7 @@ PREPARED_TEXTS = 65_536
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Texts to send, one a line. Default: some short sentences.",
 )
-@click.option("--model", help="Model to use. Default: the only one that the server has.")
+@click.option("--model", type=Utf8(), help="Model to use. Default: the only one that the server has.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the arrivals and the texts.")
 @server_options
 @json_option
@@ -112,9 +113,18 @@ def load(
     failure. Latencies run from the moment at which a request was due, so the percentiles hide no waiting. Texts longer than the model
     reads are cut.
     """
+    if max(rates) * duration_s > REQUEST_LIMIT:
+        raise click.UsageError(
+            f"{max(rates):g} requests/s for {duration_s:g} s are more than {REQUEST_LIMIT:,}; lower --rate or --duration-s."
+        )
     texts = _texts(path)
     with connect(server, timeout_s) as client:
         model = choose_model(client, model)
+        limit = client.info().limits.batch_item_count
+        if texts_per_request > limit:
+            raise Failure(
+                f"--texts-per-request: a request to this server has at most {limit:,} texts (batch_item_count); got {texts_per_request:,}"
+            )
         client.embed(texts[:1], model=model, on_overflow="truncate")  # a wrong model is one error here, not thousands
     target = Target(server, model, deadline_ms / 1e3, texts_per_request)
     reports: list[plan.Report] = []

@@ -22,7 +22,7 @@ _SHOWN_TOKEN_COUNTS = (16, 128)
 @server_options
 @json_option
 def models(server: str, timeout_s: float, costs: bool, as_json: bool) -> None:
-    """List the models a server has loaded: dimensions, limits, prompts, whether they were verified there.
+    """List the models a server has loaded: what runs them, dimensions, limits, prompts, whether they were verified there.
 
     --costs shows the time of one worker that the server predicts: for a run, for each token and for each attention cell, and so
     for one text; how many micro-batches that rests on, and how far recent predictions were off. --json has it in any case.
@@ -36,27 +36,18 @@ def models(server: str, timeout_s: float, costs: bool, as_json: bool) -> None:
 
 
 def models_table(found: Sequence[Model]) -> Table:
-    """The models as a table for people."""
-    columns = [
-        "model",
-        "dtype",
-        "dimensions",
-        "layers",
-        "max tokens",
-        "pooling",
-        "prompts",
-        "size",
-        "verified",
-        "fingerprint",
-    ]
+    """The models as a table for people; --json has more."""
+    has_depths = any(model.layer_counts for model in found)
+    layers = ["layers"] if has_depths else []
+    columns = ["model", "dtype", "provider", "dims", *layers, "tokens", "prompts", "size", "verified", "fingerprint"]
     rows = (
         [
             model.name,
             model.dtype,
+            model.provider,
             model.dimension_count,
-            ", ".join(map(str, model.layer_counts)) or "all",
+            *([", ".join(map(str, model.layer_counts)) or "all"] if has_depths else []),
             model.max_token_count,
-            model.pooling,
             ", ".join(sorted(model.prompts)) or "-",
             size(model.size_bytes),
             "yes" if model.verified else "NO",
@@ -64,7 +55,7 @@ def models_table(found: Sequence[Model]) -> Table:
         ]
         for model in found
     )
-    return table(columns, rows, right=["dimensions", "max tokens", "size"])
+    return table(columns, rows, right=["dims", "tokens", "size"], whole=["provider"])
 
 
 def costs_table(found: Sequence[Model]) -> Table:

@@ -11,14 +11,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -35,14 +36,38 @@ from rich.text import Text
 
 # Without a terminal there is no width to ask for; tables then go to files and logs, where 80 would cut too much.
 PLAIN_WIDTH = 120
+LEAST_WIDTH = 60  # with less, tables lose whole columns
+STDOUT = "standard output"
 LINE_EVERY_S = 60.0  # progress where there is no terminal
+
+
+@contextmanager
+def naming(place: str | Path) -> Iterator[None]:
+    """Gives an ``OSError`` of writing the name of what was written to, which Python leaves out ("No space left on device")."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(place)
+        raise
+
+
+class _Console(Console):
+    """Says where it could not print."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        with naming(STDOUT if self.file is sys.stdout else "standard error"):
+            super().print(*objects, **options)
 
 
 def console(file: IO[str] | None = None) -> Console:
     """A console on stdout (or ``file``) that shows text as it is: no markup, no highlighting, no colours in a pipe."""
     file = file or sys.stdout
     width = None if file.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    return Console(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    made = _Console(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    if file is sys.stdout and made.width < LEAST_WIDTH:
+        made.width = LEAST_WIDTH
+    return made
 
 
 def notice(line: str) -> None:
@@ -52,17 +77,26 @@ def notice(line: str) -> None:
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
     """Prints one JSON document on stdout; ``indent=None`` gives one line, for output that is a stream of lines."""
-    sys.stdout.write(json.dumps(jsonable(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")  # if not, what it lacks is escaped
+    text = json.dumps(jsonable(value), indent=indent, ensure_ascii=not is_unicode, allow_nan=False)
+    with naming(STDOUT):
+        sys.stdout.write(f"{text}\n")
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = (), title: str = ""
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    title: str = "",
 ) -> Table:
-    """A table with one line of heads; columns named in ``right`` are numbers. The first column is never cut."""
+    """A table with one line of heads; columns named in ``right`` are numbers. These, the first and ``whole`` are never cut."""
     made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        number = column in right
-        made.add_column(column, justify="right" if number else "left", no_wrap=number or position == 0, overflow="fold")
+        is_whole = position == 0 or column in (*right, *whole)
+        justify: JustifyMethod = "right" if column in right else "left"
+        made.add_column(column, justify=justify, no_wrap=is_whole, overflow="fold")
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
     return made

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,19 +56,30 @@ Found = Iterator[Passage | BadLine]
 def find_files(paths: list[Path]) -> Iterator[Path]:
     """The files to read: each file as given, each directory's .txt, .md and .jsonl files, recursively and by name.
 
-    Hidden files and directories inside a directory are left out.
+    Hidden files and directories inside a directory are left out, and what is no file (pipes, which would be waited for). A
+    directory that cannot be read is given itself, so that reading it says why.
     """
     for path in paths:
         if not path.is_dir():
             yield path
             continue
-        for parent, directories, names in os.walk(path):
+        unreadable: list[OSError] = []
+        for parent, directories, names in os.walk(path, onerror=unreadable.append):
             directories[:] = sorted(name for name in directories if not name.startswith("."))
             yield from (
                 Path(parent) / name
                 for name in sorted(names)
                 if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+                if not _is_special(Path(parent) / name)
             )
+        yield from (Path(error.filename) for error in unreadable)
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # gone, or a link to nothing: reading it says so
+        return False
 
 
 def read_passages(path: Path, character_count: int) -> Found:
@@ -326,6 +338,9 @@ def read_lines(file: Iterable[bytes], name: str) -> Iterator[tuple[int, str] | B
     for number, line in enumerate(file, 1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.startswith(b"\x1f\x8b"):  # and so would be every other line
+                yield BadLine(name, "compressed with gzip; unpack it first")
+                return
         try:
             yield number, line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:

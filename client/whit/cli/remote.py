@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from whit.cli.command import Failure
+from whit.cli.command import Amount, Failure
 from whit.client import Client
 from whit.contract.names import COLLECTION_ID_RULE, collection_name, parse_collection_name
 
@@ -19,13 +19,17 @@ _PLACE_ON_THE_WIRE = re.compile(
     r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )|\A(?:options|config)\.(?=[a-z_]+: )"
 )
 
-# What the server says of a field of the wire, and what the command line calls it.
+# What the client says of its arguments, and what the command line calls them.
 _FLAGS = {
-    "ask for on_overflow=TRUNCATE": "give --on-overflow truncate",
-    "layer_count: ": "--layers: ",
-    "dimension_count: ": "--dimensions: ",
-    "must be 0, for": "must be left out, for",
-    ", or 0 for all": ", or left out for all",
+    'ask for on_overflow="truncate"': "give --on-overflow truncate",
+    "give a larger timeout, or None for no limit": "give a larger --timeout-s",
+}
+_FLAG_OF_FIELD = {
+    "layer_count": "--layers",
+    "dimension_count": "--dimensions",
+    "role": "--role",
+    "instruction": "--instruction",
+    "limit": "--limit",
 }
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -44,7 +48,7 @@ def server_options(function: _Function) -> _Function:
     )
     timeout = click.option(
         "--timeout-s",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Amount(),
         default=60.0,
         show_default=True,
         help="Give up after this many seconds without an answer.",
@@ -68,7 +72,8 @@ def choose_model(client: Client, model: str | None) -> str:
     """``model`` if given, else the one model that the server has loaded.
 
     Raises:
-        Failure: none or several are loaded; the message lists them.
+        Failure: none is loaded.
+        click.UsageError: several are; the message lists them.
     """
     if model:
         return model
@@ -77,7 +82,7 @@ def choose_model(client: Client, model: str | None) -> str:
         return loaded[0]
     if not loaded:
         raise Failure("the server has no model loaded; start it with: whit serve --models PACKAGE")
-    raise Failure(f"the server has several models; pick one with --model: {', '.join(loaded)}")
+    raise click.UsageError(f"the server has several models; pick one with --model: {', '.join(loaded)}.")
 
 
 def check_collection(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -93,4 +98,5 @@ def why(error: object) -> str:
     words = _PLACE_ON_THE_WIRE.sub("", str(error), count=1)
     for wire, flag in _FLAGS.items():
         words = words.replace(wire, flag)
-    return words
+    field, colon, rest = words.partition(": ")
+    return f"{_FLAG_OF_FIELD.get(field, field)}{colon}{rest}"

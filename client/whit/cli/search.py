@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import click
 from rich.table import Table
 
-from whit.cli.command import Failure, command, json_option
+from whit.cli.command import Count, Failure, Utf8, command, json_option
 from whit.cli.output import console, print_json, snippet, table
-from whit.cli.passages import is_text
 from whit.cli.remote import check_collection, connect, server_options
 from whit.client import Client, Hit, NotFound
 
@@ -23,17 +22,17 @@ from whit.client import Client, Hit, NotFound
     ],
 )
 @click.argument("collection", callback=check_collection)
-@click.argument("question")
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=10, show_default=True, help="Show at most this many points."
-)
+@click.argument("question", type=Utf8())
+@click.option("--limit", type=Count(), default=10, show_default=True, help="Show at most this many points.")
 @click.option(
     "--threshold",
     type=click.FloatRange(-1, 1),
     help="Leave out points with a lower score (cosine, -1 to 1). Default: none.",
 )
 @click.option("--exact", is_flag=True, help="Compare with every vector instead of searching the graph: exact, slower.")
-@click.option("--role", help="Role of the prompt put before the question. Default: query, where the model has it.")
+@click.option(
+    "--role", type=Utf8(), help="Role of the prompt put before the question. Default: query, where the model has it."
+)
 @click.option(
     "--on-overflow",
     type=click.Choice(["error", "truncate"]),
@@ -56,8 +55,6 @@ def search(
     as_json: bool,
 ) -> None:
     """Find the points of COLLECTION that are nearest to QUESTION, best first."""
-    if not is_text(question):
-        raise click.UsageError("QUESTION is not UTF-8.")
     if not question.strip():
         raise click.UsageError("QUESTION is empty.")
     with connect(server, timeout_s) as client:

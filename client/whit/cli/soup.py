@@ -47,6 +47,12 @@ def soup(
 
     They must have one shape and one tokenizer, and have been trained from the same start: with other seeds, texts or options.
     """
+    if len(checkpoints) < 2:
+        raise click.UsageError("a soup needs at least 2 CHECKPOINTs, got 1; give more runs from the same start.")
+    if weights is not None and len(weights) != len(checkpoints):
+        raise click.UsageError(
+            f"--weights must be {len(checkpoints)} numbers, one for each CHECKPOINT, got {len(weights)}."
+        )
     from whit.cli.export import stages
     from whit.export.soup import SoupOptions
     from whit.export.soup import soup as average

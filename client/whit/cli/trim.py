@@ -53,6 +53,10 @@ def trim(checkpoint: Path, out: Path, corpus: Path | None, size: int | None, sha
     A text whose tokens are all kept has the same vector as before. Any text that could be read still can: a word whose
     token went is read in smaller pieces.
     """
+    if share and size is None:
+        raise click.UsageError("--share goes with --size: how many rows the tokens share.")
+    if size is not None and corpus is None:
+        raise click.UsageError("--size goes with --corpus, which says which tokens to keep.")
     from whit.cli.export import stages
     from whit.export.vocabulary import TrimOptions, trim_vocabulary
 

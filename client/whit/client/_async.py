@@ -17,9 +17,15 @@ from whit.client import _streams as streams
 from whit.client._async_points import AsyncPoints
 from whit.client._async_transport import AsyncTransport
 from whit.client._calls import Session, checked_timeout
-from whit.client._channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, checked_address, metadata_pairs
+from whit.client._channel import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT_S,
+    checked_address,
+    checked_credentials,
+    metadata_pairs,
+)
 from whit.client._requests import one_of
-from whit.client._retry import RetryPolicy
+from whit.client._retry import RetryPolicy, checked_retry
 from whit.client._types import (
     DEFAULT,
     EmbedResult,
@@ -59,8 +65,8 @@ class AsyncClient(AsyncPoints):
         metadata: Mapping[str, str] | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
-        self._session = Session(checked_address(address), checked_timeout(timeout), retry or RetryPolicy())
-        self._transport = AsyncTransport(self._session, credentials, metadata_pairs(metadata))
+        self._session = Session(checked_address(address), checked_timeout(timeout), checked_retry(retry))
+        self._transport = AsyncTransport(self._session, checked_credentials(credentials), metadata_pairs(metadata))
 
     # ---- lifetime ----
 
@@ -201,7 +207,7 @@ class AsyncClient(AsyncPoints):
             Unavailable: the server went away; the message says how much was answered.
         """
         source: Iterable[Any] | AsyncIterable[Any]
-        source, are_token_ids = one_of(texts, token_ids)
+        source, are_token_ids = one_of(texts, token_ids, awaited=True)
         plan = streams.embed(
             self._session,
             are_token_ids=are_token_ids,

@@ -15,7 +15,7 @@ from whit.client import _plans as plans
 from whit.client import _streams as streams
 from whit.client._async_transport import AsyncTransport
 from whit.client._calls import Session
-from whit.client._requests import sequence_of
+from whit.client._requests import many_queries, sequence_of
 from whit.client._types import (
     DEFAULT,
     Collection,
@@ -188,7 +188,7 @@ class AsyncPoints:
             on_error=on_error,
             timeout=timeout,
         )
-        return self._transport.stream(plan, sequence_of(points, "points"))
+        return self._transport.stream(plan, sequence_of(points, "points", awaited=True))
 
     async def get(
         self, collection: str, ids: Sequence[str], *, with_vectors: bool = False, timeout: Timeout = DEFAULT
@@ -310,7 +310,7 @@ class AsyncPoints:
     def search_stream(
         self,
         collection: str,
-        queries: Iterable[str | ArrayLike] | AsyncIterable[str | ArrayLike],
+        queries: Iterable[str | ArrayLike] | AsyncIterable[str | ArrayLike] | Vectors,
         *,
         batch_size: int = 64,
         limit: int = 10,
@@ -350,4 +350,4 @@ class AsyncPoints:
             on_error=on_error,
             timeout=timeout,
         )
-        return self._transport.stream(plan, sequence_of(queries, "queries"))
+        return self._transport.stream(plan, many_queries(queries, awaited=True))

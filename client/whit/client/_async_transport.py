@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, Never, TypeVar
 
 import grpc
 import grpc.aio
@@ -30,18 +31,32 @@ class AsyncTransport:
         self._channel: grpc.aio.Channel | None = None
         self._methods: dict[str, Any] = {}
         self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()  # those that may be open
-        self.is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = asyncio.Event()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``aclose`` was called."""
+        return self._closed.is_set()
 
     async def aclose(self) -> None:
         """Ends everything in progress."""
-        self.is_closed = True
+        self._closed.set()
         for stream in list(self._streams):
             stream.cancel()
         if self._channel is not None:
             await self._channel.close()
 
+    def __reduce__(self) -> Never:
+        raise TypeError("a AsyncClient cannot be pickled or copied, for it is a connection; make one in each process")
+
     async def run(self, plan: Plan[T]) -> T:
-        """Runs the plan of a unary call and returns its result."""
+        """Runs the plan of a unary call and returns its result.
+
+        Raises:
+            RuntimeError: this client was closed before, or belongs to another event loop.
+        """
+        self._check_open()
         outcome: Any = None
         error: WhitError | None = None
         while True:
@@ -56,7 +71,11 @@ class AsyncTransport:
         """Runs the plan of a stream over the user's items; yields what it emits.
 
         The user's iterable runs here, in the user's task: what it raises goes to the user.
+
+        Raises:
+            RuntimeError: this client was closed before, or belongs to another event loop.
         """
+        self._check_open()
         items = aiter(source) if isinstance(source, AsyncIterable) else iter(source)
         stream: _Stream | None = None
         outcome: Any = None
@@ -75,10 +94,7 @@ class AsyncTransport:
                 elif isinstance(step, Emit):
                     yield step.result
                 elif isinstance(step, Open):
-                    if stream is not None:
-                        await stream.aclose()
-                    stream = _Stream(self._method(step.method), step.method, self._metadata)
-                    self._streams.add(stream)
+                    stream, error = await self._open(step.method, stream)
                 elif isinstance(step, Invoke | Sleep):
                     outcome, error = await self._unary(step)
                 else:
@@ -89,10 +105,24 @@ class AsyncTransport:
             if stream is not None:
                 await stream.aclose()
 
+    async def _open(
+        self, method: Method[Any, Any], before: _Stream | None
+    ) -> tuple[_Stream, None] | tuple[None, WhitError]:
+        if before is not None:
+            await before.aclose()
+        if self.is_closed:
+            return None, self._session.closed_error(method)
+        stream = _Stream(self._method(method), method, self._metadata)
+        self._streams.add(stream)
+        return stream, None
+
     async def _unary(self, step: Invoke | Sleep) -> tuple[Any, WhitError | None]:
         if isinstance(step, Sleep):
-            await asyncio.sleep(step.delay_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), step.delay_s)
             return None, None
+        if self.is_closed:
+            return None, self._session.closed_error(step.method)
         try:
             call = self._method(step.method)(step.request, timeout=step.timeout_s, metadata=self._metadata)
             return await call, None
@@ -126,9 +156,18 @@ class AsyncTransport:
             return self._session.closed_error(method)
         raise  # noqa: PLE0704 - see above
 
-    def _method(self, method: Method[Any, Any]) -> Any:
+    def _check_open(self) -> None:
         if self.is_closed:
             raise RuntimeError("this client is closed; make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            raise RuntimeError(
+                "this AsyncClient belongs to the event loop that first used it, which is another one; "
+                "make one in each loop (every asyncio.run has its own)"
+            )
+        self._loop = loop
+
+    def _method(self, method: Method[Any, Any]) -> Any:
         if self._channel is None:
             address = self._session.address
             self._channel = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import grpc
+import numpy as np
 
 from whit.client import _convert as convert
 from whit.client._errors import Unavailable, WhitError, deadline_problem, from_problem, from_rpc_error
@@ -20,16 +20,25 @@ from whit.client._types import DEFAULT, ServerInfo, Timeout, Unset
 from whit.contract.errors import Problem, Reason
 from whit.v1 import server_pb2
 
+_MAX_TIMEOUT_S = 1e9  # gRPC takes ten times as much for a time that has passed
+
 
 def checked_timeout(timeout: float | None) -> float | None:
     """``timeout``, unless it is no time.
 
     Raises:
-        ValueError: it is 0 or less, or infinite.
+        TypeError: it is no number.
+        ValueError: it is 0 or less, or more than gRPC can count.
     """
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise ValueError(f"timeout must be more than 0 seconds, or None for no limit; got {timeout!r}")
-    return timeout
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float | np.integer | np.floating):
+        raise TypeError(f"timeout must be a number of seconds, or None for no limit; got {type(timeout).__name__}")
+    if not 0 < timeout <= _MAX_TIMEOUT_S:
+        raise ValueError(
+            f"timeout must be more than 0 seconds, or None for no limit, and at most {_MAX_TIMEOUT_S:g}; got {timeout!r}"
+        )
+    return float(timeout)
 
 
 @dataclass(slots=True)
@@ -53,6 +62,14 @@ class Session:
     def error(self, error: grpc.RpcError, method: Method[Request, Response], timeout: float | None) -> WhitError:
         """The error of a call that gRPC ended with ``error``."""
         return from_rpc_error(error, address=self.address, method=method.name, timeout=timeout)
+
+    def note(self, error: WhitError) -> None:
+        """Forgets the server's limits where ``error`` may mean that they are no longer known.
+
+        What comes up again may have others, and a call in between need not have seen that it went: then it is told of a limit.
+        """
+        if isinstance(error, Unavailable) or error.reason is Reason.INVALID_REQUEST:
+            self.info = None
 
     def closed_error(self, method: Method[Request, Response]) -> WhitError:
         """The error of a call in whose course this client was closed."""
@@ -95,8 +112,7 @@ class Call:
 
         ``limited`` false: this call's timeout is no bound, as for a stream, which may last.
         """
-        if isinstance(error, Unavailable):
-            self.session.info = None  # what comes up again may have other limits
+        self.session.note(error)
         delay = delay_before_retry(
             error.problem,
             attempt=attempt,
@@ -116,8 +132,8 @@ class Call:
 
     def server_info(self, *, fresh: bool = False) -> Plan[ServerInfo]:
         """What the server says of itself, asked for once unless ``fresh``."""
-        if self.session.info is None or fresh:
-            self.session.info = convert.server_info(
-                (yield from self.invoke(GET_SERVER_INFO, server_pb2.GetServerInfoRequest()))
-            )
-        return self.session.info
+        found = self.session.info  # read once: another thread may forget it
+        if found is None or fresh:
+            response = yield from self.invoke(GET_SERVER_INFO, server_pb2.GetServerInfoRequest())
+            found = self.session.info = convert.server_info(response)
+        return found

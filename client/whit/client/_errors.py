@@ -171,7 +171,7 @@ def from_problem(problem: Problem) -> WhitError:
 
 def from_item_status(status: status_pb2.Status, place: Callable[[int], int], field: str) -> WhitError:
     """The error of one item; ``place`` and ``field`` are as in ``renumbered``."""
-    return from_problem(renumbered(from_status(status), place, field))
+    return from_problem(in_python(renumbered(from_status(status), place, field)))
 
 
 def from_rpc_error(error: grpc.RpcError, *, address: str, method: str, timeout: float | None) -> WhitError:
@@ -183,7 +183,7 @@ def from_rpc_error(error: grpc.RpcError, *, address: str, method: str, timeout: 
     except ValueError:  # the details contradict the code or the message: believe the code
         status = None
     if status is not None:
-        return from_problem(from_status(status))
+        return from_problem(in_python(from_status(status)))
     code, details = call.code(), " ".join((call.details() or "").split())
     reason = general_reason(code)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
@@ -210,8 +210,30 @@ def renumbered(problem: Problem, place: Callable[[int], int], field: str) -> Pro
             lambda found: f"{field if found[1] == 'items' else found[1]}[{place(int(found[2]))}]", text
         )
 
+    return _reworded(problem, reword)
+
+
+def in_python(problem: Problem) -> Problem:
+    """``problem`` in words of this client: what is 0 on the wire is left out here, and refused."""
+
+    def reword(text: str) -> str:
+        for wire, python in _IN_PYTHON.items():
+            text = text.replace(wire, python)
+        return text
+
+    return _reworded(problem, reword)
+
+
+def _reworded(problem: Problem, reword: Callable[[str], str]) -> Problem:
     violations = tuple(FieldViolation(reword(v.field), reword(v.description)) for v in problem.violations)
     return replace(problem, message=reword(problem.message), violations=violations)
+
+
+_IN_PYTHON = {
+    "on_overflow=TRUNCATE": 'on_overflow="truncate"',
+    "must be 0, for": "must be left out, for",
+    ", or 0 for": ", or left out for",
+}
 
 
 _ITEM_PATH = re.compile(r"\b(?:batch\.)?(texts|token_ids|points|ids|vectors|items)\[(\d+)\]")

@@ -5,10 +5,14 @@ What no server could take is a ``ValueError`` at once; what depends on the serve
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from whit.client._convert import ENCODING_TO_WIRE
-from whit.contract.names import collection_name, model_name
+from whit.client._metadata import utf8
+from whit.contract import names
 from whit.contract.vectors import Encoding
 from whit.v1 import embedding_pb2, point_pb2, vector_pb2
 
@@ -18,16 +22,62 @@ _OVERFLOW = {
 }
 
 
+def model_name(name: str) -> str:
+    """The resource name of a model.
+
+    Raises:
+        TypeError: no str. An f-string would make a name of anything.
+        ValueError: no Unicode text.
+    """
+    return names.model_name(text(name, "the name of a model"))
+
+
+def collection_name(name: str) -> str:
+    """The resource name of a collection; raises as ``model_name`` does."""
+    return names.collection_name(text(name, "the name of a collection"))
+
+
+def text(value: str, argument: str) -> str:
+    """``value``, unless it cannot be sent as text.
+
+    Raises:
+        TypeError: no str.
+        ValueError: half a surrogate pair in it.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{argument} must be str, got {type(value).__name__}")
+    return utf8(value, argument)
+
+
+def role(name: str | None) -> str:
+    """The role, or "" (the wire's "not given") for None; raises as ``text`` does."""
+    return "" if name is None else text(name, "role")
+
+
+def switch(value: bool, argument: str) -> bool:
+    """``value``, unless it only has a truth value: ``"no"`` would be True.
+
+    Raises:
+        TypeError: neither True nor False.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{argument} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def encodings(encoding: str | Sequence[str]) -> tuple[Encoding, ...]:
     """The encodings that a name or a sequence of names means.
 
     Raises:
+        TypeError: neither.
         ValueError: an unknown name, a name twice, or none.
     """
-    names = (encoding,) if isinstance(encoding, str) else tuple(encoding)
-    if not names or len(set(names)) < len(names):
+    if not isinstance(encoding, Iterable):
+        raise TypeError(f"encoding must be a name or several, got {encoding!r}; choose {_choices(Encoding)}")
+    found = [_encoding(name, "encoding") for name in ([encoding] if isinstance(encoding, str) else encoding)]
+    if not found or len(set(found)) < len(found):
         raise ValueError(f"encoding must be one or more different names, got {encoding!r}; choose {_choices(Encoding)}")
-    return tuple(_encoding(name, "encoding") for name in names)
+    return tuple(found)
 
 
 def _encoding(name: str, argument: str) -> Encoding:
@@ -48,10 +98,9 @@ def overflow(policy: str) -> embedding_pb2.OverflowPolicy.ValueType:
     Raises:
         ValueError: there is none.
     """
-    found = _OVERFLOW.get(policy)
-    if found is None:
+    if not isinstance(policy, str) or policy not in _OVERFLOW:
         raise ValueError(f"on_overflow must be {_choices(_OVERFLOW)}; got {policy!r}")
-    return found
+    return _OVERFLOW[policy]
 
 
 def raises(on_error: str) -> bool:
@@ -65,15 +114,28 @@ def raises(on_error: str) -> bool:
     return on_error == "raise"
 
 
+def whole(value: int, argument: str) -> int:
+    """``value`` as an int.
+
+    Raises:
+        TypeError: no whole number, such as 2.0, "2" or True.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{argument} must be a whole number (int), got {value!r}")
+    return operator.index(value)
+
+
 def positive(value: int | None, argument: str) -> int:
     """``value``, or 0 (the wire's "not given") for None.
 
     Raises:
+        TypeError: no whole number.
         ValueError: it is less than 1, which the wire could not tell from "not given", or more than the wire can carry.
     """
-    if value is not None and not 1 <= value < 2**31:
+    number = 0 if value is None else whole(value, argument)
+    if value is not None and not 1 <= number < 2**31:
         raise ValueError(f"{argument} must be 1 or more and below 2**31, or left out; got {value}")
-    return value or 0
+    return number
 
 
 def embed_options(
@@ -90,19 +152,22 @@ def embed_options(
     """The options of an embedding call.
 
     Raises:
+        TypeError: a value of another type.
         ValueError: both role and instruction, or a value that means nothing.
     """
     if role is not None and instruction is not None:
         raise ValueError("give role or instruction, not both: each is what is put before the text")
     # An empty one is sent too, for the server to judge; an unset one is not.
-    prompt = {name: text for name, text in (("role", role), ("instruction", instruction)) if text is not None}
+    prompt = {
+        name: text(value, name) for name, value in (("role", role), ("instruction", instruction)) if value is not None
+    }
     return embedding_pb2.EmbedOptions(
         model=model_name(model),
         **prompt,
         dimension_count=positive(dimension_count, "dimension_count"),
         encodings=[ENCODING_TO_WIRE[name] for name in encodings(encoding)],
         on_overflow=overflow(on_overflow),
-        normalize=normalize,
+        normalize=switch(normalize, "normalize"),
         layer_count=positive(layer_count, "layer_count"),
     )
 
@@ -129,14 +194,17 @@ def search_options(
     """The options of a search.
 
     Raises:
+        TypeError: a value of another type.
         ValueError: a value that means nothing.
     """
+    if not isinstance(score_threshold, int | float | np.integer | np.floating | None):
+        raise TypeError(f"score_threshold must be a number from -1 to 1, or None; got {score_threshold!r}")
     return point_pb2.SearchOptions(
         collection=collection_name(collection),
         limit=positive(limit, "limit"),
         score_threshold=score_threshold,
-        without_payload=not with_payload,
-        role=role or "",
+        without_payload=not switch(with_payload, "with_payload"),
+        role="" if role is None else text(role, "role"),
         on_overflow=overflow(on_overflow),
-        exact=exact,
+        exact=switch(exact, "exact"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -14,7 +14,9 @@ from whit.client import _options as opts
 from whit.client import _requests as requests
 from whit.client._calls import Call, Session
 from whit.client._errors import AlreadyExists, WhitError, from_problem, renumbered
+from whit.client._metadata import utf8
 from whit.client._methods import Method, Request, Response
+from whit.client._options import collection_name, model_name
 from whit.client._split import Batch, Batcher, Entry
 from whit.client._steps import Plan
 from whit.client._types import (
@@ -32,7 +34,6 @@ from whit.client._types import (
     Verification,
 )
 from whit.contract.errors import Problem, Reason
-from whit.contract.names import collection_name, model_name
 from whit.contract.vectors import Encoding
 from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2
 
@@ -258,12 +259,13 @@ def upsert(
     limits = (yield from call.server_info()).limits
     prepare = requests.once_only(point.id for point in points)
     parts = []
-    for batch in points_batcher(limits, limits.batch_item_count, prepare).split(points):
+    overhead = len(name) + len(opts.role(role).encode())
+    for batch in points_batcher(limits, limits.batch_item_count, prepare, overhead).split(points):
         if batch.refused and not batch.kept:
             parts.append(convert.failed_upsert_result(batch, None))
             continue
         request = point_pb2.UpsertRequest(
-            collection=name, role=role or "", on_overflow=policy, **requests.points_and_vectors(batch.kept)
+            collection=name, role=opts.role(role), on_overflow=policy, **requests.points_and_vectors(batch.kept)
         )
         response = yield from _invoke_for(batch, call, rpc.UPSERT, request)
         parts.append(convert.upsert_result(response, batch))
@@ -274,13 +276,16 @@ def upsert(
 
 
 def points_batcher(
-    limits: Limits, item_count: int, prepare: Callable[[Point, int], Entry] = requests.point_entry
+    limits: Limits,
+    item_count: int,
+    prepare: Callable[[Point, int], Entry] = requests.point_entry,
+    overhead_bytes: int = 0,
 ) -> Batcher[Point]:
     """Splits points."""
     return Batcher(
         prepare,
         item_count=min(item_count, answerable_count(limits, 0, ())),
-        byte_count=room(limits, 0),
+        byte_count=room(limits, overhead_bytes),
         field="points",
     )
 
@@ -290,6 +295,7 @@ def _id_batches(ids: Iterable[str], count: int) -> Iterator[list[str]]:
     for place, id_ in enumerate(wanted):
         if not isinstance(id_, str):
             raise TypeError(f"ids[{place}] must be str, got {type(id_).__name__}; write str(…)")
+        utf8(id_, f"ids[{place}]")
     for start in range(0, max(1, len(wanted)), count):
         yield wanted[start : start + count]
 
@@ -312,12 +318,14 @@ def delete(session: Session, collection: str, ids: Sequence[str], timeout: Timeo
     call = Call(session, timeout)
     limits = (yield from call.server_info()).limits
     deleted, sequence = 0, 0
-    missing: list[str] = []
+    missing: dict[str, None] = {}
+    earlier: set[str] = set()  # of the batches before: what they deleted was there
     for start, batch in _numbered(_id_batches(ids, limits.batch_item_count)):
         request = point_pb2.DeleteRequest(collection=collection_name(collection), ids=batch)
         response = yield from _invoke_for(Batch("ids", start, list(batch)), call, rpc.DELETE, request)
         deleted += response.deleted_count
-        missing += response.missing_ids
+        missing |= dict.fromkeys(id_ for id_ in response.missing_ids if id_ not in earlier)
+        earlier.update(batch)
         sequence = response.sequence
     return DeleteResult(deleted, tuple(missing), sequence)
 
@@ -371,17 +379,10 @@ def search_batch(
 ) -> Plan[list[SearchResult]]:
     """Answers many queries."""
     raise_errors = opts.raises(on_error)
-    results = yield from search(session, many_queries(queries), timeout=timeout, **options)
+    results = yield from search(session, requests.many_queries(queries), timeout=timeout, **options)
     if raise_errors:
         convert.raise_search_errors(results)
     return results
-
-
-def many_queries(queries: Iterable[Any] | Vectors | ArrayLike) -> Iterable[Any]:
-    """Queries one by one: texts, vectors, or the rows of ``Vectors``."""
-    if isinstance(queries, Vectors):
-        return requests.rows_of(queries, "queries")
-    return cast("Iterable[Any]", requests.sequence_of(queries, "queries"))
 
 
 def query_batcher(limits: Limits, item_count: int, overhead_bytes: int) -> Batcher[Any]:

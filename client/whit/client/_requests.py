@@ -38,29 +38,35 @@ class Row(NamedTuple):
     scale: float
 
 
-def sequence_of(values: T, argument: str) -> T:
-    """``values``, unless they are one text where many are meant.
+def sequence_of(values: T, argument: str, *, awaited: bool = False) -> T:
+    """``values``, unless they are one text where many are meant. Only ``awaited`` may they be asynchronous.
 
     Raises:
         TypeError: a str, bytes or mapping, or nothing that can be iterated over.
     """
+    if isinstance(values, AsyncIterable) and not awaited:
+        raise TypeError(
+            f"{argument} must be a sequence, got {type(values).__name__}, which has to be awaited; "
+            "gather it in a list, or give it to a stream of AsyncClient"
+        )
     if isinstance(values, str | bytes | Mapping):
         raise TypeError(f"{argument} must be a sequence, got one {type(values).__name__}; write [{argument}]")
-    if not isinstance(values, Iterable | AsyncIterable) and not hasattr(values, "__getitem__"):
+    is_scalar = isinstance(values, np.ndarray) and values.ndim == 0
+    if is_scalar or not (isinstance(values, Iterable | AsyncIterable) or hasattr(values, "__getitem__")):
         raise TypeError(f"{argument} must be a sequence, got {type(values).__name__}")
     return values
 
 
-def one_of(texts: T | None, token_ids: U | None) -> tuple[T | U, bool]:
+def one_of(texts: T | None, token_ids: U | None, *, awaited: bool = False) -> tuple[T | U, bool]:
     """The one that is given, and whether it is ``token_ids``.
 
     Raises:
         TypeError: both or neither, or a single text in place of a sequence.
     """
     if texts is not None and token_ids is None:
-        return sequence_of(texts, "texts"), False
+        return sequence_of(texts, "texts", awaited=awaited), False
     if token_ids is not None and texts is None:
-        return sequence_of(token_ids, "token_ids"), True
+        return sequence_of(token_ids, "token_ids", awaited=awaited), True
     raise TypeError("give texts or token_ids, one of them")
 
 
@@ -85,6 +91,8 @@ def _utf8_byte_count(text: str, field: str) -> int:
 def token_ids_entry(ids: Sequence[int] | NDArray[np.integer[Any]], place: int) -> Entry:
     """A text given as token ids, ready to send."""
     try:
+        if isinstance(ids, bytes | bytearray):  # their items are ints too
+            raise TypeError
         values = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         message = embedding_pb2.TokenIds(ids=values)
     except TypeError:
@@ -110,6 +118,8 @@ def rows_of(vectors: Vectors | ArrayLike, argument: str = "vectors") -> list[Row
             raise ValueError(
                 f"{argument} must not be {vectors.encoding}: coded again they would lose more; give to_float32() of them"
             )
+        if vectors.encoding is Encoding.INT8 and (vectors.scales is None or len(vectors.scales) != len(vectors)):
+            raise ValueError(f"{argument} are int8 and must have a scale for each of their {len(vectors)} rows")
         scales = [0.0] * len(vectors) if vectors.scales is None else vectors.scales.tolist()
         return [
             Row(vectors.encoding, vectors.dimension_count, values, scale)
@@ -144,7 +154,7 @@ def _numbers(values: ArrayLike, argument: str) -> NDArray[Any]:
     except ValueError:
         raise ValueError(f"{argument} has rows of different lengths; every vector must have the same") from None
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"{argument} must be numbers, got {array.dtype}")
+        raise TypeError(f"{argument} must be numbers, got {array.dtype if array.ndim else type(values).__name__}")
     if array.dtype == np.float16:
         return array
     with np.errstate(over="ignore"):  # what is then infinite is refused by the server, by name
@@ -154,6 +164,13 @@ def _numbers(values: ArrayLike, argument: str) -> NDArray[Any]:
 def row_entry(row: Row, place: int) -> Entry:
     """A vector, ready to send; those of one batch have one encoding and length."""
     return Entry(row, row.values.nbytes + 4, row[:2])
+
+
+def many_queries(queries: Any, *, awaited: bool = False) -> Any:
+    """Queries one by one: texts, vectors, or the rows of ``Vectors``; asynchronously only if ``awaited``."""
+    if isinstance(queries, Vectors):
+        return rows_of(queries, "queries")
+    return sequence_of(queries, "queries", awaited=awaited)
 
 
 def query_entry(query: Any, place: int) -> Entry:
@@ -181,7 +198,7 @@ def point_entry(point: Point, place: int) -> Entry:
     vector: Any = point.vector  # a Row where points_of made the point
     row = vector if vector is None or isinstance(vector, Row) else row_of(vector, f"{field}.vector")
     try:
-        metadata = to_struct(point.metadata, f"{field}.metadata") if point.metadata else None
+        metadata = None if point.metadata is None else to_struct(point.metadata, f"{field}.metadata")
         message = point_pb2.Point(id=point.id, text=point.text, metadata=metadata)
     except ValueError as error:  # UnicodeEncodeError too
         name, why = _split_words(error, field)
@@ -197,7 +214,7 @@ def once_only(ids: Iterable[str]) -> Callable[[Point, int], Entry]:
 
     The server does the same in one message; what becomes of a point must not hang on how a call was split.
     """
-    counts = Counter(ids)
+    counts = Counter(id_ for id_ in ids if isinstance(id_, str))
 
     def prepare(point: Point, place: int) -> Entry:
         entry = point_entry(point, place)

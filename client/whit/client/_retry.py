@@ -6,6 +6,7 @@ fail again or may have been done already.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,11 +20,37 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and how fast: ``attempt_count`` counts the first try; delays double from ``first_delay_s``."""
+    """How often and how fast: ``attempt_count`` counts the first try; delays double from ``first_delay_s``.
+
+    Raises:
+        ValueError: fewer tries than one, or a delay of less than no time or without end.
+    """
 
     attempt_count: int = 5
     first_delay_s: float = 0.1
     max_delay_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attempt_count, int) or self.attempt_count < 1:
+            raise ValueError(
+                f"attempt_count must be a whole number, 1 (never again) or more; got {self.attempt_count!r}"
+            )
+        for name, delay in (("first_delay_s", self.first_delay_s), ("max_delay_s", self.max_delay_s)):
+            if not isinstance(delay, int | float) or not 0 <= delay < math.inf:
+                raise ValueError(f"{name} must be 0 seconds or more; got {delay!r}")
+
+
+def checked_retry(retry: RetryPolicy | None) -> RetryPolicy:
+    """``retry``, or the usual policy for None.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise TypeError(
+            f"retry must be a RetryPolicy, such as RetryPolicy(attempt_count=3); got {type(retry).__name__}"
+        )
+    return retry or RetryPolicy()
 
 
 @dataclass(frozen=True, slots=True)

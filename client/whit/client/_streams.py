@@ -21,11 +21,11 @@ from whit.client import _requests as requests
 from whit.client._calls import Call, Session
 from whit.client._errors import WhitError, from_item_status, from_problem
 from whit.client._methods import Method
+from whit.client._options import collection_name
 from whit.client._split import Batch, Batcher
 from whit.client._steps import END, HALF_CLOSE, PULL, READY, Emit, Open, Plan, Receive, Send, Sleep, StreamPlan
 from whit.client._types import EmbedResult, SearchResult, ServerInfo, Timeout, UpsertResult
 from whit.contract.errors import Problem, Reason
-from whit.contract.names import collection_name
 from whit.v1 import embedding_pb2, point_pb2
 
 _MAX_WINDOW = 32
@@ -124,6 +124,7 @@ class _Run:
         batch, _ = self._waiting.popleft()
         if reply.status.code:
             failure = from_item_status(reply.status, batch.place, batch.field)
+            self._call.session.note(failure)
             if self._stream.raise_errors:
                 raise failure
             yield from self._emit(batch, self._stream.failures(batch, failure))
@@ -166,7 +167,7 @@ def _run(call: Call, prepare: Plan[Stream]) -> StreamPlan:
 
 
 def _batch_size(batch_size: int) -> int:
-    if batch_size < 1:
+    if opts.whole(batch_size, "batch_size") < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
     return batch_size
 
@@ -196,7 +197,7 @@ def embed(
             batcher=Batcher(
                 prepare,
                 item_count=min(count, plans.answerable_count(about.limits, dimension_count, names)),
-                byte_count=plans.room(about.limits, 0),
+                byte_count=plans.room(about.limits, config.ByteSize()),
                 field=field,
             ),
             window=window(about),
@@ -224,7 +225,7 @@ def upsert(
     """Writes a stream of points; emits an ``UpsertResult`` a batch."""
     raise_errors, count = opts.raises(on_error), _batch_size(batch_size)
     config = point_pb2.StreamUpsertConfig(
-        collection=collection_name(collection), role=role or "", on_overflow=opts.overflow(on_overflow)
+        collection=collection_name(collection), role=opts.role(role), on_overflow=opts.overflow(on_overflow)
     )
     call = Call(session, timeout)
 
@@ -241,7 +242,7 @@ def upsert(
         return Stream(
             method=rpc.STREAM_UPSERT,
             config=point_pb2.StreamUpsertRequest(config=config),
-            batcher=plans.points_batcher(about.limits, count),
+            batcher=plans.points_batcher(about.limits, count, overhead_bytes=config.ByteSize()),
             window=window(about),
             raise_errors=raise_errors,
             pack=pack,
@@ -269,7 +270,7 @@ def search(session: Session, *, batch_size: int, on_error: str, timeout: Timeout
         return Stream(
             method=rpc.STREAM_SEARCH,
             config=point_pb2.StreamSearchRequest(config=config),
-            batcher=plans.query_batcher(about.limits, count, 0),
+            batcher=plans.query_batcher(about.limits, count, config.ByteSize()),
             window=window(about),
             raise_errors=raise_errors,
             pack=lambda kept: point_pb2.StreamSearchRequest(

@@ -14,9 +14,15 @@ import grpc
 from whit.client import _plans as plans
 from whit.client import _streams as streams
 from whit.client._calls import Session, checked_timeout
-from whit.client._channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, checked_address, metadata_pairs
+from whit.client._channel import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT_S,
+    checked_address,
+    checked_credentials,
+    metadata_pairs,
+)
 from whit.client._requests import one_of
-from whit.client._retry import RetryPolicy
+from whit.client._retry import RetryPolicy, checked_retry
 from whit.client._sync_points import SyncPoints
 from whit.client._sync_transport import SyncTransport
 from whit.client._types import (
@@ -56,8 +62,8 @@ class Client(SyncPoints):
         metadata: Mapping[str, str] | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
-        self._session = Session(checked_address(address), checked_timeout(timeout), retry or RetryPolicy())
-        self._transport = SyncTransport(self._session, credentials, metadata_pairs(metadata))
+        self._session = Session(checked_address(address), checked_timeout(timeout), checked_retry(retry))
+        self._transport = SyncTransport(self._session, checked_credentials(credentials), metadata_pairs(metadata))
 
     # ---- lifetime ----
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from whit.client import _plans as plans
 from whit.client import _streams as streams
 from whit.client._calls import Session
-from whit.client._requests import sequence_of
+from whit.client._requests import many_queries, sequence_of
 from whit.client._sync_transport import SyncTransport
 from whit.client._types import (
     DEFAULT,
@@ -309,7 +309,7 @@ class SyncPoints:
     def search_stream(
         self,
         collection: str,
-        queries: Iterable[str | ArrayLike],
+        queries: Iterable[str | ArrayLike] | Vectors,
         *,
         batch_size: int = 64,
         limit: int = 10,
@@ -349,4 +349,4 @@ class SyncPoints:
             on_error=on_error,
             timeout=timeout,
         )
-        return self._transport.stream(plan, sequence_of(queries, "queries"))
+        return self._transport.stream(plan, many_queries(queries))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -44,8 +44,16 @@ class SyncTransport:
         self._closed.set()
         self._channel.close()
 
+    def __reduce__(self) -> Never:
+        raise TypeError("a Client cannot be pickled or copied, for it is a connection; make one in each process")
+
     def run(self, plan: Plan[T]) -> T:
-        """Runs the plan of a unary call and returns its result."""
+        """Runs the plan of a unary call and returns its result.
+
+        Raises:
+            RuntimeError: this client was closed before.
+        """
+        self._check_open()
         outcome: Any = None
         error: WhitError | None = None
         while True:
@@ -60,7 +68,11 @@ class SyncTransport:
         """Runs the plan of a stream over the user's items; yields what it emits.
 
         The user's iterable runs here, in the user's thread: what it raises goes to the user.
+
+        Raises:
+            RuntimeError: this client was closed before.
         """
+        self._check_open()
         items = iter(source)
         stream: _Stream | None = None
         outcome: Any = None
@@ -79,9 +91,7 @@ class SyncTransport:
                 elif isinstance(step, Emit):
                     yield step.result
                 elif isinstance(step, Open):
-                    if stream is not None:
-                        stream.close()
-                    stream = _Stream(self._method(step.method), step.method, self._metadata)
+                    stream, error = self._open(step.method, stream)
                 elif isinstance(step, Invoke | Sleep):
                     outcome, error = self._unary(step)
                 else:
@@ -92,14 +102,31 @@ class SyncTransport:
             if stream is not None:
                 stream.close()
 
+    def _open(self, method: Method[Any, Any], before: _Stream | None) -> tuple[_Stream, None] | tuple[None, WhitError]:
+        if before is not None:
+            before.close()
+        if self.is_closed:
+            return None, self._session.closed_error(method)
+        return _Stream(self._method(method), method, self._metadata), None
+
     def _unary(self, step: Invoke | Sleep) -> tuple[Any, WhitError | None]:
         if isinstance(step, Sleep):
             self._closed.wait(step.delay_s)
             return None, None
+        if self.is_closed:
+            return None, self._session.closed_error(step.method)
         try:
             return self._method(step.method)(step.request, timeout=step.timeout_s, metadata=self._metadata), None
         except grpc.RpcError as error:
             return None, self._session.error(error, step.method, step.limit_s)
+        except ValueError:  # what gRPC says of a channel that was closed a moment ago
+            if not self._closed.is_set():
+                raise
+            return None, self._session.closed_error(step.method)
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise RuntimeError("this client is closed; make a new one")
 
     def _message(self, stream: _Stream, step: Any) -> tuple[Any, WhitError | None]:
         match step:
@@ -118,8 +145,6 @@ class SyncTransport:
         return None, None
 
     def _method(self, method: Method[Any, Any]) -> Any:
-        if self.is_closed:
-            raise RuntimeError("this client is closed; make a new one")
         found = self._methods.get(method.path)
         if found is None:
             make = self._channel.stream_stream if method.is_stream else self._channel.unary_unary

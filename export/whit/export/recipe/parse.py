@@ -74,6 +74,10 @@ def read_recipe(file: Path, checkpoint: Path | None = None) -> Recipe:
     tables = content.get("step", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise RecipeError(f"{file}: step must be a list of tables; begin each step with [[step]]")
+    if not content.keys() & {"step", "export", "static"}:
+        raise RecipeError(
+            f"{file}: the recipe says nothing to do; give it a [[step]], or a table [export] or [static], which may be empty"
+        )
     if "static" in content and "export" in content:
         raise RecipeError(f"{file}: a recipe ends in [export] or in [static]; leave out one of them")
     return Recipe(
