@@ -30,13 +30,15 @@ def wait_for(taken, count):
         pass
 
 
-def learned(**options):
-    """A scheduler that knows what its model costs."""
-    scheduler = make_scheduler(**options)
+def learned(*, run_s=1e-3, clock=None, **options):
+    """A scheduler that knows what a run of its model costs."""
+    clock = clock or Clock()
+    scheduler = make_scheduler(clock=clock, **options)
     for _ in range(8):
         scheduler.submit(make_job([10])[0])
         batch = take(scheduler)
         assert batch.core_count == 1
+        clock.now += run_s
         scheduler.finish(batch)
     return scheduler
 
@@ -90,7 +92,14 @@ def test_a_sequence_that_the_caller_runs_gets_the_cores_of_all_workers():
     [batch] = scheduler.start(make_job([10])[0])
     assert batch.core_count == 3
     scheduler.finish(batch)
-    assert [batch.core_count for batch in scheduler.start(make_job([10, 11, 30])[0])] == [1, 3]
+    assert [batch.core_count for batch in scheduler.start(make_job([10, 30])[0])] == [1, 1]
+
+
+@pytest.mark.parametrize(("run_s", "cores"), [(0.4e-3, 1), (0.6e-3, 2)])
+def test_what_is_done_at_once_is_not_worth_another_thread(run_s, cores):
+    scheduler = learned(run_s=run_s, workers=2, most_cores=lambda _model: 8)
+    [batch] = scheduler.start(make_job([10])[0])
+    assert batch.core_count == cores
 
 
 def test_where_calls_have_met_lately_each_gets_a_core():

@@ -83,14 +83,12 @@ class Job:
         return self.last_start_time > 0
 
     def all_at_once(self, numbers: Iterator[int], now: float, core_count: int) -> list[MicroBatch]:
-        """Takes all that waits into micro-batches of its own, one for each attention length; lone sequences get all cores."""
+        """Takes all that waits into micro-batches of its own, one for each attention length."""
         batches = []
         for length, group in self.groups.items():
             entries, tokens = [(self, waiting) for waiting in group], sum(len(waiting.ids) for waiting in group)
-            cores = core_count if len(entries) == 1 else 1
-            batches.append(
-                MicroBatch(next(numbers), self.model_id, self.lane, length, entries, tokens, now, self.depth, cores)
-            )
+            content = self.model_id, self.lane, length, entries, tokens, now, self.depth, core_count
+            batches.append(MicroBatch(next(numbers), *content))
         self.groups.clear()
         self.waiting_tokens = self.waiting_cells = 0
         return batches

@@ -34,7 +34,9 @@ from whit.server.engine.types import Lane
 # takes 0.2 to 0.4 ms.
 _QUICK_S = 0.002
 
-# What a model costs is learned from runs on one core: from so many before any is run on several.
+# A lone sequence runs on all idle cores, if it takes so long that another thread, 0.1 ms, is worth it. What a model costs is learned
+# from runs on one core: from so many before any is run on several.
+_LEAST_SHARED_S = 0.0005
 _LEARNED_RUNS = 8
 
 
@@ -129,7 +131,8 @@ class Scheduler:
             self._seen.come(now, meets=self._is_busy)
             self._statistics.lanes[job.lane].token_count += job.waiting_tokens
             self._statistics.lanes[job.lane].job_count += 1
-            batches = job.all_at_once(self._batch_numbers, now, self._cores(job.model_id, self._worker_count, now))
+            cores = self._cores(job, job.waiting_tokens, self._worker_count, now) if job.unfinished == 1 else 1
+            batches = job.all_at_once(self._batch_numbers, now, cores)
             self._runs += len(batches)
             return batches
 
@@ -270,15 +273,17 @@ class Scheduler:
                 self._start_line(line, other, draft, now)
                 draft.grid_length = max(draft.grid_length, other)
         is_lone = len(draft.entries) == 1 and not self._queued
-        cores = self._cores(model_id, 1 + self._idle_workers, now) if is_lone else 1
+        cores = self._cores(leader, draft.token_count, 1 + self._idle_workers, now) if is_lone else 1
         content = draft.grid_length, draft.entries, draft.token_count
         return MicroBatch(next(self._batch_numbers), model_id, lane, *content, now, depth, cores)
 
-    def _cores(self, model_id: str, free: int, now: float) -> int:
-        """On how many of the free cores a lone sequence is to run."""
-        costs = self._costs[model_id].costs
-        is_known = costs is not None and costs.run_count >= _LEARNED_RUNS
-        return min(free, self._most_cores(model_id)) if is_known and self._seen.singly(now) else 1
+    def _cores(self, job: Job, token_count: int, free: int, now: float) -> int:
+        """On how many of the free cores a job's only sequence is to run."""
+        costs = self._costs[job.model_id].costs
+        if costs is None or costs.run_count < _LEARNED_RUNS or not self._seen.singly(now):
+            return 1
+        pays = job.depth.share * costs.seconds(token_count, 0) >= _LEAST_SHARED_S
+        return min(free, self._most_cores(job.model_id)) if pays else 1
 
     @property
     def _is_busy(self) -> bool:
