@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from bench.machine import describe
 from bench.server import running
 from whit.client import Client
 from whit.export.compile import calibration_texts
+from whit.export.parallel import core_count
 from whit.runtime import Tokenizer, open_encoder, open_package
 
 TOKEN_COUNTS = (15, 64, 128, 256)
@@ -50,7 +50,7 @@ def measure(package: Path, rounds: int) -> dict[str, Any]:
     """Median milliseconds a text, by its tokens and by how it is asked for; in turns."""
     opened = open_package(package)
     tokenizer, encoder, name = Tokenizer(opened), open_encoder(opened), opened.manifest.name
-    most = min(len(os.sched_getaffinity(0)), encoder.most_cores)
+    most = min(core_count(), encoder.most_cores)
     texts = {count: texts_of(tokenizer, count) for count in TOKEN_COUNTS}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
 

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from bench.machine import describe
 from bench.server import ServerProcess, running
 from tests.support import tables
 from tests.support.packages import package as tiny_package
+from whit.export.parallel import core_count
 from whit.runtime import Tokenizer, open_encoder, open_package
 from whit.v1 import embedding_pb2
 
@@ -83,7 +83,7 @@ async def low_load(call: Call, bare_call: Call, package: Path, rounds: int, coun
     """
     opened = open_package(package)
     tokenizer, encoder = Tokenizer(opened), open_encoder(opened)
-    core_count = min(len(os.sched_getaffinity(0)), encoder.most_cores)  # as the server
+    cores = min(core_count(), encoder.most_cores)  # as the server
     medians: list[tuple[float, float, float]] = []
     for _ in range(rounds):
         local: list[float] = []
@@ -91,7 +91,7 @@ async def low_load(call: Call, bare_call: Call, package: Path, rounds: int, coun
         bare: list[float] = []
         for number in range(2 * count):
             start = time.perf_counter()
-            encoder.run(tokenizer.encode([TEXT]), core_count=core_count)
+            encoder.run(tokenizer.encode([TEXT]), core_count=cores)
             local.append(time.perf_counter() - start)
             ask, seconds = (call, remote) if number % 2 else (bare_call, bare)
             start = time.perf_counter()

@@ -116,7 +116,7 @@ def test_a_retry_policy_that_means_nothing_is_refused(policy: dict[str, Any], me
     [
         (lambda: opts.model_name(None), "the name of a model must be str, got NoneType"),  # type: ignore[arg-type]
         (lambda: opts.collection_name(5), "the name of a collection must be str, got int"),  # type: ignore[arg-type]
-        (lambda: opts.role(5), "role must be str, got int"),  # type: ignore[arg-type]
+        (lambda: opts.role_name(5), "role must be str, got int"),  # type: ignore[arg-type]
         (lambda: opts.positive("3", "limit"), r"limit must be a whole number \(int\), got '3'"),  # type: ignore[arg-type]
         (lambda: opts.positive(3.0, "limit"), r"limit must be a whole number \(int\), got 3\.0"),  # type: ignore[arg-type]
         (lambda: opts.positive(True, "limit"), r"limit must be a whole number \(int\), got True"),
@@ -140,7 +140,7 @@ def test_an_argument_of_another_type_is_named(check: Callable[[], object], messa
     [
         (lambda: opts.model_name(HALF), "the name of a model has half a surrogate pair"),
         (lambda: opts.collection_name(HALF), "the name of a collection has half a surrogate pair"),
-        (lambda: opts.role(HALF), "role has half a surrogate pair"),
+        (lambda: opts.role_name(HALF), "role has half a surrogate pair"),
         (lambda: opts.encodings(["int8", ["x"]]), r"encoding must be .* got \['x'\]"),  # type: ignore[list-item]
         (lambda: opts.overflow(["x"]), "on_overflow must be"),  # type: ignore[arg-type]
         (lambda: requests.rows_of(Vectors(Encoding.INT8, 2, np.ones((3, 2), np.int8))), "a scale for each of their 3"),

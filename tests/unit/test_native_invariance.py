@@ -190,6 +190,12 @@ def test_a_text_of_no_tokens_or_too_many(lengths: list[int]) -> None:
         encoder().run(random_texts(lengths))
 
 
+@pytest.mark.parametrize("core_count", [0, -1, 9])
+def test_a_number_of_cores_that_the_kernels_have_no_memory_for(core_count: int) -> None:
+    with pytest.raises(ValueError, match=f"core_count must be 1 to 8, got {core_count}"):
+        encoder().run([np.array([5, 6])], core_count=core_count)
+
+
 def test_a_text_of_too_many_tokens_takes_no_memory() -> None:
     """So that it is refused for what it is, and not for want of memory."""
     assert model().scratch_size(10**12) == model().scratch_size(MAX_TOKEN_COUNT)

@@ -49,7 +49,7 @@ def text(value: str, argument: str) -> str:
     return utf8(value, argument)
 
 
-def role(name: str | None) -> str:
+def role_name(name: str | None) -> str:
     """The role, or "" (the wire's "not given") for None; raises as ``text`` does."""
     return "" if name is None else text(name, "role")
 
@@ -204,7 +204,7 @@ def search_options(
         limit=positive(limit, "limit"),
         score_threshold=score_threshold,
         without_payload=not switch(with_payload, "with_payload"),
-        role="" if role is None else text(role, "role"),
+        role=role_name(role),
         on_overflow=overflow(on_overflow),
         exact=switch(exact, "exact"),
     )

@@ -259,13 +259,13 @@ def upsert(
     limits = (yield from call.server_info()).limits
     prepare = requests.once_only(point.id for point in points)
     parts = []
-    overhead = len(name) + len(opts.role(role).encode())
+    overhead = len(name) + len(opts.role_name(role).encode())
     for batch in points_batcher(limits, limits.batch_item_count, prepare, overhead).split(points):
         if batch.refused and not batch.kept:
             parts.append(convert.failed_upsert_result(batch, None))
             continue
         request = point_pb2.UpsertRequest(
-            collection=name, role=opts.role(role), on_overflow=policy, **requests.points_and_vectors(batch.kept)
+            collection=name, role=opts.role_name(role), on_overflow=policy, **requests.points_and_vectors(batch.kept)
         )
         response = yield from _invoke_for(batch, call, rpc.UPSERT, request)
         parts.append(convert.upsert_result(response, batch))

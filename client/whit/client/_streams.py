@@ -225,7 +225,7 @@ def upsert(
     """Writes a stream of points; emits an ``UpsertResult`` a batch."""
     raise_errors, count = opts.raises(on_error), _batch_size(batch_size)
     config = point_pb2.StreamUpsertConfig(
-        collection=collection_name(collection), role=opts.role(role), on_overflow=opts.overflow(on_overflow)
+        collection=collection_name(collection), role=opts.role_name(role), on_overflow=opts.overflow(on_overflow)
     )
     call = Call(session, timeout)
 

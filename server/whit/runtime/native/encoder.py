@@ -68,7 +68,6 @@ class Network:
         self, sequences: Sequence[TokenIds], layer_count: int, ticks: NDArray[np.int64] | None, core_count: int = 1
     ) -> NDArray[np.float32]:
         lengths = np.array([len(ids) for ids in sequences], np.int64)
-        core_count = min(core_count, MOST_CORES)
         scratch = self._scratch(self._model.scratch_size(int(lengths.max()), core_count))
         return self._model.encode(np.concatenate(sequences), lengths, layer_count, scratch, ticks, core_count)
 

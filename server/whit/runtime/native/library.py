@@ -141,7 +141,7 @@ class Model:
 
         Raises:
             ValueError: a token beyond the vocabulary, a text without a token or of more than there are positions, a layer
-                count beyond the model's or before the layer that pooling reads.
+                count beyond the model's or before the layer that pooling reads; a core count out of range.
         """
         # The C code looks nothing up twice: what it must not meet is refused here.
         if lengths.min() < 1 or lengths.max() > self._position_count:
@@ -153,6 +153,8 @@ class Model:
         most = self._layout.model.layer_count
         if layer_count and not self._least_layers <= layer_count <= most:
             raise ValueError(f"layer_count must be 0 or from {self._least_layers} to {most}, got {layer_count}")
+        if not 1 <= core_count <= MOST_CORES:
+            raise ValueError(f"core_count must be 1 to {MOST_CORES}, got {core_count}")
         codes, vectors = ids.astype(np.int32), np.empty((len(lengths), self._layout.model.dimension_count), np.float32)
         self._functions.whit_encode(
             *(self._layout.model, codes.ctypes.data, lengths.ctypes.data, len(lengths), int(lengths.max())),

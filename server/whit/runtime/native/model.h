@@ -82,9 +82,7 @@ static void spent(Scratch *s, Part part) {
 }
 
 /* A member that reads all weights needs this many rows to do it for. */
-#ifndef LEAST_ROWS
 #define LEAST_ROWS 24
-#endif
 
 static void take_share(Scratch *s, int64_t tokens) {
     s->rows = share(s->team, s->member, tokens);
