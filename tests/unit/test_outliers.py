@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.tiny import write_checkpoint
-from whit.export.calibrate import calibrate
+from whit.export.calibrate import calibrate, neuron_peaks
 from whit.export.checkpoint import read_checkpoint
 from whit.export.encoder_graph import OUTPUT, Head, build_graph
 from whit.export.families import EncoderWeights, Linear, encoder_weights
@@ -37,7 +37,7 @@ def vectors(weights: EncoderWeights, plan: Plan) -> np.ndarray:
 
 
 def split_of(weights: EncoderWeights) -> EncoderWeights:
-    return split_outliers(weights, find_splits(weights, calibrate(weights, Head("mean"), SEQUENCES, bucket=16)))
+    return split_outliers(weights, find_splits(weights, neuron_peaks(weights, Head("mean"), SEQUENCES, bucket=16)))
 
 
 def test_only_the_outlier_is_split_and_every_copy_has_an_idle_neighbour(weights: EncoderWeights) -> None:

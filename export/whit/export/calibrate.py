@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,38 +45,67 @@ def calibrate(
 
     The sample takes every n-th token, so that texts of all lengths are in it. ``progress`` is called with the tokens done.
     """
-    taps: dict[str, str] = {}
-    session = open_session(build_graph(weights, head, Plan(), taps=taps).SerializeToString())
-    outputs = tap_outputs(taps)
     token_count = sum(len(ids) for ids in sequences)
     stride = max(1, -(-token_count // SAMPLE_ROWS))
     lows: dict[str, FloatArray] = {}
     highs: dict[str, FloatArray] = {}
     sums: dict[str, FloatArray] = {}
     products: dict[str, FloatArray] = {}
-    samples: dict[str, list[FloatArray]] = {name: [] for name in taps}
+    samples: dict[str, list[FloatArray]] = defaultdict(list)
     done = 0
-    length_of = partial(attention_length, bucket=bucket)
-
-    def run(batch: list[int]) -> dict[str, FloatArray]:
-        texts = [sequences[i] for i in batch]
-        feeds = pack(texts, length=length_of(len(texts[0])), position_offset=weights.position_offset)
-        return dict(zip(outputs, session.run(outputs, feeds), strict=True))
-
-    batches = list(micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512))
-    for batch, values in zip(batches, side_by_side(run, batches), strict=True):
-        for name, output in taps.items():
-            x = values[output]
+    for inputs in _inputs(weights, head, sequences, bucket):
+        for name, x in inputs.items():
             lows[name] = np.minimum(lows.get(name, 0), x.min(axis=0))
             highs[name] = np.maximum(highs.get(name, 0), x.max(axis=0))
             sums[name] = sums.get(name, 0) + x.sum(axis=0)
             products[name] = products.get(name, 0) + x.T @ x
             samples[name].append(x[-done % stride :: stride])
-        done += sum(len(sequences[i]) for i in batch)
+        done += len(x)
         progress(done)
     found = {}
-    for name in taps:
+    for name in sums:
         mean = sums[name] / done
         covariance = (products.pop(name) / done - np.outer(mean, mean)).astype(np.float32)
         found[name] = Activations(lows[name], highs[name], covariance, np.concatenate(samples.pop(name)))
     return found
+
+
+def neuron_peaks(
+    weights: EncoderWeights,
+    head: Head,
+    sequences: Sequence[TokenIds],
+    *,
+    bucket: int,
+    progress: Callable[[int], None] = lambda tokens: None,
+) -> Mapping[str, FloatArray]:
+    """The largest value of each feed-forward neuron over ``sequences``, at least 0: float32 [inner], by the layer it goes into.
+
+    These are the ``high`` of ``calibrate`` for the layers named ``down``, for a third of the time.
+    """
+    highs: dict[str, FloatArray] = {}
+    done = 0
+    for inputs in _inputs(weights, head, sequences, bucket, part=".down"):
+        for name, x in inputs.items():
+            highs[name] = np.maximum(highs.get(name, 0), x.max(axis=0))
+        done += len(x)
+        progress(done)
+    return highs
+
+
+def _inputs(
+    weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds], bucket: int, *, part: str = ""
+) -> Iterator[Mapping[str, FloatArray]]:
+    """Of each micro-batch the input float32 [tokens, in] of every linear layer whose name ends in ``part``, by name."""
+    taps: dict[str, str] = {}
+    session = open_session(build_graph(weights, head, Plan(), taps=taps).SerializeToString())
+    taps = {name: output for name, output in taps.items() if name.endswith(part)}
+    outputs = tap_outputs(taps)
+    length_of = partial(attention_length, bucket=bucket)
+
+    def run(batch: list[int]) -> Mapping[str, FloatArray]:
+        texts = [sequences[i] for i in batch]
+        feeds = pack(texts, length=length_of(len(texts[0])), position_offset=weights.position_offset)
+        values = dict(zip(outputs, session.run(outputs, feeds), strict=True))
+        return {name: values[output] for name, output in taps.items()}
+
+    return side_by_side(run, micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512))

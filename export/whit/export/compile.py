@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from whit.contract.manifest import (
     GRAPH_FILE,
@@ -23,14 +24,14 @@ from whit.contract.manifest import (
     Manifest,
 )
 from whit.contract.pooling import ditto_head
-from whit.export.calibrate import Activations, calibrate
+from whit.export.calibrate import Activations, calibrate, neuron_peaks
 from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from whit.export.embedding import EMBEDDING_DTYPES, Rows, check_embedding, store_rows
 from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.gate import Gate
 from whit.export.linear import Plan, Scheme
-from whit.export.outliers import Split, find_splits, split_outliers
+from whit.export.outliers import Split, can_split, find_splits, split_outliers
 from whit.export.quantize import Subject, choose_scheme, scheme_error
 from whit.export.report import Report, measure
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal, tokenize
@@ -180,11 +181,9 @@ def _quantize(gate: Gate, options: ExportOptions) -> tuple[Gate, Plan, list[Line
 def choose_plan(gate: Gate, options: ExportOptions) -> tuple[Plan, list[LinearScheme], Mapping[int, Split]]:
     """The scheme of every linear layer of ``int8_weights(gate.weights)``, once its outlier neurons are split as is said."""
     plain = int8_weights(gate.weights)
-    seen = _seen_by(plain, gate)
-    splits = find_splits(plain, seen)
+    splits = find_splits(plain, _neuron_peaks(plain, gate)) if can_split(plain) else {}
     weights = split_outliers(plain, splits)
-    if splits:
-        seen = _seen_by(weights, gate)
+    seen = _seen_by(weights, gate)
     schemes: dict[str, Scheme] = {}
     linears = []
     for done, name in enumerate(seen, start=1):
@@ -227,13 +226,21 @@ def _as_trained(gate: Gate, options: ExportOptions, rounding: Rounding) -> tuple
     return replace(gate, weights=weights), plan, linears
 
 
+def _neuron_peaks(weights: EncoderWeights, gate: Gate) -> Mapping[str, NDArray[np.float32]]:
+    return neuron_peaks(
+        weights, gate.head, gate.sequences, bucket=gate.bucket, progress=_tokens_done(gate, "find outliers (tokens)")
+    )
+
+
 def _seen_by(weights: EncoderWeights, gate: Gate) -> Mapping[str, Activations]:
+    return calibrate(
+        weights, gate.head, gate.sequences, bucket=gate.bucket, progress=_tokens_done(gate, "calibrate (tokens)")
+    )
+
+
+def _tokens_done(gate: Gate, stage: str) -> Callable[[int], None]:
     total = sum(len(ids) for ids in gate.sequences)
-
-    def show(tokens: int) -> None:
-        gate.progress("calibrate (tokens)", tokens, total)
-
-    return calibrate(weights, gate.head, gate.sequences, bucket=gate.bucket, progress=show)
+    return lambda tokens: gate.progress(stage, tokens, total)
 
 
 def _subject(weights: EncoderWeights, seen: Mapping[str, Activations], name: str) -> Subject:

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.calibrate import Activations
 from whit.export.families import EncoderWeights, Layer, Linear
 
 FloatArray = NDArray[np.float32]
@@ -67,15 +66,18 @@ class Split:
         return np.concatenate([values, added], axis=-1)
 
 
-def find_splits(weights: EncoderWeights, seen: Mapping[str, Activations]) -> dict[int, Split]:
-    """How to split the outlier neurons of each layer that has any, by its number."""
-    if weights.activation not in _CAN:
-        return {}
+def can_split(weights: EncoderWeights) -> bool:
+    """Whether the copies of a neuron of this encoder would add up to it."""
+    return weights.activation in _CAN
+
+
+def find_splits(weights: EncoderWeights, peaks: Mapping[str, FloatArray]) -> dict[int, Split]:
+    """How to split the outlier neurons of each layer that has any, by its number; ``peaks`` as of ``neuron_peaks``."""
     uses = Counter(map(id, weights.layers))  # a layer that is run several times is stored once: it stays as it is
     found = {}
     for i, layer in enumerate(weights.layers):
-        if f"layers.{i}.down" in seen and uses[id(layer)] == 1:
-            split = _find(seen[f"layers.{i}.down"].high)
+        if f"layers.{i}.down" in peaks and uses[id(layer)] == 1:
+            split = _find(peaks[f"layers.{i}.down"])
             if split is not None:
                 found[i] = split
     return found
