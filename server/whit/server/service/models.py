@@ -93,7 +93,7 @@ def _describe(model: LoadedModel, costs: Costs | None) -> model_pb2.Model:
         dtype=manifest.dtype,
         provider=model.encoder.provider,
         verified=model.verified,
-        size_bytes=model.package.size_bytes,
+        size_bytes=model.size_bytes,
         layer_counts=manifest.layer_counts,
         costs=None if costs is None else _describe_costs(costs),
     )
