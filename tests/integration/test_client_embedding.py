@@ -219,9 +219,13 @@ def test_a_server_that_came_up_again_with_lower_limits_refuses_nothing(kind: str
                 assert work()
 
 
-@pytest.mark.parametrize("name", ["", "a b"])
+@pytest.mark.parametrize("name", ["", "a b", "models/tiny"])
 def test_a_name_that_no_model_can_have_is_refused_as_the_argument_it_was(whit: Client, name: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"^model: must be .*; got 'models/"):
+    with pytest.raises(InvalidRequest, match=rf"^model: must be 1 to 128 of .*; got '{name}'$"):
         whit.embed(["a text"], model=name)
-    with pytest.raises(InvalidRequest, match=r"^model: must be .*; got 'models/"):
+    with pytest.raises(InvalidRequest, match=rf"^model: must be 1 to 128 of .*; got '{name}'$"):
         next(whit.embed_stream(["a text"], model=name))
+    with pytest.raises(InvalidRequest, match=rf"^name: must be 1 to 128 of .*; got '{name}'$"):
+        whit.model(name)
+    with pytest.raises(InvalidRequest, match=r"^collection: must be 1 to 64 of .*; got 'collections/c'$"):
+        whit.count("collections/c")

@@ -132,7 +132,7 @@ def find_or_create(client: Client, name: str, model: str | None, storage: str | 
     except NotFound:
         chosen = choose_model(client, model)
         return client.create_collection(name, model=chosen, storage=storage or DEFAULT_STORAGE, exist_ok=True)
-    if model and found.model != model:
+    if model is not None and found.model != model:
         raise Failure(f"collection {name} was made with model {found.model}, not {model}; use another collection")
     if storage and found.storage != storage:
         raise Failure(

@@ -22,7 +22,7 @@ DEFAULT_TIMEOUT_S = 60.0
 
 # Where something stood in a message of the wire: nothing to a user who gave a file or a flag.
 _PLACE_ON_THE_WIRE = re.compile(
-    r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )|\A(?:options|config)\.(?=[a-z_]+: )"
+    r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )|\A(?:options|config|collection)\.(?=[a-z_]+: )"
 )
 
 # What the client says of its arguments, and what the command line calls them.
@@ -35,6 +35,7 @@ _FLAGS = {
 _FLAG_OF_FIELD = {
     "layer_count": "--layers",
     "dimension_count": "--dimensions",
+    "model": "--model",
     "role": "--role",
     "instruction": "--instruction",
     "limit": "--limit",
@@ -120,7 +121,7 @@ def choose_model(client: Client, model: str | None) -> str:
         Failure: none is loaded.
         click.UsageError: several are; the message lists them.
     """
-    if model:
+    if model is not None:
         return model
     loaded = [entry.name for entry in client.models()]
     if len(loaded) == 1:

@@ -33,7 +33,7 @@ from whit.client._types import (
     Verification,
 )
 from whit.contract.errors import Reason
-from whit.contract.names import parse_model_name
+from whit.contract.names import MODEL_ID_RULE, is_model_id
 from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2
 
 
@@ -135,10 +135,8 @@ def dimensions(call: Call, about: ServerInfo, model: str, dimension_count: int) 
 
 def _check_model(model: str) -> None:
     """Refuses what no model can be called, as the server would, but by the name of the argument."""
-    try:
-        parse_model_name(model_name(model))
-    except ValueError as error:
-        raise refused(Reason.INVALID_REQUEST, "model", str(error)) from None
+    if not is_model_id(model):
+        raise refused(Reason.INVALID_REQUEST, "model", f"must be {MODEL_ID_RULE}; got {model[:80]!r}")
 
 
 # ---- collections ----
