@@ -408,21 +408,3 @@ def test_a_collection_of_another_package_is_refused_for_texts_but_not_for_vector
     # The same package under another name is the same model.
     with server_thread(tmp_path, models=[tiny_package("renamed")]) as address, connected(address) as wire:
         assert wire.search(name, "one").results[0].hits[0].id == "a"
-
-
-def test_what_was_stored_under_higher_limits_is_there_under_lower_ones(tmp_path):
-    large = point("large", "water " * 20_000, note="x" * 500)
-    with server_thread(tmp_path) as address, connected(address) as wire:
-        name = wire.new_collection()
-        wire.upsert(name, [large, point("small", "a text")], vectors=vector_batch(rows(2)))
-    limits = {"message_byte_count": 65_536, "text_byte_count": 100, "metadata_byte_count": 100, "batch_item_count": 1}
-
-    with server_thread(tmp_path, **limits) as address, connected(address) as wire:
-        assert wire.count(name) == 2
-        assert wire.get(name, "small").points[0].text == "a text"
-        found = wire.search(name, vectors=vector_batch(rows(2)[:1]), without_payload=True)
-        assert found.results[0].hits[0].id == "large"
-        problem = refused(lambda: wire.get(name, "large"))
-        assert "start the server with a larger --message-byte-count" in problem.message
-    with server_thread(tmp_path) as address, connected(address) as wire:
-        assert list(wire.get(name, "large").points) == [large]
