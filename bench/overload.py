@@ -27,6 +27,7 @@ from bench.machine import describe, probing
 from bench.server import ServerProcess, running
 from whit.cli.load import Target, measure
 from whit.cli.load_plan import Report
+from whit.cli.remote import Server
 from whit.client import Client
 from whit.runtime import Tokenizer, open_encoder, open_package
 
@@ -119,7 +120,7 @@ def main() -> None:
         with Client(server.address) as client:
             closed_loop_rate(client, model, texts[:500], given.texts)  # warm up
             rate = closed_loop_rate(client, model, texts, given.texts)
-        target = Target(server.address, model, given.deadline_ms / 1e3, given.texts)
+        target = Target(Server(server.address), model, given.deadline_ms / 1e3, given.texts)
         measured = partial(run, target, texts, server=server, work=reference_work(given.package, texts))
         sweep = [measured(rate * factor, SWEEP_S) for factor in SWEEP]
         best = max(sweep, key=lambda each: each["goodput"])

@@ -10,6 +10,7 @@ from tests.support.server import server_thread
 from whit.cli import load_calls
 from whit.cli.app import run
 from whit.cli.load import Target, measure
+from whit.cli.remote import Server
 
 
 def test_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +58,7 @@ def test_overload_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_server_that_is_gone_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_calls, "_CONNECT_S", 0.1)
     with server_thread(tmp_path / "data") as address:
-        target = Target(address, "tiny", deadline_s=5.0, texts_per_request=1)
+        target = Target(Server(address), "tiny", deadline_s=5.0, texts_per_request=1)
 
     report = asyncio.run(measure(target, ["a text"], rate=100.0, duration_s=0.2, seed=0))
 

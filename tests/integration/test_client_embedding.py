@@ -194,3 +194,38 @@ def test_an_unknown_model_or_role_is_refused(whit: Client) -> None:
         whit.embed(["a"], model=MODEL, role="poem")
     with pytest.raises(InvalidRequest, match="must be 1 to 32"):
         whit.embed(["a"], model=MODEL, dimension_count=33)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_server_that_came_up_again_with_lower_limits_refuses_nothing(kind: str, tmp_path: Path) -> None:
+    """The first call after it was split by the limits that had been, and refused with advice to split it."""
+    ids, listen = [str(number) for number in range(len(TEXTS))], f"unix:{tmp_path / 'socket'}"
+    with open_client(kind, listen) as whit:
+        with server_thread(tmp_path / "data", listen=listen):
+            expected = whit.embed(TEXTS, model=MODEL).vectors
+            whit.create_collection("c", model=MODEL)
+            whit.upsert("c", ids=ids, texts=TEXTS)
+        for more, work in enumerate(
+            [
+                lambda: np.array_equal(whit.embed(iter(TEXTS), model=MODEL).vectors, expected),
+                lambda: len(list(whit.embed_stream(TEXTS, model=MODEL, batch_size=50))) > 1,
+                lambda: len(whit.upsert("c", ids=ids, texts=TEXTS).items) == len(TEXTS),
+                lambda: [point.id for point in whit.get("c", ids)] == ids,
+                lambda: len(whit.search_batch("c", iter(TEXTS))) == len(TEXTS),
+                lambda: whit.delete("c", ids).deleted_count == len(TEXTS),
+            ]
+        ):
+            with server_thread(tmp_path / "data", listen=listen, batch_item_count=40 - more):
+                assert work()
+
+
+@pytest.mark.parametrize("name", ["", "a b", "models/tiny"])
+def test_a_name_that_no_model_can_have_is_refused_as_the_argument_it_was(whit: Client, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"^model: must be 1 to 128 of .*; got '{name}'$"):
+        whit.embed(["a text"], model=name)
+    with pytest.raises(InvalidRequest, match=rf"^model: must be 1 to 128 of .*; got '{name}'$"):
+        next(whit.embed_stream(["a text"], model=name))
+    with pytest.raises(InvalidRequest, match=rf"^name: must be 1 to 128 of .*; got '{name}'$"):
+        whit.model(name)
+    with pytest.raises(InvalidRequest, match=r"^collection: must be 1 to 64 of .*; got 'collections/c'$"):
+        whit.count("collections/c")

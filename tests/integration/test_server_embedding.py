@@ -174,6 +174,13 @@ def test_an_encoding_twice_is_refused(wire):
     assert wire.embed("a", encodings=[0]).vectors[0].encoding == vector_pb2.VECTOR_ENCODING_FLOAT32
 
 
+def test_more_encodings_than_there_are_are_one_bad_field_and_not_millions(wire):
+    """Each of a hundred thousand was a violation of its own, and held up everybody for seconds."""
+    problem = refused(lambda: wire.embed("a", encodings=[99] * 100_000))
+    assert [v.field for v in problem.violations] == ["options.encodings"]
+    assert "has 100000 encodings, there are 7" in problem.message
+
+
 def test_texts_beside_token_ids_are_refused(wire):
     ids = [embedding_pb2.TokenIds(ids=[2, 3])]
     request = embedding_pb2.EmbedRequest(options=embed_options(), texts=["a"], token_ids=ids)

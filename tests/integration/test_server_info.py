@@ -1,6 +1,7 @@
 """What a server tells about itself: limits, models, reflection, and its defects."""
 
 import logging
+import shutil
 
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -39,6 +40,17 @@ def test_the_server_describes_itself(tmp_path):
         assert verified.min_cosine > 0.999
         problem = refused(lambda: wire.models.GetModel(model_pb2.GetModelRequest(name="models/none")))
         assert problem.reason is Reason.MODEL_NOT_FOUND
+
+
+def test_a_model_is_described_embeds_and_is_verified_after_its_directory_is_gone(tmp_path):
+    package = shutil.copytree(tiny_package(), tmp_path / "package")
+    with server_thread(tmp_path / "data", models=[package]) as address, connected(address) as wire:
+        before = wire.models.GetModel(model_pb2.GetModelRequest(name="models/tiny")).model
+        shutil.rmtree(package)
+
+        assert wire.info.GetServerInfo(server_pb2.GetServerInfoRequest()).models[0].size_bytes == before.size_bytes
+        assert not wire.embed("a text").items[0].HasField("status")
+        assert wire.models.VerifyModel(model_pb2.VerifyModelRequest(name="models/tiny")).verified
 
 
 def test_the_costs_of_a_model_follow_what_it_ran(tmp_path):

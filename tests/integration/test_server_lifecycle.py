@@ -141,6 +141,8 @@ def test_an_address_in_use_is_refused(tmp_path, capfd):
     ("listen", "why"),
     [
         ("unix:nowhere/whit.sock", "there is no directory nowhere"),
+        ("unix:/dev/null", "what is there is no socket"),
+        ("unix:/tmp", "what is there is no socket"),
         ("192.0.2.1:7600", "Cannot assign requested address"),  # of documentation: no machine has it
     ],
 )

@@ -4,11 +4,13 @@ import asyncio
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 
-from tests.support.server import running_server_for_tests
-from tests.support.wire import embed_options, problem_of
+from tests.support.server import DIMENSION_COUNT, running_server_for_tests, server_thread
+from tests.support.wire import connected, embed_options, item_problem, point, problem_of, refused, vector_batch
 from whit.contract.errors import Reason
+from whit.server.service import upsert
 from whit.v1 import embedding_pb2, embedding_pb2_grpc
 
 LONG = "some words of text " * 10
@@ -139,3 +141,35 @@ def test_a_deadline_drops_work_that_has_not_begun(tmp_path):
             assert "0 calls, 0 tokens waiting" in repr(server.engine)
 
     asyncio.run(run())
+
+
+def test_what_was_stored_under_higher_limits_is_there_under_lower_ones(tmp_path):
+    large = point("large", "water " * 20_000, note="x" * 500)
+    with server_thread(tmp_path) as address, connected(address) as wire:
+        name = wire.new_collection()
+        wire.upsert(name, [large, point("small", "a text")], vectors=vector_batch(np.eye(2, DIMENSION_COUNT)))
+    limits = {"message_byte_count": 65_536, "text_byte_count": 100, "metadata_byte_count": 100, "batch_item_count": 1}
+
+    with server_thread(tmp_path, **limits) as address, connected(address) as wire:
+        assert wire.count(name) == 2
+        assert wire.get(name, "small").points[0].text == "a text"
+        found = wire.search(name, vectors=vector_batch(np.eye(2, DIMENSION_COUNT)[:1]), without_payload=True)
+        assert found.results[0].hits[0].id == "large"
+        problem = refused(lambda: wire.get(name, "large"))
+        assert "start the server with a larger --message-byte-count" in problem.message
+    with server_thread(tmp_path) as address, connected(address) as wire:
+        assert list(wire.get(name, "large").points) == [large]
+
+
+def test_metadata_of_many_small_values_is_refused_without_being_converted(tmp_path, monkeypatch):
+    """Hundreds of thousands of them held the interpreter's lock for seconds, to be refused then."""
+    converted = []
+    monkeypatch.setattr(upsert, "metadata_json", lambda struct: converted.append(struct) or "{}")
+    with server_thread(tmp_path, metadata_byte_count=200) as address, connected(address) as wire:
+        points = [point("many", "a text", values=[1] * 500), point("few", "a text", n=1)]
+        written = wire.upsert(wire.new_collection(), points)
+
+    problem, fine = (item_problem(result) for result in written.results)
+    assert problem.violations[0].field == "points[0].metadata"
+    assert "more than the 200 bytes as JSON that it may have (metadata_byte_count)" in problem.message
+    assert (fine, len(converted)) == (None, 1)

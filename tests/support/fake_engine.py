@@ -24,7 +24,6 @@ PATIENCE_S = 10  # how long a test waits for what must happen
 
 class FakePackage:
     directory = Path("fake")
-    size_bytes = 0
 
     def __init__(self, *, normalized=False):
         files = dict.fromkeys(REQUIRED_FILES, "sha256:0")
@@ -91,7 +90,7 @@ def expected_for(text):
 
 def make_model(model_id="m", *, normalized=False, encoder=None, is_instant=False):
     package, encoder = FakePackage(normalized=normalized), encoder or FakeEncoder(normalized=normalized)
-    return LoadedModel(model_id, package, FakeTokenizer(), encoder, True, lambda: None, is_instant)
+    return LoadedModel(model_id, package, FakeTokenizer(), encoder, 0, True, lambda: None, is_instant)
 
 
 def make_engine(*models, workers=1, queue=10_000, budget=64):

@@ -81,6 +81,7 @@ def test_a_model_that_must_be_chosen_is_an_option_that_is_missing() -> None:
         return SimpleNamespace(models=lambda: [SimpleNamespace(name=name) for name in names])
 
     assert choose_model(having("one"), None) == "one"
+    assert choose_model(having("one"), "") == ""  # an unset variable in a script: for the server to refuse
     with pytest.raises(click.UsageError, match="pick one with --model: one, two"):
         choose_model(having("one", "two"), None)
     with pytest.raises(Failure, match="the server has no model loaded"):
@@ -98,6 +99,7 @@ def test_a_model_that_must_be_chosen_is_an_option_that_is_missing() -> None:
         ),
         ("options.instruction: may have 4096 bytes", "--instruction: may have 4096 bytes"),
         ("options.layer_count: must be left out", "--layers: must be left out"),
+        ("collection.model: must be 1 to 9 of a-z; got ''", "--model: must be 1 to 9 of a-z; got ''"),
         ("the limit: is not a field here", "the limit: is not a field here"),
         (
             "Embed at host:1 was not done within timeout=1 s; give a larger timeout, or None for no limit",

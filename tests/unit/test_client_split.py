@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whit.client import InvalidRequest, Point, Vectors
-from whit.client._plans import answerable_count, points_batcher, query_batcher, room
+from whit.client._limits import answerable_count, points_batcher, query_batcher, room
 from whit.client._requests import once_only, text_entry
 from whit.client._split import Batch, Batcher, Entry
 from whit.client._types import Limits

@@ -20,7 +20,7 @@ def outcome(monkeypatch):
 
     def open_package(directory):
         return SimpleNamespace(
-            directory=directory, manifest=SimpleNamespace(name=directory.name, fingerprint="sha256:0")
+            directory=directory, size_bytes=5, manifest=SimpleNamespace(name=directory.name, fingerprint="sha256:0")
         )
 
     monkeypatch.setattr(loading, "open_package", open_package)
@@ -28,7 +28,8 @@ def outcome(monkeypatch):
     monkeypatch.setattr(
         loading, "open_encoder", lambda package, provider: SimpleNamespace(run=lambda sequences: sequences)
     )
-    monkeypatch.setattr(loading, "verify", lambda package, tokenizer, encoder: outcomes[package.manifest.name])
+    monkeypatch.setattr(loading, "read_golden", lambda package: package.manifest.name)
+    monkeypatch.setattr(loading, "compare", lambda golden, *_: outcomes[golden])
     return outcomes
 
 

@@ -1,7 +1,11 @@
 """The memory governor over cgroups that are files on disk: what it reads, when pressure begins and ends, what it refuses."""
 
 import asyncio
+import ctypes
 import logging
+import mmap
+import platform
+from pathlib import Path
 
 import pytest
 
@@ -185,3 +189,47 @@ def test_watches_while_its_block_runs_and_tells_of_changes_only(monkeypatch):
 
     asyncio.run(watch())
     assert told == [Pressure.CRITICAL, Pressure.NONE]
+
+
+def test_what_is_free_is_given_back_before_more_is_refused(monkeypatch):
+    """A server near its limit kept what it had freed, and refused for ever."""
+    monkeypatch.setattr(module, "_INTERVAL_S", 0.0)
+    used, told, relieved = [950], [], asyncio.Event()
+
+    def release():
+        used[0] = 100
+
+    def tell(pressure):
+        told.append(pressure)
+        if pressure is Pressure.NONE:
+            relieved.set()
+
+    async def watch():
+        governor = MemoryGovernor(lambda: Memory(1000 * MIB, used[0] * MIB), release)
+        async with governor.watching(tell):
+            await asyncio.wait_for(relieved.wait(), 10)
+
+    asyncio.run(watch())
+    assert told == [Pressure.CRITICAL, Pressure.NONE]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to give memory back")
+def test_memory_that_was_freed_goes_back_to_the_system():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype = ctypes.c_void_p
+    blocks = [
+        libc.malloc(ctypes.c_size_t(MIB // 16)) for _ in range(64 * 16)
+    ]  # each too small for a mapping of its own
+    for block in blocks:
+        ctypes.memset(block, 1, MIB // 16)
+    for block in blocks[:-1]:  # the last one holds the heap up
+        libc.free(ctypes.c_void_p(block))
+    before = resident()
+
+    module.release_free()
+
+    assert before - resident() > 32 * MIB
+    libc.free(ctypes.c_void_p(blocks[-1]))

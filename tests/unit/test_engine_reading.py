@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.fake_engine import PATIENCE_S, FakeTokenizer, embed, make_engine, make_model, reason_of, until
+from tests.support.fake_engine import PATIENCE_S, RAW, FakeTokenizer, embed, make_engine, make_model, reason_of, until
 from whit.contract.errors import Reason
+from whit.server.engine import problems
+from whit.server.engine.reading import read_token_ids
 from whit.server.errors import ServiceError
 
 SLOW = [f"slow{i}" for i in range(6)]  # more than is read on the loop
@@ -92,3 +94,33 @@ def test_a_call_that_is_read_when_the_engine_is_left_is_told():
         assert model.tokenizer.texts_read == ["slow0"]
 
     asyncio.run(main())
+
+
+class LongIds:
+    """A million token ids that notes how many are taken at a time; over each of them the interpreter's lock is held."""
+
+    def __init__(self):
+        self.taken = []
+
+    def __len__(self):
+        return 1_000_000
+
+    def __getitem__(self, part):
+        found = [1] * len(range(1_000_000)[part])
+        self.taken.append(len(found))
+        return found
+
+
+def test_a_long_item_of_token_ids_is_read_in_parts_and_no_further_once_its_call_has_ended():
+    whole, dropped = LongIds(), LongIds()
+
+    def check():
+        if dropped.taken:
+            raise ServiceError(problems.shutting_down())
+
+    (item,) = read_token_ids(make_model(), [whole], RAW, field="ids").items
+    assert "has 1000000 tokens" in item.problem.message
+    assert (sum(whole.taken), max(whole.taken)) == (1_000_000, 8192)
+    with pytest.raises(ServiceError):
+        read_token_ids(make_model(), [dropped], RAW, field="ids", check=check)
+    assert len(dropped.taken) == 1

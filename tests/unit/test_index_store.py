@@ -303,7 +303,7 @@ def test_a_damaged_collection_is_refused_can_be_deleted_and_does_not_hide_others
     directory = tmp_path / "collections" / "notes"
     damage(directory / DATABASE_FILE)
     with CollectionStore(tmp_path, background=False) as store:
-        with refused(Reason.STORAGE_FAILED, str(directory), "restore" if damage is not DAMAGES["removed"] else "check"):
+        with refused(Reason.STORAGE_FAILED, f"in {directory} is damaged", "restore"):
             store.open("notes").get(["1"], with_vectors=True)
         assert [info.id for info in store.list()] == ["sound"]
         assert store.delete("notes") == 0
@@ -317,3 +317,31 @@ def test_another_sqlite_database_is_not_taken_for_a_collection(tmp_path):
         connection.execute("CREATE TABLE collection(x)")
     with CollectionStore(tmp_path, background=False) as store, refused(Reason.STORAGE_FAILED, "not the database"):
         store.open("alien")
+
+
+def test_nothing_is_acknowledged_that_a_removed_directory_takes_with_it(store, tmp_path):
+    """SQLite writes on to a file without a name, and a collection made anew under the name wrote there, too."""
+    directory = tmp_path / "collections" / "notes"
+    make(store)
+    fill(store)
+    shutil.rmtree(directory)
+
+    with refused(Reason.STORAGE_FAILED, "points.db was removed or replaced"):
+        fill(store)
+    assert make(store).point_count == 0
+    fill(store, count=2)
+    store.close()
+
+    with CollectionStore(tmp_path, background=False) as again:
+        assert again.info("notes").point_count == 2
+
+
+def test_a_backup_put_in_place_of_a_database_in_use_is_not_written_past(store, tmp_path):
+    path = tmp_path / "collections" / "notes" / DATABASE_FILE
+    make(store)
+    fill(store)
+    shutil.copy(path, tmp_path / "backup")
+    (tmp_path / "backup").replace(path)
+
+    with refused(Reason.STORAGE_FAILED, "points.db was removed or replaced", "stop the server and restore"):
+        fill(store, count=5)

@@ -12,7 +12,15 @@ from whit.contract.errors import FieldViolation, Problem, Reason, to_status
 from whit.contract.vectors import EncodedVectors, Encoding, encode
 from whit.server.errors import ServiceError
 from whit.server.service import checks, rpc
-from whit.server.service.convert import encoding_of, fill_struct, from_batch, metadata_json, to_batch, truncates
+from whit.server.service.convert import (
+    BYTES_A_JSON_BYTE,
+    encoding_of,
+    fill_struct,
+    from_batch,
+    metadata_json,
+    to_batch,
+    truncates,
+)
 
 JSON_VALUES = st.recursive(
     st.none()
@@ -34,6 +42,13 @@ def test_metadata_survives_the_way_into_the_database_and_back(content):
     back = struct_pb2.Struct()
     fill_struct(back, text)
     assert back == struct
+
+
+@given(st.dictionaries(st.text(), JSON_VALUES | st.lists(st.integers(0, 9), min_size=50), max_size=5))
+def test_metadata_too_large_for_any_json_of_a_length_is_known_by_its_bytes(content):
+    struct = struct_pb2.Struct()
+    json_format.ParseDict(content, struct)
+    assert struct.ByteSize() <= BYTES_A_JSON_BYTE * len(metadata_json(struct).encode())
 
 
 def test_whole_numbers_are_stored_without_a_fraction():

@@ -1,6 +1,7 @@
 """Verifications asked for by several callers, some of whom do not wait for them: one at a time, and shared."""
 
 import asyncio
+import gc
 
 import pytest
 
@@ -96,5 +97,27 @@ def test_models_take_turns_even_where_nobody_waits_for_the_first():
 
         assert (await second).verified
         assert backend.ended == 2
+
+    asyncio.run(main())
+
+
+def test_a_failure_that_nobody_waits_for_is_nobodys_defect():
+    async def main():
+        unhandled = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+        backend = Backend("m")
+        backend.error = RuntimeError("the table was cut")
+        service = ModelService(backend)
+        call = asked(service)
+        await until(lambda: backend.begun)
+        await give_up(call)
+
+        backend.gate.set()
+        await until(lambda: backend.ended and not service._verifying)
+        await asyncio.sleep(0)
+        del call
+        gc.collect()
+
+        assert unhandled == []
 
     asyncio.run(main())

@@ -117,6 +117,8 @@ def group() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one command line and returns its exit code; every failure ends in one line on stderr."""
+    # gRPC reads this when it is imported; its default has a line for every handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     _prepare_streams()
     try:
         result = group.main(list(arguments), prog_name="whit", standalone_mode=False)
@@ -175,13 +177,13 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
         extras = EXTRA_OF_LIBRARY.get(missing, COMMANDS[name].extras)
         noun = "extras" if "," in extras else "extra"
         return f"{command} needs the {extras.replace(',', ' and ')} {noun}: pip install 'whit[{extras}]'", 2
+    if _is_expected(error):  # before OSError, which some of them are too
+        return f"{command}: {_in_words_of_flags(error, name)}", 1
     if isinstance(error, OSError) and error.filename and error.strerror:
         todo = "free some space there" if error.errno in _FULL else "check the path and its permissions"
         return f"{command}: {error.filename}: {error.strerror}; {todo}", 1
     if isinstance(error, OSError):
         return f"{command}: {error}", 1
-    if _is_expected(error):
-        return f"{command}: {_in_words_of_flags(error, name)}", 1
     return f"{command}: internal error: {type(error).__name__}: {error} (WHIT_DEBUG=1 shows the traceback)", 1
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from whit.cli.command import Count, Failure, Utf8, command, json_option
 from whit.cli.output import console, counted, naming, notice, print_json, progress, snippet, table
 from whit.cli.passages import BadLine, is_text, read_lines
-from whit.cli.remote import choose_model, connect, server_options, why
+from whit.cli.remote import Server, choose_model, server_options, why
 from whit.client import EmbedResult
 
 ENCODINGS = ("float32", "float16", "int8", "binary", "4bit", "3bit", "2bit")
@@ -83,8 +83,7 @@ def embed(
     layer_count: int | None,
     on_overflow: str,
     out: Path | None,
-    server: str,
-    timeout_s: float,
+    server: Server,
     as_json: bool,
 ) -> None:
     """Turn each TEXT into a vector; "-" reads texts from standard input, one a line.
@@ -100,7 +99,7 @@ def embed(
     if out and path and out.exists() and out.samefile(path):
         raise click.UsageError("--out is the file that --file reads; name another.")
     given = _texts(texts, path)
-    with connect(server, timeout_s) as client, progress() as bar:
+    with server.connect() as client, progress() as bar:
         task = bar.add_task("embedding", total=len(given))
         results = client.embed_stream(
             given,

@@ -15,7 +15,7 @@ from rich.progress import Progress, TaskID
 from whit.cli.command import Failure, Utf8, command, json_option
 from whit.cli.output import console, counted, facts, jsonable, print_json, progress
 from whit.cli.passages import SUFFIXES, BadLine, Passage, find_files, id_stem, read_passages
-from whit.cli.remote import check_collection, choose_model, connect, server_options, why
+from whit.cli.remote import Server, check_collection, choose_model, server_options, why
 from whit.client import Client, Collection, NotFound, Point
 from whit.contract.manifest import NGRAM_TABLE
 
@@ -81,8 +81,7 @@ def index(
     role: str | None,
     on_overflow: str,
     passage_characters: int | None,
-    server: str,
-    timeout_s: float,
+    server: Server,
     as_json: bool,
 ) -> None:
     """Split FILES into passages and write them to a collection. A directory stands for all files in it that can be read.
@@ -97,7 +96,7 @@ def index(
     if next(find_files(list(files)), None) is None:
         raise Failure(f"{', '.join(map(str, files))}: no {', '.join(SUFFIXES)} file in there")
     start, tally = time.perf_counter(), Tally()
-    with connect(server, timeout_s) as client, progress() as bar:
+    with server.connect() as client, progress() as bar:
         target = find_or_create(client, collection, model, storage)
         limit = passage_limit(client, target)
         character_count = passage_characters or limit
@@ -133,7 +132,7 @@ def find_or_create(client: Client, name: str, model: str | None, storage: str | 
     except NotFound:
         chosen = choose_model(client, model)
         return client.create_collection(name, model=chosen, storage=storage or DEFAULT_STORAGE, exist_ok=True)
-    if model and found.model != model:
+    if model is not None and found.model != model:
         raise Failure(f"collection {name} was made with model {found.model}, not {model}; use another collection")
     if storage and found.storage != storage:
         raise Failure(

@@ -10,23 +10,23 @@ from rich.table import Table
 from whit.cli.command import command, json_option
 from whit.cli.models import models_table
 from whit.cli.output import console, counted, facts, jsonable, print_json, size, table
-from whit.cli.remote import connect, server_options
+from whit.cli.remote import Server, server_options
 from whit.client import Collection, Memory
 
 
 @command("info", examples=["whit info", "whit info --json | jq .limits"])
 @server_options
 @json_option
-def info(server: str, timeout_s: float, as_json: bool) -> None:
+def info(server: Server, as_json: bool) -> None:
     """Show a server's version, limits, providers, models and collections."""
-    with connect(server, timeout_s) as client:
+    with server.connect() as client:
         about, collections = client.info(), client.collections()
     if as_json:
         print_json({**jsonable(about), "collections": collections})
         return
     out = console()
     pairs: list[tuple[str, object]] = [
-        ("server", f"{server}, whit {about.version}, up {about.uptime_s:.0f} s"),
+        ("server", f"{server.address}, whit {about.version}, up {about.uptime_s:.0f} s"),
         ("workers", about.worker_count),
         ("providers", ", ".join(about.providers) or "none, no model needs onnxruntime"),
         *([("memory", _memory(about.memory))] if about.memory else []),

@@ -17,7 +17,7 @@ from whit.cli.command import Amount, Failure, Utf8, command, json_option
 from whit.cli.load_calls import Calls, encode_request
 from whit.cli.output import console, counted, notice, print_json, progress, table
 from whit.cli.passages import BadLine, read_lines
-from whit.cli.remote import choose_model, connect, server_options
+from whit.cli.remote import Server, choose_model, server_options
 
 SENTENCES = (
     "The parcel left the depot on Tuesday.",
@@ -103,8 +103,7 @@ def load(
     path: Path | None,
     model: str | None,
     seed: int,
-    server: str,
-    timeout_s: float,
+    server: Server,
     as_json: bool,
 ) -> None:
     """Send Embed requests at a given rate and show how many were answered in time, and how fast.
@@ -118,7 +117,7 @@ def load(
             f"{max(rates):g} requests/s for {duration_s:g} s are more than {REQUEST_LIMIT:,}; lower --rate or --duration-s."
         )
     texts = _texts(path)
-    with connect(server, timeout_s) as client:
+    with server.connect() as client:
         model = choose_model(client, model)
         limit = client.info().limits.batch_item_count
         if texts_per_request > limit:
@@ -144,9 +143,9 @@ def load(
 
 
 class Target:
-    """Where the requests go and what they are: address, model, ``deadline_s`` and texts in each."""
+    """Where the requests go and what they are: server, model, ``deadline_s`` and texts in each."""
 
-    def __init__(self, server: str, model: str, deadline_s: float, texts_per_request: int) -> None:
+    def __init__(self, server: Server, model: str, deadline_s: float, texts_per_request: int) -> None:
         self.server, self.model, self.deadline_s, self.texts_per_request = server, model, deadline_s, texts_per_request
 
 
@@ -157,7 +156,7 @@ async def measure(target: Target, texts: Sequence[str], rate: float, duration_s:
     # Made before the first is due, and sent again from the start where these do not last.
     count = min(len(arrivals), -(-PREPARED_TEXTS // target.texts_per_request))
     requests = [encode_request(target.model, batch) for batch in islice(chosen, count)]
-    async with Calls(target.server) as calls:
+    async with Calls(target.server.address, target.server.credentials) as calls:
         outcomes = await _send(calls, target.deadline_s, arrivals, cycle(requests))
     return plan.summarize(outcomes, rate=rate, duration_s=duration_s, texts_per_request=target.texts_per_request)
 

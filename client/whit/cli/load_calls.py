@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from whit.cli.load_plan import OK
-from whit.client._channel import options
+from whit.client._channel import aio_channel
 from whit.client._errors import from_rpc_error
 from whit.client._methods import EMBED
 from whit.contract.errors import from_status
@@ -35,9 +35,9 @@ def encode_request(model: str, texts: Sequence[str]) -> bytes:
 class Calls:
     """One channel to a server, on which ``embed`` is called any number of times at once. An async context manager."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, credentials: grpc.ChannelCredentials | None) -> None:
         self._server = server
-        self._channel = grpc.aio.insecure_channel(server, options(server))
+        self._channel = aio_channel(server, credentials)
         self._call: Any = self._channel.unary_unary(EMBED.path)
 
     async def __aenter__(self) -> Self:

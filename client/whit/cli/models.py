@@ -9,7 +9,7 @@ from rich.table import Table
 
 from whit.cli.command import command, json_option
 from whit.cli.output import console, print_json, size, table
-from whit.cli.remote import connect, server_options
+from whit.cli.remote import Server, server_options
 from whit.client import Model
 
 _SHOWN_TOKEN_COUNTS = (16, 128)
@@ -21,13 +21,13 @@ _SHOWN_TOKEN_COUNTS = (16, 128)
 )
 @server_options
 @json_option
-def models(server: str, timeout_s: float, costs: bool, as_json: bool) -> None:
+def models(server: Server, costs: bool, as_json: bool) -> None:
     """List the models a server has loaded: what runs them, dimensions, limits, prompts, whether they were verified there.
 
     --costs shows the time of one worker that the server predicts: for a run, for each token and for each attention cell, and so
     for one text; how many micro-batches that rests on, and how far recent predictions were off. --json has it in any case.
     """
-    with connect(server, timeout_s) as client:
+    with server.connect() as client:
         found = client.models()
     if as_json:
         print_json(found)

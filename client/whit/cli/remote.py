@@ -1,42 +1,75 @@
-"""What every command that talks to a server shares: the address, the timeout and the connection."""
+"""What every command that talks to a server shares: its address, TLS, the timeout and the connection."""
 
 from __future__ import annotations
 
+import functools
 import re
+import ssl
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import click
+import grpc
 
 from whit.cli.command import Amount, Failure
 from whit.client import Client
 from whit.contract.names import COLLECTION_ID_RULE, collection_name, parse_collection_name
 
 DEFAULT_SERVER = "127.0.0.1:7600"
+DEFAULT_TIMEOUT_S = 60.0
 
 # Where something stood in a message of the wire: nothing to a user who gave a file or a flag.
 _PLACE_ON_THE_WIRE = re.compile(
-    r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )|\A(?:options|config)\.(?=[a-z_]+: )"
+    r"(?:texts|points|vectors|token_ids)\[\d+\](?:\.|: )|\A(?:options|config|collection)\.(?=[a-z_]+: )"
 )
 
 # What the client says of its arguments, and what the command line calls them.
 _FLAGS = {
     'ask for on_overflow="truncate"': "give --on-overflow truncate",
     "give a larger timeout, or None for no limit": "give a larger --timeout-s",
+    "make credentials from that of its authority, with grpc.ssl_channel_credentials(root_certificates)": "give that of its authority with --ca-cert",
+    "leave credentials out": "leave --tls and --ca-cert out",
 }
 _FLAG_OF_FIELD = {
     "layer_count": "--layers",
     "dimension_count": "--dimensions",
+    "model": "--model",
     "role": "--role",
     "instruction": "--instruction",
     "limit": "--limit",
 }
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Whom a command talks to; ``credentials`` None: without TLS."""
+
+    address: str
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    credentials: grpc.ChannelCredentials | None = None
+
+    def connect(self) -> Client:
+        """A client; use it as a context manager. Connects on first use.
+
+        Raises:
+            click.UsageError: it has no address.
+        """
+        try:
+            return Client(self.address, timeout=self.timeout_s, credentials=self.credentials)
+        except ValueError as error:
+            raise click.UsageError(f"--server (or WHIT_SERVER): {error}.") from None
 
 
-def server_options(function: _Function) -> _Function:
-    """Adds ``--server`` and ``--timeout-s``; the function gets ``server`` and ``timeout_s``."""
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds ``--server``, ``--tls``, ``--ca-cert`` and ``--timeout-s``; the function gets one ``server``."""
+
+    @functools.wraps(function)
+    def with_server(*args: Any, server: str, tls: bool, ca_cert: Path | None, timeout_s: float, **kwargs: Any) -> Any:
+        credentials = _credentials(ca_cert) if tls or ca_cert else None
+        return function(*args, server=Server(server, timeout_s, credentials), **kwargs)
+
     address = click.option(
         "--server",
         metavar="ADDR",
@@ -46,26 +79,39 @@ def server_options(function: _Function) -> _Function:
         show_envvar=True,
         help="Address of the server: HOST:PORT, [IPV6]:PORT or unix:PATH.",
     )
+    tls = click.option(
+        "--tls",
+        is_flag=True,
+        envvar="WHIT_TLS",
+        show_envvar=True,
+        help="Encrypt, for a server behind a proxy that speaks TLS.",
+    )
+    ca_cert = click.option(
+        "--ca-cert",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        envvar="WHIT_CA_CERT",
+        show_envvar=True,
+        help="As --tls, and trust the authorities whose certificates (PEM) are in this file. Default: those that gRPC knows.",
+    )
     timeout = click.option(
         "--timeout-s",
         type=Amount(),
-        default=60.0,
+        default=DEFAULT_TIMEOUT_S,
         show_default=True,
         help="Give up after this many seconds without an answer.",
     )
-    return address(timeout(function))
+    return address(tls(ca_cert(timeout(with_server))))
 
 
-def connect(server: str, timeout_s: float) -> Client:
-    """A client of ``server``; use it as a context manager. Connects on first use.
-
-    Raises:
-        click.UsageError: ``server`` is not an address.
-    """
+def _credentials(ca_cert: Path | None) -> grpc.ChannelCredentials:
+    if ca_cert is None:
+        return grpc.ssl_channel_credentials()
     try:
-        return Client(server, timeout=timeout_s)
-    except ValueError as error:
-        raise click.UsageError(f"--server (or WHIT_SERVER): {error}.") from None
+        ssl.create_default_context(cafile=ca_cert)
+    except ssl.SSLError:  # gRPC would only say of the server that it is not to be trusted
+        raise click.UsageError(f"--ca-cert (or WHIT_CA_CERT): {ca_cert} has no certificate in PEM form.") from None
+    return grpc.ssl_channel_credentials(ca_cert.read_bytes())
 
 
 def choose_model(client: Client, model: str | None) -> str:
@@ -75,7 +121,7 @@ def choose_model(client: Client, model: str | None) -> str:
         Failure: none is loaded.
         click.UsageError: several are; the message lists them.
     """
-    if model:
+    if model is not None:
         return model
     loaded = [entry.name for entry in client.models()]
     if len(loaded) == 1:

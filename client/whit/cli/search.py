@@ -10,7 +10,7 @@ from rich.table import Table
 
 from whit.cli.command import Count, Failure, Utf8, command, json_option
 from whit.cli.output import console, print_json, snippet, table
-from whit.cli.remote import check_collection, connect, server_options
+from whit.cli.remote import Server, check_collection, server_options
 from whit.client import Client, Hit, NotFound
 
 
@@ -50,14 +50,13 @@ def search(
     exact: bool,
     role: str | None,
     on_overflow: str,
-    server: str,
-    timeout_s: float,
+    server: Server,
     as_json: bool,
 ) -> None:
     """Find the points of COLLECTION that are nearest to QUESTION, best first."""
     if not question.strip():
         raise click.UsageError("QUESTION is empty.")
-    with connect(server, timeout_s) as client:
+    with server.connect() as client:
         start = time.perf_counter()
         try:
             hits = client.search(

@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from whit.client._calls import Session
-from whit.client._channel import options
+from whit.client._channel import aio_channel
 from whit.client._errors import WhitError
 from whit.client._methods import Method
 from whit.client._steps import END, HALF_CLOSE, PULL, READY, Emit, Invoke, Open, Plan, Receive, Send, Sleep, StreamPlan
@@ -169,12 +169,7 @@ class AsyncTransport:
 
     def _method(self, method: Method[Any, Any]) -> Any:
         if self._channel is None:
-            address = self._session.address
-            self._channel = (
-                grpc.aio.insecure_channel(address, options(address))
-                if self._credentials is None
-                else grpc.aio.secure_channel(address, self._credentials, options(address))
-            )
+            self._channel = aio_channel(self._session.address, self._credentials)
         found = self._methods.get(method.path)
         if found is None:
             make = self._channel.stream_stream if method.is_stream else self._channel.unary_unary

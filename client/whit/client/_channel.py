@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import grpc
+import grpc.aio
 
 DEFAULT_ADDRESS = "127.0.0.1:7600"
 DEFAULT_TIMEOUT_S = 60.0
@@ -50,6 +51,13 @@ def checked_credentials(credentials: grpc.ChannelCredentials | None) -> grpc.Cha
             f"credentials must come from grpc.ssl_channel_credentials(…), or be None for no TLS; got {type(credentials).__name__}"
         )
     return credentials
+
+
+def aio_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    """A channel of asyncio, with TLS where there are credentials."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options(address))
+    return grpc.aio.secure_channel(address, credentials, options(address))
 
 
 def options(address: str) -> list[tuple[str, int]]:

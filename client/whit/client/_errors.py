@@ -214,9 +214,10 @@ def renumbered(problem: Problem, place: Callable[[int], int], field: str) -> Pro
 
 
 def in_python(problem: Problem) -> Problem:
-    """``problem`` in words of this client: what is 0 on the wire is left out here, and refused."""
+    """``problem`` in words of this client: what is 0 on the wire is left out here, and refused; names have no ``models/``."""
 
     def reword(text: str) -> str:
+        text = _RESOURCE.sub(r"\1", text)
         for wire, python in _IN_PYTHON.items():
             text = text.replace(wire, python)
         return text
@@ -234,6 +235,9 @@ _IN_PYTHON = {
     "must be 0, for": "must be left out, for",
     ", or 0 for": ", or left out for",
 }
+
+
+_RESOURCE = re.compile(r"'(?:models|collections)/NAME' where NAME is |(got ')(?:models|collections)/")
 
 
 _ITEM_PATH = re.compile(r"\b(?:batch\.)?(texts|token_ids|points|ids|vectors|items)\[(\d+)\]")

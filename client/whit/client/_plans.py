@@ -13,17 +13,16 @@ from whit.client import _methods as rpc
 from whit.client import _options as opts
 from whit.client import _requests as requests
 from whit.client._calls import Call, Session
-from whit.client._errors import AlreadyExists, WhitError, from_problem, renumbered
+from whit.client._errors import AlreadyExists, from_problem
+from whit.client._limits import answerable_count, invoke_for, points_batcher, query_batcher, room, within_limits
 from whit.client._metadata import utf8
-from whit.client._methods import Method, Request, Response
 from whit.client._options import collection_name, model_name
-from whit.client._split import Batch, Batcher, Entry
+from whit.client._split import Batch, Batcher, Entry, refused
 from whit.client._steps import Plan
 from whit.client._types import (
     Collection,
     DeleteResult,
     EmbedResult,
-    Limits,
     Model,
     Point,
     SearchResult,
@@ -33,12 +32,9 @@ from whit.client._types import (
     Vectors,
     Verification,
 )
-from whit.contract.errors import Problem, Reason
-from whit.contract.vectors import Encoding
+from whit.contract.errors import Reason
+from whit.contract.names import MODEL_ID_RULE, is_model_id
 from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2
-
-_MARGIN_BYTES = 1024  # of a message, for what is not items: names, counts, timing
-_ANSWER_ITEM_BYTES = 512  # bounds an item's answer besides vectors; most of it is room for an error
 
 
 def info(session: Session, timeout: Timeout) -> Plan[ServerInfo]:
@@ -91,28 +87,31 @@ def embed(
     """Embeds in as many requests as the limits ask for."""
     raise_errors = opts.raises(on_error)
     config = opts.embed_options(**options)
-    items, are_ids = requests.one_of(texts, token_ids)
+    given, are_ids = requests.one_of(texts, token_ids)
+    items = list(given)
     field, prepare = embed_preparation(are_token_ids=are_ids)
     names = opts.encodings(options["encoding"])
-
     call = Call(session, timeout)
-    about = yield from call.server_info()
-    dimension_count = yield from dimensions(call, about, options["model"], config.dimension_count)
-    batcher: Batcher[Any] = Batcher(
-        prepare,
-        item_count=answerable_count(about.limits, dimension_count, names),
-        byte_count=room(about.limits, config.ByteSize()),
-        field=field,
-    )
-    parts = []
-    for batch in batcher.split(items):
-        if batch.refused and not batch.kept:
-            parts.append(convert.failed_embed_result(batch, None, dimension_count, names))
-            continue
-        request = embedding_pb2.EmbedRequest(options=config, **{field: batch.kept})
-        response = yield from _invoke_for(batch, call, rpc.EMBED, request)
-        parts.append(convert.embed_result(response, batch))
-    result = convert.join_embed_results(parts)
+
+    def work(about: ServerInfo) -> Plan[list[EmbedResult]]:
+        dimension_count = yield from dimensions(call, about, options["model"], config.dimension_count)
+        batcher: Batcher[Any] = Batcher(
+            prepare,
+            item_count=answerable_count(about.limits, dimension_count, names),
+            byte_count=room(about.limits, config.ByteSize()),
+            field=field,
+        )
+        parts = []
+        for batch in batcher.split(items):
+            if batch.refused and not batch.kept:
+                parts.append(convert.failed_embed_result(batch, None, dimension_count, names))
+                continue
+            request = embedding_pb2.EmbedRequest(options=config, **{field: batch.kept})
+            response = yield from invoke_for(batch, call, rpc.EMBED, request)
+            parts.append(convert.embed_result(response, batch))
+        return parts
+
+    result = convert.join_embed_results((yield from within_limits(call, work)))
     if raise_errors:
         convert.raise_item_errors(result)
     return result
@@ -129,39 +128,15 @@ def dimensions(call: Call, about: ServerInfo, model: str, dimension_count: int) 
         return dimension_count
     known = next((entry for entry in about.models if entry.name == model), None)
     if known is None:
+        _check_model(model)
         known = yield from _model(call, model)  # raises NotFound, in the server's words
     return known.dimension_count
 
 
-def room(limits: Limits, overhead_bytes: int) -> int:
-    """Bytes of a message that are left for items.
-
-    Raises:
-        InvalidRequest: the options leave none.
-    """
-    left = limits.message_byte_count - overhead_bytes - _MARGIN_BYTES
-    if overhead_bytes and left < 1:
-        said = f"the options have {overhead_bytes} bytes, a message of this server holds {limits.message_byte_count}"
-        words = f"{said} (message_byte_count); give a shorter role or instruction"
-        raise from_problem(Problem(Reason.INVALID_REQUEST, words))
-    return max(1, left)
-
-
-def answerable_count(limits: Limits, dimension_count: int, encodings: Iterable[Encoding]) -> int:
-    """Items in a batch, by the server's limit and by what the message with their vectors can hold."""
-    item_bytes = _ANSWER_ITEM_BYTES + sum(e.row_bytes(dimension_count) + 4 * e.scale_count for e in encodings)
-    return max(1, min(limits.batch_item_count, room(limits, 0) // item_bytes))
-
-
-def _invoke_for(batch: Batch, call: Call, method: Method[Request, Response], request: Request) -> Plan[Response]:
-    """Sends a batch; an error names the user's own items."""
-    try:
-        return (yield from call.invoke(method, request))
-    except WhitError as error:
-        if batch.start == 0 and not batch.refused:
-            raise
-        renamed = from_problem(renumbered(error.problem, batch.place, batch.field))
-    raise renamed
+def _check_model(model: str) -> None:
+    """Refuses what no model can be called, as the server would, but by the name of the argument."""
+    if not is_model_id(model):
+        raise refused(Reason.INVALID_REQUEST, "model", f"must be {MODEL_ID_RULE}; got {model[:80]!r}")
 
 
 # ---- collections ----
@@ -256,85 +231,82 @@ def upsert(
     points = requests.points_of(ids, texts, metadata, vectors)
     name, policy = collection_name(collection), opts.overflow(on_overflow)
     call = Call(session, timeout)
-    limits = (yield from call.server_info()).limits
     prepare = requests.once_only(point.id for point in points)
-    parts = []
     overhead = len(name) + len(opts.role_name(role).encode())
-    for batch in points_batcher(limits, limits.batch_item_count, prepare, overhead).split(points):
-        if batch.refused and not batch.kept:
-            parts.append(convert.failed_upsert_result(batch, None))
-            continue
-        request = point_pb2.UpsertRequest(
-            collection=name, role=opts.role_name(role), on_overflow=policy, **requests.points_and_vectors(batch.kept)
-        )
-        response = yield from _invoke_for(batch, call, rpc.UPSERT, request)
-        parts.append(convert.upsert_result(response, batch))
+
+    def work(about: ServerInfo) -> Plan[list[UpsertResult]]:
+        parts = []
+        batcher = points_batcher(about.limits, about.limits.batch_item_count, prepare, overhead)
+        for batch in batcher.split(points):
+            if batch.refused and not batch.kept:
+                parts.append(convert.failed_upsert_result(batch, None))
+                continue
+            request = point_pb2.UpsertRequest(
+                collection=name,
+                role=opts.role_name(role),
+                on_overflow=policy,
+                **requests.points_and_vectors(batch.kept),
+            )
+            response = yield from invoke_for(batch, call, rpc.UPSERT, request)
+            parts.append(convert.upsert_result(response, batch))
+        return parts
+
+    parts = yield from within_limits(call, work)
     result = UpsertResult([item for part in parts for item in part.items], max(part.sequence for part in parts))
     if raise_errors:
         convert.raise_item_errors(result)
     return result
 
 
-def points_batcher(
-    limits: Limits,
-    item_count: int,
-    prepare: Callable[[Point, int], Entry] = requests.point_entry,
-    overhead_bytes: int = 0,
-) -> Batcher[Point]:
-    """Splits points."""
-    return Batcher(
-        prepare,
-        item_count=min(item_count, answerable_count(limits, 0, ())),
-        byte_count=room(limits, overhead_bytes),
-        field="points",
-    )
-
-
-def _id_batches(ids: Iterable[str], count: int) -> Iterator[list[str]]:
+def _checked_ids(ids: Iterable[str]) -> list[str]:
     wanted = list(requests.sequence_of(ids, "ids"))
     for place, id_ in enumerate(wanted):
         if not isinstance(id_, str):
             raise TypeError(f"ids[{place}] must be str, got {type(id_).__name__}; write str(…)")
         utf8(id_, f"ids[{place}]")
-    for start in range(0, max(1, len(wanted)), count):
-        yield wanted[start : start + count]
+    return wanted
+
+
+def _id_batches(ids: list[str], count: int) -> Iterator[Batch]:
+    for start in range(0, max(1, len(ids)), count):
+        yield Batch("ids", start, ids[start : start + count])
 
 
 def get(
     session: Session, collection: str, ids: Sequence[str], with_vectors: bool, timeout: Timeout
 ) -> Plan[list[Point]]:
     """The points of those ids that are there, in the order asked for."""
-    call = Call(session, timeout)
-    limits = (yield from call.server_info()).limits
-    found: list[Point] = []
-    for start, batch in _numbered(_id_batches(ids, limits.batch_item_count)):
-        request = point_pb2.GetRequest(collection=collection_name(collection), ids=batch, with_vectors=with_vectors)
-        found += convert.points((yield from _invoke_for(Batch("ids", start, list(batch)), call, rpc.GET, request)))
-    return found
+    name, wanted, call = collection_name(collection), _checked_ids(ids), Call(session, timeout)
+
+    def work(about: ServerInfo) -> Plan[list[Point]]:
+        found: list[Point] = []
+        for batch in _id_batches(wanted, about.limits.batch_item_count):
+            request = point_pb2.GetRequest(collection=name, ids=batch.kept, with_vectors=with_vectors)
+            found += convert.points((yield from invoke_for(batch, call, rpc.GET, request)))
+        return found
+
+    return (yield from within_limits(call, work))
 
 
 def delete(session: Session, collection: str, ids: Sequence[str], timeout: Timeout) -> Plan[DeleteResult]:
     """Deletes points."""
-    call = Call(session, timeout)
-    limits = (yield from call.server_info()).limits
+    name, wanted, call = collection_name(collection), _checked_ids(ids), Call(session, timeout)
     deleted, sequence = 0, 0
     missing: dict[str, None] = {}
     earlier: set[str] = set()  # of the batches before: what they deleted was there
-    for start, batch in _numbered(_id_batches(ids, limits.batch_item_count)):
-        request = point_pb2.DeleteRequest(collection=collection_name(collection), ids=batch)
-        response = yield from _invoke_for(Batch("ids", start, list(batch)), call, rpc.DELETE, request)
-        deleted += response.deleted_count
-        missing |= dict.fromkeys(id_ for id_ in response.missing_ids if id_ not in earlier)
-        earlier.update(batch)
-        sequence = response.sequence
+
+    def work(about: ServerInfo) -> Plan[None]:
+        nonlocal deleted, sequence
+        for batch in _id_batches(wanted, about.limits.batch_item_count):
+            request = point_pb2.DeleteRequest(collection=name, ids=batch.kept)
+            response = yield from invoke_for(batch, call, rpc.DELETE, request)
+            deleted += response.deleted_count
+            missing.update(dict.fromkeys(id_ for id_ in response.missing_ids if id_ not in earlier))
+            earlier.update(batch.kept)
+            sequence = response.sequence
+
+    yield from within_limits(call, work)
     return DeleteResult(deleted, tuple(missing), sequence)
-
-
-def _numbered(batches: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    start = 0
-    for batch in batches:
-        yield start, batch
-        start += len(batch)
 
 
 def count(session: Session, collection: str, timeout: Timeout) -> Plan[int]:
@@ -349,17 +321,20 @@ def count(session: Session, collection: str, timeout: Timeout) -> Plan[int]:
 def search(session: Session, queries: Iterable[Any], *, timeout: Timeout, **options: Any) -> Plan[list[SearchResult]]:
     """Answers queries in as many requests as the limits ask for; failed ones are returned."""
     config = opts.search_options(**options)
-    call = Call(session, timeout)
-    limits = (yield from call.server_info()).limits
-    results: list[SearchResult] = []
-    for batch in query_batcher(limits, limits.batch_item_count, config.ByteSize()).split(queries):
-        if batch.refused and not batch.kept:
-            results += convert.failed_search_results(batch, None)
-            continue
-        request = point_pb2.SearchRequest(options=config, **requests.queries(batch.kept))
-        response = yield from _invoke_for(batch, call, rpc.SEARCH, request)
-        results += convert.search_results(response, batch)
-    return results
+    asked, call = list(queries), Call(session, timeout)
+
+    def work(about: ServerInfo) -> Plan[list[SearchResult]]:
+        results: list[SearchResult] = []
+        for batch in query_batcher(about.limits, about.limits.batch_item_count, config.ByteSize()).split(asked):
+            if batch.refused and not batch.kept:
+                results += convert.failed_search_results(batch, None)
+                continue
+            request = point_pb2.SearchRequest(options=config, **requests.queries(batch.kept))
+            response = yield from invoke_for(batch, call, rpc.SEARCH, request)
+            results += convert.search_results(response, batch)
+        return results
+
+    return (yield from within_limits(call, work))
 
 
 def search_one(session: Session, query: str | ArrayLike, *, timeout: Timeout, **options: Any) -> Plan[SearchResult]:
@@ -383,12 +358,3 @@ def search_batch(
     if raise_errors:
         convert.raise_search_errors(results)
     return results
-
-
-def query_batcher(limits: Limits, item_count: int, overhead_bytes: int) -> Batcher[Any]:
-    """Splits queries."""
-    return Batcher(
-        requests.query_entry,
-        item_count=min(item_count, limits.batch_item_count),
-        byte_count=room(limits, overhead_bytes),
-    )

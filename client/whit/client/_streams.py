@@ -14,6 +14,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from whit.client import _convert as convert
+from whit.client import _limits as limits
 from whit.client import _methods as rpc
 from whit.client import _options as opts
 from whit.client import _plans as plans
@@ -183,7 +184,7 @@ def embed(
     call = Call(session, timeout)
 
     def plan() -> Plan[Stream]:
-        about = yield from call.server_info()
+        about = yield from call.server_info(fresh=True)
         dimension_count = yield from plans.dimensions(call, about, options["model"], config.dimension_count)
 
         def checked(batch: Batch, result: EmbedResult) -> list[EmbedResult]:
@@ -196,8 +197,8 @@ def embed(
             config=embedding_pb2.StreamEmbedRequest(config=config),
             batcher=Batcher(
                 prepare,
-                item_count=min(count, plans.answerable_count(about.limits, dimension_count, names)),
-                byte_count=plans.room(about.limits, config.ByteSize()),
+                item_count=min(count, limits.answerable_count(about.limits, dimension_count, names)),
+                byte_count=limits.room(about.limits, config.ByteSize()),
                 field=field,
             ),
             window=window(about),
@@ -238,11 +239,11 @@ def upsert(
         return point_pb2.StreamUpsertRequest(batch=point_pb2.StreamUpsertBatch(**requests.points_and_vectors(kept)))
 
     def plan() -> Plan[Stream]:
-        about = yield from call.server_info()
+        about = yield from call.server_info(fresh=True)
         return Stream(
             method=rpc.STREAM_UPSERT,
             config=point_pb2.StreamUpsertRequest(config=config),
-            batcher=plans.points_batcher(about.limits, count, overhead_bytes=config.ByteSize()),
+            batcher=limits.points_batcher(about.limits, count, overhead_bytes=config.ByteSize()),
             window=window(about),
             raise_errors=raise_errors,
             pack=pack,
@@ -266,11 +267,11 @@ def search(session: Session, *, batch_size: int, on_error: str, timeout: Timeout
             yield result
 
     def plan() -> Plan[Stream]:
-        about = yield from call.server_info()
+        about = yield from call.server_info(fresh=True)
         return Stream(
             method=rpc.STREAM_SEARCH,
             config=point_pb2.StreamSearchRequest(config=config),
-            batcher=plans.query_batcher(about.limits, count, config.ByteSize()),
+            batcher=limits.query_batcher(about.limits, count, config.ByteSize()),
             window=window(about),
             raise_errors=raise_errors,
             pack=lambda kept: point_pb2.StreamSearchRequest(

@@ -8,6 +8,16 @@ proves is what the server runs. onnxruntime is loaded with the first graph.
 from whit.runtime.opening import open_encoder, open_tokenizer
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
-from whit.runtime.verify import Verification, verify
+from whit.runtime.verify import Verification, compare, read_golden, verify
 
-__all__ = ["Package", "Tokenizer", "Verification", "open_encoder", "open_package", "open_tokenizer", "verify"]
+__all__ = [
+    "Package",
+    "Tokenizer",
+    "Verification",
+    "compare",
+    "open_encoder",
+    "open_package",
+    "open_tokenizer",
+    "read_golden",
+    "verify",
+]

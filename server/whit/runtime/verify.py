@@ -38,7 +38,10 @@ class Verification:
     mixes_lengths: bool = False
 
 
-def read_golden(package: Package) -> tuple[list[str], NDArray[np.float32]]:
+Golden = tuple[list[str], NDArray[np.float32]]
+
+
+def read_golden(package: Package) -> Golden:
     """The golden texts and their vectors, float32 [count, dimension_count].
 
     Raises:
@@ -70,7 +73,12 @@ def verify(package: Package, tokenizer: AnyTokenizer, encoder: AnyEncoder) -> Ve
     Raises:
         PackageError: ``golden.json`` has another form, or graph or table fails on its texts: it belongs to another tokenizer.
     """
-    texts, golden = read_golden(package)
+    return compare(read_golden(package), package, tokenizer, encoder)
+
+
+def compare(expected: Golden, package: Package, tokenizer: AnyTokenizer, encoder: AnyEncoder) -> Verification:
+    """As ``verify``, with what ``read_golden`` gave earlier: the package's files need not be there any more."""
+    texts, golden = expected
     limit = package.manifest.max_token_count
     sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]
     masked = [i for i, ids in enumerate(sequences) if encoder.attention_length(len(ids)) != encoder.unmasked_length]

@@ -246,6 +246,8 @@ def _check_address(listen: str) -> None:
 def _check_path(path: Path) -> None:
     if not path.parent.is_dir():
         raise OSError(errno.ENOENT, f"there is no directory {path.parent}")
+    if path.exists() and not path.is_socket():
+        raise OSError(errno.EEXIST, "what is there is no socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

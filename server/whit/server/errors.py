@@ -31,7 +31,7 @@ def response_too_large(size: int, limit_bytes: int) -> Problem:
     return Problem(
         Reason.INVALID_REQUEST,
         f"the response would have {size} bytes or more, a message may have {limit_bytes} (message_byte_count); "
-        "ask for fewer items, hits or encodings at a time, or for hits without payload",
+        "ask for fewer items, hits or encodings at a time, for hits without payload, or start the server with a larger --message-byte-count",
         metadata={"message_byte_count": str(limit_bytes)},
     )
 

@@ -49,7 +49,7 @@ A server with the int8 reference model takes about 150 MB, most of it the runtim
 and `--batch-item-count` with them. `--worker-count 1` leaves the other cores to others.
 
 Once a second the server looks how much of its memory is left, in its cgroup (v2 and v1, `memory.high` too), in those above it and on the machine. With less than 15 % of
-the limit or 256 MiB, whichever is less, micro-batches get smaller; with less than 7 % or 128 MiB, streams are held back for up to ten seconds, and what still finds no room, and every unary
+the limit or 256 MiB, whichever is less, what was freed goes back to the system and micro-batches get smaller; with less than 7 % or 128 MiB, streams are held back for up to ten seconds, and what still finds no room, and every unary
 call that is not a short one, is refused with `MEMORY_LOW` and RetryInfo. Each change is logged once; `whit info` shows it. When there is room again, everything is as before.
 
 `python -m whit.server` is the same server without the command line, for images that have no use for one: it reads the variables only.

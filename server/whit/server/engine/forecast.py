@@ -69,7 +69,7 @@ class Forecast:
         needed_s = self._costs[model_id].needed_s(*work, self._worker_count, depth.share)
         if needed_s is None or needed_s * margin <= left_s:
             return None
-        return problems.deadline_hopeless(needed_s, left_s)
+        return problems.deadline_hopeless(needed_s * margin, left_s)
 
     def queue_full(self, model_id: str, token_count: int) -> Problem:
         """The refusal of so many tokens for which there is no room, with when to come again."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from whit.contract import names
 from whit.contract.manifest import PackageError
-from whit.runtime import open_encoder, open_package, open_tokenizer, verify
+from whit.runtime import compare, open_encoder, open_package, open_tokenizer, read_golden
 from whit.server.engine.models import Encoder, LoadedModel
 from whit.server.engine.types import TokenIds
 
@@ -61,7 +61,8 @@ def load_model(directory: Path, *, allow_unverified: bool = False, provider: str
             f"{directory}: the name {model_id!r} cannot be a model id ({names.MODEL_ID_RULE}); export it under another name"
         ) from None
     tokenizer, encoder = open_tokenizer(package), open_encoder(package, provider)
-    found = verify(package, tokenizer, encoder)
+    verify = partial(compare, read_golden(package), package, tokenizer, encoder)
+    found = verify()
     if not found.verified:
         difference = (
             f"{directory}: golden vectors differ on this machine by up to {found.max_abs_difference:.3g}, "
@@ -75,10 +76,11 @@ def load_model(directory: Path, *, allow_unverified: bool = False, provider: str
         package=package,
         tokenizer=tokenizer,
         encoder=encoder,
+        size_bytes=package.size_bytes,
         verified=found.verified,
         is_instant=_short_run_s(encoder, tokenizer.encode([_SHORT_TEXT])) <= _INSTANT_S,
         mixes_lengths=found.mixes_lengths,
-        verify=partial(verify, package, tokenizer, encoder),
+        verify=verify,
     )
 
 

@@ -28,10 +28,6 @@ class Package(Protocol):
     def manifest(self) -> Manifest:
         """Its content, described."""
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes on disk."""
-
 
 class Tokenizer(Protocol):
     """Texts to token ids. Called from several threads at once."""
@@ -73,10 +69,11 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A package that is ready to run.
+    """A package that is ready to run, and needs its directory no more.
 
     Attributes:
         id: the package's name.
+        size_bytes: of its files at load.
         verified: its golden vectors were recomputed on this machine at load and agreed.
         is_instant: a short text takes it less time than the trip to a worker thread and back.
         mixes_lengths: texts of several attention lengths may share a micro-batch without a bit of a vector changing.
@@ -87,6 +84,7 @@ class LoadedModel:
     package: Package
     tokenizer: Tokenizer
     encoder: Encoder
+    size_bytes: int
     verified: bool
     verify: Callable[[], Verification]
     is_instant: bool = False

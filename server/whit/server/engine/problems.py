@@ -54,7 +54,7 @@ def deadline_hopeless(needed_s: float, left_s: float) -> Problem:
     """By prediction the caller's deadline would pass first."""
     return Problem(
         Reason.DEADLINE_EXCEEDED,
-        f"the call would be done in about {needed_s:.2f} s but its deadline is in {left_s:.2f} s, so none of what was left "
+        f"the call may take {needed_s:.2f} s from now but its deadline is in {left_s:.2f} s, so none of what was left "
         "of it was started. Give the call more time, or send smaller batches",
     )
 

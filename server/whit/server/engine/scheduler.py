@@ -27,17 +27,9 @@ from whit.server.engine.costs import CostModel
 from whit.server.engine.fairness import Line, Turns
 from whit.server.engine.forecast import ADMISSION_MARGIN, READING_MARGIN, Forecast
 from whit.server.engine.jobs import ALL_LAYERS, Depth, Draft, Job, MicroBatch
+from whit.server.engine.lone import pays_to_share, runs_quickly
 from whit.server.engine.statistics import Statistics
 from whit.server.engine.types import Lane
-
-# A lone short text runs in the calling thread, which is kept from all else meanwhile: waking a worker and being woken by it
-# takes 0.2 to 0.4 ms.
-_QUICK_S = 0.002
-
-# A lone sequence runs on all idle cores, if it takes so long that another thread, 0.1 ms, is worth it. What a model costs is learned
-# from runs on one core: from so many before any is run on several.
-_LEAST_SHARED_S = 0.0005
-_LEARNED_RUNS = 8
 
 
 class Scheduler:
@@ -117,10 +109,7 @@ class Scheduler:
             alone = self._idle_workers == self._worker_count and not self._queued
             if not alone or not self._seen.pauses(self._clock()):
                 return False
-            costs = self._costs[job.model_id].costs
-            return (
-                costs is not None and job.depth.share * costs.seconds(job.waiting_tokens, job.waiting_cells) <= _QUICK_S
-            )
+            return runs_quickly(job, self._costs[job.model_id].costs)
 
     def start(self, job: Job) -> list[MicroBatch] | Problem:
         """Has a job run at once, by the caller, whatever waits: its micro-batches, or why it is refused."""
@@ -279,10 +268,7 @@ class Scheduler:
 
     def _cores(self, job: Job, token_count: int, free: int, now: float) -> int:
         """On how many of the free cores a job's only sequence is to run."""
-        costs = self._costs[job.model_id].costs
-        if costs is None or costs.run_count < _LEARNED_RUNS or not self._seen.singly(now):
-            return 1
-        pays = job.depth.share * costs.seconds(token_count, 0) >= _LEAST_SHARED_S
+        pays = self._seen.singly(now) and pays_to_share(job, token_count, self._costs[job.model_id].costs)
         return min(free, self._most_cores(job.model_id)) if pays else 1
 
     @property

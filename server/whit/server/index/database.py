@@ -6,6 +6,7 @@ writer goes on. Keys are given in the order of commits and never twice, so ``key
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections import deque
@@ -236,6 +237,8 @@ class Database:
         self._write_lock = threading.Lock()
         self._readers: deque[sqlite3.Connection] = deque()
         self._closed: Problem | None = None
+        if not self._path.is_file():
+            raise damaged(directory, f"{DATABASE_FILE} is missing")
         writer = self._open_writer()
         try:
             self.header = _read_header(writer, directory)
@@ -271,6 +274,7 @@ class Database:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 yield Writer(connection)
+                self._check_in_place()
                 connection.execute("COMMIT")
             except BaseException:
                 # SQLite has already rolled back after some errors, such as a full disk.
@@ -298,10 +302,16 @@ class Database:
         connection = _connect(self._path, "rw")
         try:
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTE_COUNT}")
+            self._opened = self._path.stat()
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _check_in_place(self) -> None:
+        """Refuses to write where nobody would find it again: a file that was removed or replaced can still be written to."""
+        if not (self._path.exists() and os.path.samestat(self._opened, self._path.stat())):
+            raise damaged(self._path.parent, f"{DATABASE_FILE} was removed or replaced while it was in use")
 
     def _close_writer(self) -> None:
         if self._writer:

@@ -45,7 +45,7 @@ def damaged(path: Path, detail: str) -> ServiceError:
     """STORAGE_FAILED: the collection in ``path`` cannot be read any more."""
     return refusal(
         Reason.STORAGE_FAILED,
-        f"the collection in {path} is damaged: {detail}; restore this directory from a backup, "
+        f"the collection in {path} is damaged: {detail}; stop the server and restore this directory from a backup, "
         "or delete the collection and index it again",
     )
 

@@ -96,6 +96,7 @@ class CollectionStore:
                     Reason.COLLECTION_EXISTS,
                     f"collection {collection_id!r} exists already; use it, delete it first or choose another name",
                 )
+            self._drop(collection_id)  # of a directory that was removed by hand
             with storage_errors(directory), staging_directory(self._root) as staging:
                 create_database(staging, Header(model_id, fingerprint, dimension_count, storage, datetime.now(UTC)))
                 publish_directory(staging, collection_id)
@@ -156,12 +157,7 @@ class CollectionStore:
             except ServiceError as error:
                 log.warning("collection %s is deleted unread: %s", collection_id, error)
                 point_count = 0
-            with self._lock:
-                handle = self._handles.pop(collection_id, None)
-                if handle:
-                    self._awake.pop(handle, None)
-            if handle:
-                handle.close(_not_found(collection_id), save=False)
+            self._drop(collection_id)
             with storage_errors(directory):
                 remove_directory(directory)
             return point_count
@@ -229,6 +225,15 @@ class CollectionStore:
             self._handles[collection_id] = handle
         self._use(collection_id)
         return handle
+
+    def _drop(self, collection_id: str) -> None:
+        """Closes the handle of a collection that is no more, if it is loaded; to be called in its turn."""
+        with self._lock:
+            handle = self._handles.pop(collection_id, None)
+            if handle:
+                self._awake.pop(handle, None)
+        if handle:
+            handle.close(_not_found(collection_id), save=False)
 
     def _rest_unless_awake(self, handle: CollectionHandle) -> None:
         with self._lock:

@@ -30,6 +30,7 @@ INPUT_ENCODINGS = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8)
 
 _POLICIES = frozenset(embedding_pb2.OverflowPolicy.values())
 _EXACT = 2**53  # every whole number up to here is a float
+BYTES_A_JSON_BYTE = 6  # that metadata has at most on the wire: a number of one digit in a list has 11 there, 2 as JSON
 METADATA_DEPTH = 32  # objects and lists inside each other: more might come in, but not go out again in every message
 
 

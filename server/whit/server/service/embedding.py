@@ -235,6 +235,9 @@ def describe_item(item: ItemOutcome) -> embedding_pb2.EmbedItem:
 
 
 def _read_encodings(numbers: Sequence[int], violations: checks.Violations, field: str) -> list[Encoding]:
+    if len(numbers) > len(Encoding):  # said once: a message holds millions of them
+        violations.add(field, f"has {len(numbers)} encodings, there are {len(Encoding)}; give each once at most")
+        return [Encoding.FLOAT32]
     encodings: list[Encoding] = []
     for i, number in enumerate(numbers):
         encoding = violations.read(f"{field}[{i}]", partial(encoding_of, number), None)

@@ -43,6 +43,7 @@ class ModelService:
         task = self._verifying.get(model.id)
         if task is None:
             task = self._verifying[model.id] = asyncio.create_task(self._verify(model))
+            task.add_done_callback(_retrieve)
         # What runs in a thread goes on without its caller: so do the task and its turn, for later calls to wait on.
         found = await asyncio.shield(task)
         return model_pb2.VerifyModelResponse(
@@ -59,6 +60,12 @@ class ModelService:
                 return await self._backend.run(True, model.verify)
         finally:
             del self._verifying[model.id]
+
+
+def _retrieve(task: asyncio.Task[Verification]) -> None:
+    """Hears how a task ended in place of callers who have all gone, or asyncio would log a failure of its own."""
+    if not task.cancelled():
+        task.exception()
 
 
 def sorted_models(backend: Backend) -> list[LoadedModel]:
@@ -86,7 +93,7 @@ def _describe(model: LoadedModel, costs: Costs | None) -> model_pb2.Model:
         dtype=manifest.dtype,
         provider=model.encoder.provider,
         verified=model.verified,
-        size_bytes=model.package.size_bytes,
+        size_bytes=model.size_bytes,
         layer_counts=manifest.layer_counts,
         costs=None if costs is None else _describe_costs(costs),
     )

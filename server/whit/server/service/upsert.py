@@ -17,7 +17,7 @@ from whit.server.index import CollectionHandle, CollectionInfo, PointWrite
 from whit.server.service import checks
 from whit.server.service.backend import Backend
 from whit.server.service.collections import model_of, open_collection
-from whit.server.service.convert import from_batch, metadata_json, truncates, with_path
+from whit.server.service.convert import BYTES_A_JSON_BYTE, from_batch, metadata_json, truncates, with_path
 from whit.server.service.embedding import prompt_of, unfit_texts
 from whit.server.service.rpc import Call
 from whit.server.service.streams import Turn
@@ -139,6 +139,10 @@ def _read(backend: Backend, points: Sequence[point_pb2.Point], path: str, is_emb
 def _read_metadata(point: point_pb2.Point, limit: int) -> str:
     if not point.HasField("metadata"):
         return "{}"
+    if point.metadata.ByteSize() > BYTES_A_JSON_BYTE * limit:  # millions of values would take seconds to convert
+        raise ValueError(
+            f"has more than the {limit} bytes as JSON that it may have (metadata_byte_count); keep less with the point"
+        )
     text = metadata_json(point.metadata)
     size = len(text) if text.isascii() else len(text.encode())
     if size > limit:
