@@ -208,11 +208,11 @@ def test_unknown_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("options", "code", "part"),
     [
         (["--dtype", "int4"], 2, "'int4' is not one of 'int8', 'float32'"),
-        (["--pooling", "sum"], 1, "--pooling must be one of mean, cls, max,"),
+        (["--pooling", "sum"], 2, "--pooling must be one of mean, cls, max,"),
         (["--max-token-count", "0"], 2, "0 is not in the range x>=1"),
-        (["--max-token-count", "9999"], 1, "--max-token-count must be 8 to 64"),
+        (["--max-token-count", "9999"], 2, "--max-token-count must be 8 to 64"),
         (["--embedding-code-count", "8"], 2, "--embedding-code-count goes with --embedding-dtype pq."),
-        (["--name", "a/b"], 1, "--name must be 1 to 128 of letters, digits"),
+        (["--name", "a/b"], 2, "--name must be 1 to 128 of letters, digits"),
         (["--calibration", "no-such-file.txt"], 1, "no-such-file.txt cannot be read"),
     ],
 )

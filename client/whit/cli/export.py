@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from whit.cli.command import command, json_option, numbers
-from whit.cli.output import console, facts, jsonable, notice, print_json, progress, size, table
+from whit.cli.output import console, facts, jsonable, notice, print_json, progress, shell_word, size, table
 from whit.contract.pooling import POOLING_RULE
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _NAMELESS = re.compile(
         "whit export ./model --out packages/float --name mini-float --dtype float32 --json | jq .graph_bytes",
         "whit export ./model --out packages/small --recipe export/recipes/int8.toml",
     ],
-    exit_codes={1: "the checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
+    exit_codes={1: "the checkpoint cannot be used, or DIR cannot be written: one line on stderr says why"},
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option(
@@ -176,7 +176,7 @@ def export(
         print_json({"package": str(out), **jsonable(report), "schemes": report.schemes, "time_s": round(seconds, 3)})
         return
     print_report(console(), report, out, seconds)
-    console().print(f"next: whit verify {out}, or whit serve --models {out}", soft_wrap=True)
+    console().print(f"next: whit verify {shell_word(out)}, or whit serve --models {shell_word(out)}", soft_wrap=True)
 
 
 def _refuse_beside_recipe(context: click.Context) -> None:

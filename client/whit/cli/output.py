@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -116,6 +117,11 @@ def snippet(text: str, length: int = 90) -> str:
     """The start of ``text`` on one line, at most ``length`` characters, without control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
+
+
+def shell_word(path: str | Path) -> str:
+    """A path as it is typed into a shell, with quotation marks where it needs them."""
+    return shlex.quote(str(path))
 
 
 def size(byte_count: int) -> str:

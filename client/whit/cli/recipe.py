@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whit.cli.output import console, facts, jsonable, print_json, size, table
+from whit.cli.output import console, facts, jsonable, print_json, shell_word, size, table
 
 if TYPE_CHECKING:
     from whit.export.recipe import RecipeReport
@@ -48,4 +48,7 @@ def _print(report: RecipeReport) -> None:
     )
     head = ["stage", "size", "speed", "rank agreement", "STS"]
     console().print(table(head, rows, right=head[1:]))
-    console().print(f"next: open {report.work}/report.html, or whit serve --models {report.package}", soft_wrap=True)
+    console().print(
+        f"next: open {shell_word(f'{report.work}/report.html')}, or whit serve --models {shell_word(report.package)}",
+        soft_wrap=True,
+    )

@@ -52,6 +52,15 @@ class CheckpointError(Exception):
     """A checkpoint cannot be compiled. The message names the file and says what to do."""
 
 
+class OptionError(CheckpointError):
+    """An option has a value that it cannot have. The message begins with its name, in whose place a command puts its flag."""
+
+    def __init__(self, option: str, fault: str) -> None:
+        super().__init__(f"{option} {fault}")
+        self.option = option
+        self.fault = fault
+
+
 @dataclass(frozen=True, slots=True)
 class Dense:
     """A sentence-transformers ``Dense`` module: ``activation(x @ weight + bias)``; weight float32 [in, out]."""
@@ -211,7 +220,7 @@ def _refuse_rewiring(path: Path) -> None:
 def choose_pooling(stated: str | None, asked: str | None) -> str:
     """The pooling that the checkpoint states, or else the one asked for, or else ``mean``."""
     if asked and not is_pooling(asked):
-        raise CheckpointError(f"pooling must be one of {POOLING_RULE}, got {asked!r}")
+        raise OptionError("pooling", f"must be one of {POOLING_RULE}, got {asked!r}")
     if stated and asked and stated != asked:
         raise CheckpointError(f"the checkpoint pools by {stated!r}; leave out --pooling {asked}")
     return stated or asked or "mean"

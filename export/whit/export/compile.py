@@ -24,7 +24,7 @@ from whit.contract.manifest import (
 )
 from whit.contract.pooling import ditto_head
 from whit.export.calibrate import Activations, calibrate
-from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from whit.export.checkpoint import Checkpoint, OptionError, read_checkpoint
 from whit.export.embedding import EMBEDDING_DTYPES, Rows, check_embedding, store_rows
 from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
@@ -110,17 +110,17 @@ def compile_checkpoint(
 
 def _check_options(options: ExportOptions) -> None:
     if options.dtype not in DTYPES:
-        raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
+        raise OptionError("dtype", f"must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
     if options.dtype == "float32" and options.embedding_dtype != EMBEDDING_DTYPES[0]:
-        raise CheckpointError(
-            f"embedding_dtype {options.embedding_dtype} needs dtype int8: float32 packages round nothing"
+        raise OptionError(
+            "embedding_dtype", f"{options.embedding_dtype} needs dtype int8: float32 packages round nothing"
         )
     if options.name is not None:
         check_name(options.name)
     if not 0 < options.max_layer_error < 1:
-        raise CheckpointError(f"max_layer_error must be between 0 and 1, got {options.max_layer_error}")
+        raise OptionError("max_layer_error", f"must be between 0 and 1, got {options.max_layer_error}")
     if not 0 <= options.max_loss <= 100:
-        raise CheckpointError(f"max_loss must be between 0 and 100 points, got {options.max_loss}")
+        raise OptionError("max_loss", f"must be between 0 and 100 points, got {options.max_loss}")
 
 
 def _without_effect(options: ExportOptions) -> tuple[str, ...]:
@@ -133,14 +133,15 @@ def _without_effect(options: ExportOptions) -> tuple[str, ...]:
 def _check_depths(depths: Sequence[int], weights: EncoderWeights, head: Head) -> None:
     count = len(weights.layers)
     if list(depths) != sorted(set(depths)) or not all(0 < depth < count for depth in depths):
-        raise CheckpointError(
-            f"depths must be numbers of layers in ascending order, 1 to {count - 1} of this model's {count}, "
-            f"got {', '.join(map(str, depths))}"
+        raise OptionError(
+            "depths",
+            f"must be numbers of layers in ascending order, 1 to {count - 1} of this model's {count}, "
+            f"got {', '.join(map(str, depths))}",
         )
     ditto = ditto_head(head.pooling)
     if depths and ditto and depths[0] <= ditto[0]:
-        raise CheckpointError(
-            f"depths must be at least {ditto[0] + 1}, for pooling {head.pooling!r} reads that layer, got {depths[0]}"
+        raise OptionError(
+            "depths", f"must be at least {ditto[0] + 1}, for pooling {head.pooling!r} reads that layer, got {depths[0]}"
         )
 
 
@@ -148,7 +149,7 @@ def _max_token_count(source: Checkpoint, weights: EncoderWeights, options: Expor
     positions = weights.max_token_count
     asked = options.max_token_count
     if asked is not None and not 8 <= asked <= positions:
-        raise CheckpointError(f"max_token_count must be 8 to {positions} (the model's positions), got {asked}")
+        raise OptionError("max_token_count", f"must be 8 to {positions} (the model's positions), got {asked}")
     return asked or min(source.max_token_count or positions, positions)
 
 
