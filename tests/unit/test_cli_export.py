@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.tiny import write_checkpoint, write_json
+from tests.support.tiny import edit_json, write_checkpoint, write_json
 from whit.cli.app import run
 from whit.cli.export import is_nameless
 from whit.contract.manifest import read_manifest, sha256_of
@@ -69,6 +69,21 @@ def test_int8_table_has_size_cosine_speed_and_every_layer(
     assert manifest.linears
     assert {(lin.name, lin.scheme, f"{lin.error:.4f}") for lin in manifest.linears} <= rows
     assert printed.out.splitlines()[-1] == f"next: whit verify {out}, or whit serve --models {out}"
+
+
+def test_what_to_know_about_a_checkpoint_is_said(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = shutil.copytree(checkpoint, tmp_path / "source"), tmp_path / "out"
+    edit_json(source / "config_sentence_transformers.json", prompts={"query": "q: "}, default_prompt_name="query")
+
+    assert run(["export", str(source), "--out", str(out), "--dtype", "float32", "--json", "--name", "tiny"]) == 0
+
+    captured = capsys.readouterr()
+    assert captured.err.startswith("sentence-transformers puts the prompt 'query' before texts")
+    (said,) = json.loads((out / "report.json").read_text(encoding="utf-8"))["notes"]
+    assert captured.err == f"{said}\n"
+    assert json.loads(captured.out)["notes"] == [said]
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def export(
     with stages() as show:
         report = compile_checkpoint(checkpoint, out, options, show)
     seconds = time.perf_counter() - start
-    note_unused(report.unused_options)
+    note(report.unused_options, report.notes)
     if name is None and is_nameless(report.name):
         notice(f"the package is called {report.name!r}, after its folder; --name gives it a name to serve it under")
     if as_json:
@@ -197,11 +197,13 @@ def _refuse_beside_recipe(context: click.Context) -> None:
             raise click.UsageError(f"{flag} is the recipe's to say: set {name} in its [export] table.", context)
 
 
-def note_unused(options: Sequence[str]) -> None:
-    """Says which options changed nothing, and why."""
-    if options:
+def note(unused_options: Sequence[str], notes: Sequence[str]) -> None:
+    """Says what is to be known about the checkpoint, and which options changed nothing."""
+    for line in notes:
+        notice(line)
+    if unused_options:
         notice(
-            f"{' and '.join(options)} chose nothing: the int8 codes are those that the checkpoint was trained with (whit distill "
+            f"{' and '.join(unused_options)} chose nothing: the int8 codes are those that the checkpoint was trained with (whit distill "
             "--qat); to have them chosen, remove rounding.safetensors from it"
         )
 

@@ -16,14 +16,14 @@ def export_recipe(
     file: Path, checkpoint: Path | None, out: Path, work: Path | None, name: str | None, as_json: bool
 ) -> None:
     """Runs the recipe ``file``; its checkpoints and reports go to ``work``, by default beside ``out``."""
-    from whit.cli.export import note_unused, stages
+    from whit.cli.export import note, stages
     from whit.export.recipe import read_recipe, run_recipe
 
     recipe = read_recipe(file, checkpoint)
     recipe = replace(recipe, export=replace(recipe.export, name=name or recipe.export.name or out.resolve().name))
     with stages() as show:
         report = run_recipe(recipe, out, work or out.with_name(f"{out.name}-steps"), show)
-    note_unused(report.export.get("unused_options", ()))
+    note(report.export.get("unused_options", ()), report.export.get("notes", ()))
     if as_json:
         print_json(jsonable(report))
         return

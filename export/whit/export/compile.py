@@ -102,7 +102,7 @@ def compile_checkpoint(
             plan, linears, sensitivities = _keep_within(gate, plan, linears, options)
             package = _write(new_dir, source, gate.weights, head, plan, linears, options, limit, texts)
         report = measure(float_package, package, texts, sensitivities, progress)
-        report = replace(report, unused_options=_without_effect(options) if rounding else ())
+        report = replace(report, unused_options=_without_effect(options) if rounding else (), notes=source.notes)
         seal(package, report.lasting())
         publish(new_dir, out)
     return report
