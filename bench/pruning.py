@@ -19,13 +19,14 @@ from typing import Any
 from bench.data import stsb
 from bench.machine import describe
 from bench.peers.report import write_table
+from whit.export.embed import embed
 from whit.export.evaluate import sts_score
 from whit.export.families import EncoderWeights
 from whit.export.prune.latency import LatencyTable, Timer, measure_latency
 from whit.export.prune.layers import LayerOptions, choose_layers
 from whit.export.prune.shapes import Shape, shapes_of
 from whit.export.prune.speedup import SpeedupOptions, prune_subject_to_speedup
-from whit.export.prune.subject import Subject, embed, parameter_count, read_subject
+from whit.export.prune.subject import Subject, parameter_count, read_subject
 from whit.export.prune.width import prune_to_shapes
 
 METHODS = ("magnitude", "stat", "obs")

@@ -9,12 +9,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from whit.export.embed import micro_batch_feeds
 from whit.export.encoder_graph import Head, build_graph, tap_outputs
 from whit.export.families import EncoderWeights
 from whit.export.linear import Plan
 from whit.export.parallel import side_by_side
 from whit.runtime.encoder import open_session
-from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
+from whit.runtime.packing import TokenIds
 
 FloatArray = NDArray[np.float32]
 
@@ -36,8 +37,6 @@ def calibrate(
     weights: EncoderWeights,
     head: Head,
     sequences: Sequence[TokenIds],
-    *,
-    bucket: int,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Mapping[str, Activations]:
     """Runs the float32 graph over ``sequences`` and records the input of every linear layer, by name.
@@ -55,15 +54,9 @@ def calibrate(
     products: dict[str, FloatArray] = {}
     samples: dict[str, list[FloatArray]] = {name: [] for name in taps}
     done = 0
-    length_of = partial(attention_length, bucket=bucket)
-
-    def run(batch: list[int]) -> dict[str, FloatArray]:
-        texts = [sequences[i] for i in batch]
-        feeds = pack(texts, length=length_of(len(texts[0])), position_offset=weights.position_offset)
-        return dict(zip(outputs, session.run(outputs, feeds), strict=True))
-
-    batches = list(micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512))
-    for batch, values in zip(batches, side_by_side(run, batches), strict=True):
+    batches, feeds = zip(*micro_batch_feeds(weights, sequences), strict=True)
+    for batch, arrays in zip(batches, side_by_side(partial(session.run, outputs), feeds), strict=True):
+        values = dict(zip(outputs, arrays, strict=True))
         for name, output in taps.items():
             x = values[output]
             lows[name] = np.minimum(lows.get(name, 0), x.min(axis=0))

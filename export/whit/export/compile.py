@@ -25,6 +25,7 @@ from whit.contract.manifest import (
 from whit.contract.pooling import ditto_head
 from whit.export.calibrate import Activations, calibrate
 from whit.export.checkpoint import Checkpoint, OptionError, read_checkpoint
+from whit.export.embed import ATTENTION_BUCKET
 from whit.export.embedding import EMBEDDING_DTYPES, Rows, check_embedding, store_rows
 from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
@@ -40,8 +41,7 @@ from whit.runtime.package import Package
 
 DTYPES = ("float32", "int8")
 
-# Multiples of the SIMD width; shorter texts have too little attention for a path of its own.
-ATTENTION_BUCKET = 16
+# Shorter texts have too little attention for a path of its own.
 LEAST_UNMASKED_LENGTH = 128
 
 _LEAST_CALIBRATION_TEXTS = 8  # better 200, of the kind that will be embedded
@@ -97,7 +97,7 @@ def compile_checkpoint(
             new_dir = float_dir
             package = float_package
         else:
-            gate = Gate(weights, head, tokenize(float_package, texts), ATTENTION_BUCKET, progress)
+            gate = Gate(weights, head, tokenize(float_package, texts), progress)
             gate, plan, linears = _as_trained(gate, options, rounding) if rounding else _quantize(gate, options)
             plan, linears, sensitivities = _keep_within(gate, plan, linears, options)
             package = _write(new_dir, source, gate.weights, head, plan, linears, options, limit, texts)
@@ -234,7 +234,7 @@ def _seen_by(weights: EncoderWeights, gate: Gate) -> Mapping[str, Activations]:
     def show(tokens: int) -> None:
         gate.progress("calibrate (tokens)", tokens, total)
 
-    return calibrate(weights, gate.head, gate.sequences, bucket=gate.bucket, progress=show)
+    return calibrate(weights, gate.head, gate.sequences, show)
 
 
 def _subject(weights: EncoderWeights, seen: Mapping[str, Activations], name: str) -> Subject:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.export.checkpoint import Checkpoint, FloatArray
+from whit.export.embed import embed
 from whit.export.encoder_graph import Head
 from whit.export.families import encoder_weights
-from whit.export.prune.subject import embed
 
 Ids = NDArray[np.int64]
 

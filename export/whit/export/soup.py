@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, OptionError, read_checkpoint
 from whit.export.cosines import unit_rows
 from whit.export.derive import check_out, derive_checkpoint
+from whit.export.embed import embed
 from whit.export.encoder_graph import Head
 from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.families import encoder_weights
-from whit.export.prune.subject import Subject, embed
+from whit.export.prune.subject import Subject
 
 Progress = Callable[[str, int, int], None]
 Shares = NDArray[np.float64]  # [checkpoints], adding up to 1

@@ -13,15 +13,9 @@ from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines, unit_rows
 from whit.export.derive import check_out
+from whit.export.embed import embed
 from whit.export.prune.shapes import shapes_of
-from whit.export.prune.subject import (
-    Subject,
-    embed,
-    hidden_states,
-    parameter_count,
-    read_subject,
-    write_layers,
-)
+from whit.export.prune.subject import Subject, hidden_states, parameter_count, read_subject, write_layers
 
 CRITERIA = ("even", "cosine", "entropy", "loss")
 

@@ -20,11 +20,12 @@ from whit.export.checkpoint import CheckpointError, OptionError
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines
 from whit.export.derive import check_out
+from whit.export.embed import embed
 from whit.export.families import EncoderWeights, Layer
 from whit.export.prune.columns import Moments, refit
 from whit.export.prune.latency import DTYPES, LatencyTable, Timer, cut_to_shapes, measure_latency
 from whit.export.prune.shapes import Shape, shapes_of
-from whit.export.prune.subject import Subject, embed, linear_inputs, read_subject, with_layer, write_layers
+from whit.export.prune.subject import Subject, linear_inputs, read_subject, with_layer, write_layers
 from whit.export.prune.width import (
     ATTENTION,
     BLOCKS,

@@ -17,18 +17,11 @@ from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines
 from whit.export.derive import check_out
+from whit.export.embed import embed
 from whit.export.families import EncoderWeights, Layer, Linear
 from whit.export.prune.columns import RANKINGS, Indices, Moments, refit
 from whit.export.prune.shapes import Shape, shapes_of
-from whit.export.prune.subject import (
-    Subject,
-    embed,
-    linear_inputs,
-    parameter_count,
-    read_subject,
-    with_layer,
-    write_layers,
-)
+from whit.export.prune.subject import Subject, linear_inputs, parameter_count, read_subject, with_layer, write_layers
 from whit.runtime.packing import TokenIds
 
 
