@@ -171,7 +171,7 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
     command = f"whit {name}".rstrip()
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else command
-        return f"{path}: {error.format_message()} See: {path} --help", error.exit_code
+        return f"{path}: {error.format_message().removesuffix('.')}. See: {path} --help", error.exit_code
     if isinstance(error, click.ClickException):
         return f"{command}: {error.format_message()}", error.exit_code
     missing = (error.name or "whit").partition(".")[0] if isinstance(error, ModuleNotFoundError) else "whit"

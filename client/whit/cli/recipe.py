@@ -18,9 +18,12 @@ def export_recipe(
     """Runs the recipe ``file``; its checkpoints and reports go to ``work``, by default beside ``out``."""
     from whit.cli.export import note, stages
     from whit.export.recipe import read_recipe, run_recipe
+    from whit.export.sealing import name_from
 
     recipe = read_recipe(file, checkpoint)
-    recipe = replace(recipe, export=replace(recipe.export, name=name or recipe.export.name or out.resolve().name))
+    recipe = replace(
+        recipe, export=replace(recipe.export, name=name or recipe.export.name or name_from(out.resolve().name))
+    )
     with stages() as show:
         report = run_recipe(recipe, out, work or out.with_name(f"{out.name}-steps"), show)
     note(report.export.get("unused_options", ()), report.export.get("notes", ()))
