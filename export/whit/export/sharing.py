@@ -19,7 +19,7 @@ from whit.export.families import encoder_weights
 
 Ids = NDArray[np.int64]
 
-# Chosen on STS-B dev for all-MiniLM-L6-v2 at 16,000 rows (docs/compression.md); 1 and 2 do almost as well.
+# Chosen on STS-B dev for all-MiniLM-L6-v2 at 16,000 rows (docs/pruning.md); 1 and 2 do almost as well.
 _EXPONENT = 1.5
 _FREQUENT_SHARE = 0.25  # of the rows: they go to the tokens needed most, whatever is like them
 _BATCHES = 50

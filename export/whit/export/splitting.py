@@ -14,7 +14,7 @@ from whit.export.encoder_graph import Head
 from whit.export.families import encoder_weights
 
 # How much more a costly split counts than a frequent one: chosen on STS-B dev for all-MiniLM-L6-v2 at 16,000 tokens, where
-# frequency alone loses 1.4 points and this 1.0 (docs/compression.md).
+# frequency alone loses 1.4 points and this 1.0 (docs/pruning.md).
 _EXPONENT = 3
 
 
