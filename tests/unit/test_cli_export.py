@@ -1,7 +1,9 @@
 """``whit export``, ``whit verify`` and ``whit inspect`` on a tiny checkpoint: what they print, and what they refuse."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from tests.support.tiny import edit_json, write_checkpoint, write_json
 from whit.cli.app import run
 from whit.cli.export import is_nameless
 from whit.contract.manifest import read_manifest, sha256_of
+from whit.export import compile as compiler
 from whit.export.checkpoint import ROUNDING_FILE, read_checkpoint
 from whit.export.families import encoder_weights
 from whit.export.trained import LayerRounding, Rounding
@@ -69,6 +72,17 @@ def test_int8_table_has_size_cosine_speed_and_every_layer(
     assert manifest.linears
     assert {(lin.name, lin.scheme, f"{lin.error:.4f}") for lin in manifest.linears} <= rows
     assert printed.out.splitlines()[-1] == f"next: whit verify {out}, or whit serve --models {out}"
+
+
+def test_an_export_that_is_told_to_end_leaves_nothing_half_made(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compiler, "measure", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    assert run(["export", str(checkpoint), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 130
+
+    assert capsys.readouterr().err.strip() == "whit: interrupted"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_to_know_about_a_checkpoint_is_said(

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from whit.cli.command import command, json_option, numbers
 from whit.cli.output import console, facts, jsonable, notice, print_json, progress, shell_word, size, table
+from whit.cli.signals import interrupted_by_signals
 from whit.contract.pooling import POOLING_RULE
 
 if TYPE_CHECKING:
@@ -215,8 +216,11 @@ def is_nameless(name: str) -> bool:
 
 @contextmanager
 def stages() -> Iterator[Progress]:
-    """A progress bar on stderr with one line for each stage of the compiler; gives the function that it reports to."""
-    with progress() as bar:
+    """A progress bar on stderr with one line for each stage of the compiler; gives the function that it reports to.
+
+    A signal that ends the command meanwhile leaves nothing half made.
+    """
+    with interrupted_by_signals(), progress() as bar:
         tasks = {"": bar.add_task("reading the checkpoint", total=None)}
 
         def show(stage: str, done: int, total: int) -> None:
