@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--split", default="dev", choices=("dev", "test"))
     parser.add_argument("--rotate", type=int, default=0, help="learn a rotation from every N-th document first")
     parser.add_argument(
-        "--out", type=Path, help="bench/results/encodings.json also renews the table in docs/compression.md"
+        "--out", type=Path, help="bench/results/encodings.json also renews the table in docs/encodings.md"
     )
     arguments = parser.parse_args()
     require()
@@ -150,7 +150,7 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         if arguments.out.resolve() == RESULT:
-            write_table(markdown(found), ROOT / "docs" / "compression.md", "encodings")
+            write_table(markdown(found), ROOT / "docs" / "encodings.md", "encodings")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python -m bench.pruning CHECKPOINT [--layers 5 3] [--split test] [--calibration 
 
 For every number of layers kept, the speed-up of that model is measured, and heads and feed-forward columns are pruned to
 the same time by each method: alike in all layers, and with shapes found by search. Rows that are in ``--out`` already are
-not measured again; ``bench/results/pruning.json`` as ``--out`` also renews the table in docs/compression.md.
+not measured again; ``bench/results/pruning.json`` as ``--out`` also renews the table in docs/pruning.md.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any
 from bench.data import stsb
 from bench.machine import describe
 from bench.peers.report import write_table
+from whit.export.embed import embed
 from whit.export.evaluate import sts_score
 from whit.export.families import EncoderWeights
 from whit.export.prune.latency import LatencyTable, Timer, measure_latency
 from whit.export.prune.layers import LayerOptions, choose_layers
 from whit.export.prune.shapes import Shape, shapes_of
 from whit.export.prune.speedup import SpeedupOptions, prune_subject_to_speedup
-from whit.export.prune.subject import Subject, embed, parameter_count, read_subject
+from whit.export.prune.subject import Subject, parameter_count, read_subject
 from whit.export.prune.width import prune_to_shapes
 
 METHODS = ("magnitude", "stat", "obs")
@@ -192,7 +193,7 @@ def main() -> None:
     rows.write()
     print(markdown(rows.content()))
     if arguments.out and arguments.out.resolve() == RESULTS:
-        write_table(markdown(rows.content()), ROOT / "docs" / "compression.md", "pruning")
+        write_table(markdown(rows.content()), ROOT / "docs" / "pruning.md", "pruning")
 
 
 if __name__ == "__main__":

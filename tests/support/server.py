@@ -16,6 +16,9 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tests.support.tiny import write_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.server.app import RunningServer, running_server
@@ -48,6 +51,11 @@ async def running_server_for_tests(
     """A server with its data in ``tmp_path / "data"``; by default it serves ``tiny_package()``. Two workers."""
     async with running_server(config_for_tests(tmp_path / "data", models=models, **config_overrides)) as server:
         yield server
+
+
+def rows(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Vectors for points that have no text: float32 [count, DIMENSION_COUNT]."""
+    return np.random.default_rng(seed).standard_normal((count, DIMENSION_COUNT)).astype(np.float32)
 
 
 @contextmanager

@@ -264,3 +264,9 @@ def write_json(path: Path, content: object) -> None:
     """Writes JSON, making the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    """Changes fields of a JSON file, which need not be there."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, content | changes)

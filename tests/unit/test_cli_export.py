@@ -1,16 +1,19 @@
 """``whit export``, ``whit verify`` and ``whit inspect`` on a tiny checkpoint: what they print, and what they refuse."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.support.tiny import write_checkpoint, write_json
+from tests.support.tiny import edit_json, write_checkpoint, write_json
 from whit.cli.app import run
 from whit.cli.export import is_nameless
 from whit.contract.manifest import read_manifest, sha256_of
+from whit.export import compile as compiler
 from whit.export.checkpoint import ROUNDING_FILE, read_checkpoint
 from whit.export.families import encoder_weights
 from whit.export.trained import LayerRounding, Rounding
@@ -69,6 +72,32 @@ def test_int8_table_has_size_cosine_speed_and_every_layer(
     assert manifest.linears
     assert {(lin.name, lin.scheme, f"{lin.error:.4f}") for lin in manifest.linears} <= rows
     assert printed.out.splitlines()[-1] == f"next: whit verify {out}, or whit serve --models {out}"
+
+
+def test_an_export_that_is_told_to_end_leaves_nothing_half_made(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(compiler, "measure", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+    assert run(["export", str(checkpoint), "--out", str(tmp_path / "out"), "--dtype", "float32"]) == 130
+
+    assert capsys.readouterr().err.strip() == "whit: interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_to_know_about_a_checkpoint_is_said(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = shutil.copytree(checkpoint, tmp_path / "source"), tmp_path / "out"
+    edit_json(source / "config_sentence_transformers.json", prompts={"query": "q: "}, default_prompt_name="query")
+
+    assert run(["export", str(source), "--out", str(out), "--dtype", "float32", "--json", "--name", "tiny"]) == 0
+
+    captured = capsys.readouterr()
+    assert captured.err.startswith("sentence-transformers puts the prompt 'query' before texts")
+    (said,) = json.loads((out / "report.json").read_text(encoding="utf-8"))["notes"]
+    assert captured.err == f"{said}\n"
+    assert json.loads(captured.out)["notes"] == [said]
 
 
 @pytest.fixture
@@ -208,11 +237,11 @@ def test_unknown_architecture(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("options", "code", "part"),
     [
         (["--dtype", "int4"], 2, "'int4' is not one of 'int8', 'float32'"),
-        (["--pooling", "sum"], 1, "--pooling must be one of mean, cls, max,"),
+        (["--pooling", "sum"], 2, "--pooling must be one of mean, cls, max,"),
         (["--max-token-count", "0"], 2, "0 is not in the range x>=1"),
-        (["--max-token-count", "9999"], 1, "--max-token-count must be 8 to 64"),
+        (["--max-token-count", "9999"], 2, "--max-token-count must be 8 to 64"),
         (["--embedding-code-count", "8"], 2, "--embedding-code-count goes with --embedding-dtype pq."),
-        (["--name", "a/b"], 1, "--name must be 1 to 128 of letters, digits"),
+        (["--name", "a/b"], 2, "--name must be 1 to 128 of letters, digits"),
         (["--calibration", "no-such-file.txt"], 1, "no-such-file.txt cannot be read"),
     ],
 )

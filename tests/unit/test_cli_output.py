@@ -114,3 +114,14 @@ def test_a_table_keeps_its_columns_however_narrow_the_console(
     output.console().print(output.table(["name", "size", "score"], [["one", "2 MB", "3.0"]], right=["size", "score"]))
 
     assert capsys.readouterr().out.split() == ["name", "size", "score", "─" * 19, "one", "2", "MB", "3.0"]
+
+
+@pytest.mark.parametrize("columns", ["0", "30"])
+def test_what_is_folded_keeps_room_beside_what_is_not(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+
+    output.console().print(output.facts([("a name that is longer than all of it", "value and fingerprint")]))
+
+    assert capsys.readouterr().out.split()[-3:] == ["value", "and", "fingerprint"]

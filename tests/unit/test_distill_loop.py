@@ -173,6 +173,7 @@ def test_a_teacher_of_another_width(projection: str, count: int, place: Path, tm
     [
         ({"teacher": Path("nowhere")}, "nowhere is not a folder"),
         ({"texts": (Path("nothing.txt"),)}, "nothing.txt cannot be read"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
         ({"max_token_count": 2}, "max_token_count must be more than 2, .* got 2"),
         ({"dimension_counts": (32,)}, "dimension_counts must be 1 to 31"),
         ({"hidden_weight": 1.0, "hidden_layers": (0,)}, "hidden_layers must name 2 of the teacher's layers 0 to 1"),

@@ -126,8 +126,11 @@ def test_eval_scores_each_depth_of_a_package(folder: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["one", "--layers", "1"], "one is run with all its layers only, got 1; export it with --depths"),
-        (["deep", "--layers", "3"], "deep offers 1, 2, got 3; export it with --depths"),
+        (
+            ["one", "--layers", "1"],
+            "--layers cannot be 1: one is run with all its layers only; export it with --depths",
+        ),
+        (["deep", "--layers", "3"], "--layers cannot be 3: deep offers 1, 2; export it with --depths"),
         (["deep", "--layers", "two"], "give whole numbers separated by commas, got 'two'"),
     ],
 )
@@ -154,8 +157,8 @@ def test_a_depth_that_a_package_does_not_have(
         (["--sts", "labels.txt"], "labels.txt, line 1: no column 'sentence1'"),
         (["--sts", "none.tsv"], "none.tsv: No such file or directory"),
         (["--retrieval", "beir"], "has no split 'test'"),
-        (["--stress", "900"], "the stress test takes 3 to 54 documents, got 900"),
-        (["--sts", "pairs.tsv", "--dims", "999"], "dims must be 1 to 32"),
+        (["--stress", "900"], "--stress must be 3 to 54 documents, got 900"),
+        (["--sts", "pairs.tsv", "--dims", "999"], "--dims must be 1 to 32"),
         (["--sts", "pairs.tsv", "--dims", "x"], "is no list of numbers"),
         (["--sts", "pairs.tsv", "--encodings", "int3"], "'int3' is none of float32"),
         (["--pairs", "pairs.tsv", "--match-from", "7"], "has no pairs that match"),

@@ -56,7 +56,7 @@ def test_sts_with_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
         (["sentence1\tsentence2\tscore", "a\tb\tnan", "a\tb\t1"], "line 2: the score 'nan'"),
         (["sentence1\tsentence2\tscore", "a\tb\t1"], "has 1 sentence pairs"),
         (["sentence1\tsentence2\tscore", "a\tb\t2", "c\td\t2.0"], "every pair has the score 2"),
-        ([""], "line 1: no column"),
+        ([""], "s.tsv is empty; give a file whose first line names the columns"),
     ],
 )
 def test_bad_sts_names_the_line(tmp_path: Path, lines: list[str], words: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.support import tables
 from tests.support.tiny import write_checkpoint
 from whit.contract.vectors import binary_codes
+from whit.export.checkpoint import OptionError
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.evaluate.codes import Code, pair_similarity, search
 from whit.export.evaluate.data import Classification, EvaluationError, Retrieval, Sts
@@ -128,7 +129,7 @@ def test_every_pair_of_documents_is_asked_for_and_the_answers_are_in_the_text() 
 
 @pytest.mark.parametrize("count", [2, 55])
 def test_stress_test_has_bounds(count: int) -> None:
-    with pytest.raises(EvaluationError, match="3 to 54 documents"):
+    with pytest.raises(OptionError, match="3 to 54 documents"):
         limit_set(count)
 
 
@@ -221,7 +222,7 @@ def test_forms_are_compared_with_the_first_models_same_form_and_its_own_first(pa
 
 
 def test_too_many_dimensions_are_refused_by_name(package: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"dims must be 1 to .* the dimensions of tiny; got 9999"):
+    with pytest.raises(OptionError, match=r"dims must be 1 to .* the dimensions of tiny; got 9999"):
         evaluate([Model(package)], [], [Form(9999)])
 
 

@@ -25,7 +25,7 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
     weights = encoder_weights(checkpoint)
     random = np.random.default_rng(3)
     sequences = [random.integers(5, len(weights.words), random.integers(3, 12)) for _ in range(40)]
-    return Gate(weights, Head("mean"), sequences, 16, lambda *_: None)
+    return Gate(weights, Head("mean"), sequences, lambda *_: None)
 
 
 def plan_of(gate: Gate, keep: dict[str, float]) -> Plan:

@@ -37,7 +37,7 @@ def vectors(weights: EncoderWeights, plan: Plan) -> np.ndarray:
 
 
 def split_of(weights: EncoderWeights) -> EncoderWeights:
-    return split_outliers(weights, find_splits(weights, neuron_peaks(weights, Head("mean"), SEQUENCES, bucket=16)))
+    return split_outliers(weights, find_splits(weights, neuron_peaks(weights, Head("mean"), SEQUENCES)))
 
 
 def test_only_the_outlier_is_split_and_every_copy_has_an_idle_neighbour(weights: EncoderWeights) -> None:
@@ -69,7 +69,7 @@ def test_the_split_encoder_computes_the_same(weights: EncoderWeights, activation
 def test_one_scale_serves_the_split_layer_better(weights: EncoderWeights) -> None:
     name, errors = "layers.1.down", []
     for each in (weights, split_of(weights)):
-        seen = calibrate(each, Head("mean"), SEQUENCES, bucket=16)[name]
+        seen = calibrate(each, Head("mean"), SEQUENCES)[name]
         found = static_candidate(Subject(each.layers[1].down, seen))
         errors.append(found.error)
 

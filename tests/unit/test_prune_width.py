@@ -12,11 +12,12 @@ from tests.support import tiny
 from whit.export.checkpoint import CheckpointError, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.cosines import row_cosines
+from whit.export.embed import embed, micro_batch_feeds
 from whit.export.encoder_graph import OUTPUT, Head, build_graph
 from whit.export.families import encoder_weights
 from whit.export.linear import Plan
 from whit.export.prune.shapes import Shape, shapes_of
-from whit.export.prune.subject import embed, micro_batch_feeds, read_subject, write_layers
+from whit.export.prune.subject import read_subject, write_layers
 from whit.export.prune.width import WidthOptions, prune_to_shapes, prune_width
 from whit.runtime.encoder import open_session
 

@@ -233,18 +233,21 @@ def test_a_step_that_refuses_is_named(folder: Path) -> None:
 
 
 def test_the_command_prints_a_line_a_stage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["export", "--recipe", str(folder / "recipe.toml"), "--out", str(folder / "small")]
+    recipe = folder / "recipe.toml"
+    recipe.write_text(recipe.read_text(encoding="utf-8"), encoding="utf-8-sig")  # a byte order mark is no key
+    arguments = ["export", "--recipe", str(recipe), "--out", str(folder / "my small")]
 
     assert run([*arguments, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [point["name"] for point in found["points"]] == ["model", "trim", "drop-layers", "package (float32)"]
-    assert read_manifest(folder / "small").name == "small"
-    assert (folder / "small-steps" / "report.html").is_file()
+    assert read_manifest(folder / "my small").name == "my-small"
+    assert (folder / "my small-steps" / "report.html").is_file()
 
     assert run(arguments) == 0
     printed = capsys.readouterr().out
     assert "kept from before" in printed
     assert "drop-layers" in printed
+    assert printed.endswith(f"whit serve --models '{folder / 'my small'}'\n")
 
 
 def test_options_that_a_recipe_holds_are_refused_beside_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

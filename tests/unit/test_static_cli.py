@@ -60,10 +60,12 @@ def test_a_teacher_that_is_none_is_one_line(corpus: Path, tmp_path: Path, capsys
 
 
 def test_word_vectors_become_a_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, out = tmp_path / "vectors.txt", tmp_path / "words"
+    path, out = tmp_path / "vectors.txt", tmp_path / "my words"
     path.write_text("the 1 0 2\nof 0 1 1\nhouse 1 1 0\n", encoding="utf-8")
 
     assert whit.cli.main(["words", str(path), "--out", str(out)]) == 0
 
-    assert "3, all lower case" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3, all lower case" in said
+    assert f"next: whit verify '{out}', or whit serve --models '{out}'" in said
     assert whit.cli.main(["verify", str(out)]) == 0

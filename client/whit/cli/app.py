@@ -16,10 +16,14 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeGuard
 
 import click
 
 from whit.cli.command import EXIT_CODES, write_exit_codes
+
+if TYPE_CHECKING:
+    from whit.export.checkpoint import OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,7 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
     command = f"whit {name}".rstrip()
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else command
-        return f"{path}: {error.format_message()} See: {path} --help", error.exit_code
+        return f"{path}: {error.format_message().removesuffix('.')}. See: {path} --help", error.exit_code
     if isinstance(error, click.ClickException):
         return f"{command}: {error.format_message()}", error.exit_code
     missing = (error.name or "whit").partition(".")[0] if isinstance(error, ModuleNotFoundError) else "whit"
@@ -177,6 +181,8 @@ def explain(error: Exception, name: str) -> tuple[str, int]:
         extras = EXTRA_OF_LIBRARY.get(missing, COMMANDS[name].extras)
         noun = "extras" if "," in extras else "extra"
         return f"{command} needs the {extras.replace(',', ' and ')} {noun}: pip install 'whit[{extras}]'", 2
+    if _is_option_error(error):
+        return f"{command}: {_in_words_of_flags(error, name)}. See: {command} --help", 2
     if _is_expected(error):  # before OSError, which some of them are too
         return f"{command}: {_in_words_of_flags(error, name)}", 1
     if isinstance(error, OSError) and error.filename and error.strerror:
@@ -191,38 +197,47 @@ def _is_expected(error: Exception) -> bool:
     return any(_is_a(error, module, name) for module, name in EXPECTED_ERRORS)
 
 
+def _is_option_error(error: Exception) -> TypeGuard[OptionError]:
+    return _is_a(error, "whit.export.checkpoint", "OptionError")
+
+
 def _is_a(error: Exception, module: str, name: str) -> bool:
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(error, kind)
 
 
 def _in_words_of_flags(error: Exception, name: str) -> str:
-    if _is_a(error, "whit.export.checkpoint", "CheckpointError") or _is_a(
-        error, "whit.export.evaluate.data", "EvaluationError"
-    ):
-        in_a_recipe = _is_a(error, "whit.export.recipe.parse", "RecipeError")
-        return str(error) if in_a_recipe else _with_flags(str(error), name)
-    if not _is_a(error, "whit.client", "WhitError"):
+    if _is_a(error, "whit.client", "WhitError"):
+        from whit.cli.remote import why  # the client is loaded, so this costs nothing
+
+        words = why(error)
+        return f"the text {words}" if words.startswith(("has ", "is ")) else words
+    if not _is_about_options(error):
         return str(error)
-    from whit.cli.remote import why  # the client is loaded, so this costs nothing
+    flags = _flags(name)
+    if _is_option_error(error):
+        return f"{flags.get(error.option, error.option)} {_with_flags(error.fault, flags)}"
+    return _with_flags(str(error), flags)
 
-    words = why(error)
-    return f"the text {words}" if words.startswith(("has ", "is ")) else words
+
+def _is_about_options(error: Exception) -> bool:
+    """Whether its words are those of the Python functions behind the command, and not of a recipe, a manifest or a request."""
+    kinds = (("whit.export.checkpoint", "CheckpointError"), ("whit.export.evaluate.data", "EvaluationError"))
+    return any(_is_a(error, *kind) for kind in kinds) and not _is_a(error, "whit.export.recipe.parse", "RecipeError")
 
 
-def _with_flags(message: str, name: str) -> str:
-    """A message about the options of a Python function as one about those of the command: ``max_loss`` is ``--max-loss``.
-
-    A name of one word is only taken for an option's in the subject of the sentence.
-    """
+def _flags(name: str) -> Mapping[str, str]:
+    """The flags of ``whit {name}``, by the name that each option has in Python."""
     command = group.get_command(click.Context(group), name)
     options = [option for option in command.params if isinstance(option, click.Option)] if command else []
-    flags = {option.name: max(option.opts, key=len) for option in options}
+    return {str(option.name): max(option.opts, key=len) for option in options}
 
-    def flag(found: re.Match[str]) -> str:
-        return flags.get(found[0], found[0])
 
-    subject = re.match(r"[\w ,]+(?= (?:must|needs|without|exclude)\b)", message)
-    end = subject.end() if subject else 0
-    rest = re.sub(r"(?<![\w./'\"-])[a-z0-9]+(?:_[a-z0-9]+)+(?![\w/'\"]|\.\w)", flag, message[end:])
-    return re.sub(r"\w+", flag, message[:end]) + rest
+def _with_flags(message: str, flags: Mapping[str, str]) -> str:
+    """A message about the options of a Python function as one about those of the command: ``max_loss`` is ``--max-loss``.
+
+    Only where a name has several words: one word may be just that.
+    """
+    return re.sub(
+        r"(?<![\w./'\"-])[a-z0-9]+(?:_[a-z0-9]+)+(?![\w/'\"]|\.\w)", lambda name: flags.get(name[0], name[0]), message
+    )

@@ -9,7 +9,7 @@ import click
 
 from whit.cli.command import command, json_option, numbers
 from whit.cli.export import stages
-from whit.cli.output import console, counted, facts, print_json, table
+from whit.cli.output import console, counted, facts, print_json, shell_word, table
 
 if TYPE_CHECKING:
     from whit.export.distill.loop import DistillReport
@@ -52,7 +52,7 @@ SECTIONS = {
         "whit distill ./4-layers --teacher packages/mini --texts a.txt --texts b.txt --out ./student --max-minutes 60",
         "whit distill ./small --teacher ./large --texts corpus.txt --out ./student --projection learned --json",
     ],
-    exit_codes={1: "an option, a folder or a text file cannot be used: one line on stderr says why"},
+    exit_codes={1: "a folder or a text file cannot be used: one line on stderr says why"},
     sections=SECTIONS,
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
@@ -261,7 +261,7 @@ def distill(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
         print_json(report)
         return
     _print_report(report)
-    console().print(f"next: whit export {out} --out PACKAGE", soft_wrap=True)
+    console().print(f"next: whit export {shell_word(out)} --out PACKAGE", soft_wrap=True)
 
 
 def _print_report(report: DistillReport) -> None:

@@ -13,7 +13,8 @@ import click
 from rich.console import Console
 
 from whit.cli.command import command, json_option, numbers
-from whit.cli.output import console, facts, jsonable, notice, print_json, progress, size, table
+from whit.cli.output import console, facts, jsonable, notice, print_json, progress, shell_word, size, table
+from whit.cli.signals import interrupted_by_signals
 from whit.contract.pooling import POOLING_RULE
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _NAMELESS = re.compile(
         "whit export ./model --out packages/float --name mini-float --dtype float32 --json | jq .graph_bytes",
         "whit export ./model --out packages/small --recipe export/recipes/int8.toml",
     ],
-    exit_codes={1: "the checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
+    exit_codes={1: "the checkpoint cannot be used, or DIR cannot be written: one line on stderr says why"},
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path), required=False)
 @click.option(
@@ -169,14 +170,14 @@ def export(
     with stages() as show:
         report = compile_checkpoint(checkpoint, out, options, show)
     seconds = time.perf_counter() - start
-    note_unused(report.unused_options)
+    note(report.unused_options, report.notes)
     if name is None and is_nameless(report.name):
         notice(f"the package is called {report.name!r}, after its folder; --name gives it a name to serve it under")
     if as_json:
         print_json({"package": str(out), **jsonable(report), "schemes": report.schemes, "time_s": round(seconds, 3)})
         return
     print_report(console(), report, out, seconds)
-    console().print(f"next: whit verify {out}, or whit serve --models {out}", soft_wrap=True)
+    console().print(f"next: whit verify {shell_word(out)}, or whit serve --models {shell_word(out)}", soft_wrap=True)
 
 
 def _refuse_beside_recipe(context: click.Context) -> None:
@@ -197,11 +198,13 @@ def _refuse_beside_recipe(context: click.Context) -> None:
             raise click.UsageError(f"{flag} is the recipe's to say: set {name} in its [export] table.", context)
 
 
-def note_unused(options: Sequence[str]) -> None:
-    """Says which options changed nothing, and why."""
-    if options:
+def note(unused_options: Sequence[str], notes: Sequence[str]) -> None:
+    """Says what is to be known about the checkpoint, and which options changed nothing."""
+    for line in notes:
+        notice(line)
+    if unused_options:
         notice(
-            f"{' and '.join(options)} chose nothing: the int8 codes are those that the checkpoint was trained with (whit distill "
+            f"{' and '.join(unused_options)} chose nothing: the int8 codes are those that the checkpoint was trained with (whit distill "
             "--qat); to have them chosen, remove rounding.safetensors from it"
         )
 
@@ -213,8 +216,11 @@ def is_nameless(name: str) -> bool:
 
 @contextmanager
 def stages() -> Iterator[Progress]:
-    """A progress bar on stderr with one line for each stage of the compiler; gives the function that it reports to."""
-    with progress() as bar:
+    """A progress bar on stderr with one line for each stage of the compiler; gives the function that it reports to.
+
+    A signal that ends the command meanwhile leaves nothing half made.
+    """
+    with interrupted_by_signals(), progress() as bar:
         tasks = {"": bar.add_task("reading the checkpoint", total=None)}
 
         def show(stage: str, done: int, total: int) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from whit.cli.command import Failure
+from whit.cli.signals import interrupted_by_signals
 
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 40.0  # more than the server gives the calls in progress
@@ -30,7 +29,7 @@ def local_server(package: Path, data: Path, log: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "whit.cli", "serve", "--models", str(package), "--data", str(data)]
     # Port 0 is one that is free, whatever else runs here; the log then says which. The log must not be set otherwise by WHIT_*.
     command += ["--listen", "127.0.0.1:0", "--log-format", "text", "--log-level", "info"]
-    with _interrupted_by_signals(), log.open("w", encoding="utf-8") as output:
+    with interrupted_by_signals(), log.open("w", encoding="utf-8") as output:
         # A session of its own: Ctrl-C reaches this process alone, which then stops the server once.
         process = subprocess.Popen(  # noqa: S603 - this program itself
             command,
@@ -74,19 +73,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
-
-
-@contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Makes SIGTERM and SIGHUP (a closed terminal) end this process like Ctrl-C, so that ``finally`` blocks run."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

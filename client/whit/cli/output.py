@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
@@ -36,7 +38,7 @@ from rich.text import Text
 
 # Without a terminal there is no width to ask for; tables then go to files and logs, where 80 would cut too much.
 PLAIN_WIDTH = 120
-LEAST_WIDTH = 60  # with less, tables lose whole columns
+LEAST_COLUMN_WIDTH = 12  # of columns whose content is folded
 STDOUT = "standard output"
 LINE_EVERY_S = 60.0  # progress where there is no terminal
 
@@ -53,21 +55,24 @@ def naming(place: str | Path) -> Iterator[None]:
 
 
 class _Console(Console):
-    """Says where it could not print."""
+    """Says where it could not print. A table that needs more than the terminal has runs over its edge: no column is lost."""
 
     def print(self, *objects: Any, **options: Any) -> None:
         with naming(STDOUT if self.file is sys.stdout else "standard error"):
+            self.width = max(self.width, *map(_least_width, objects))
             super().print(*objects, **options)
+
+
+def _least_width(shown: object) -> int:
+    """Characters without which rich would leave out whole columns of a table."""
+    return sum((column.min_width or 0) + 3 for column in shown.columns) if isinstance(shown, Table) else 0
 
 
 def console(file: IO[str] | None = None) -> Console:
     """A console on stdout (or ``file``) that shows text as it is: no markup, no highlighting, no colours in a pipe."""
     file = file or sys.stdout
     width = None if file.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH
-    made = _Console(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
-    if file is sys.stdout and made.width < LEAST_WIDTH:
-        made.width = LEAST_WIDTH
-    return made
+    return _Console(file=file, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 def notice(line: str) -> None:
@@ -99,7 +104,7 @@ def table(
         made.add_column(column, justify=justify, no_wrap=is_whole, overflow="fold")
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    return made
+    return _bounded(made)
 
 
 def facts(pairs: Iterable[tuple[str, object]], *, title: str = "") -> Table:
@@ -109,6 +114,14 @@ def facts(pairs: Iterable[tuple[str, object]], *, title: str = "") -> Table:
     made.add_column(overflow="fold")
     for name, value in pairs:
         made.add_row(name, Text(str(value)))
+    return _bounded(made)
+
+
+def _bounded(made: Table) -> Table:
+    """``made`` with a least width for each column."""
+    for column in made.columns:
+        widest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        column.min_width = widest if column.no_wrap else min(widest, LEAST_COLUMN_WIDTH)
     return made
 
 
@@ -116,6 +129,11 @@ def snippet(text: str, length: int = 90) -> str:
     """The start of ``text`` on one line, at most ``length`` characters, without control characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * length]).split())
     return line if len(line) <= length and len(text) <= 4 * length else line[: length - 1].rstrip() + "…"
+
+
+def shell_word(path: str | Path) -> str:
+    """A path as it is typed into a shell, with quotation marks where it needs them."""
+    return shlex.quote(str(path))
 
 
 def size(byte_count: int) -> str:

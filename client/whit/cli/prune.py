@@ -10,7 +10,7 @@ import click
 
 from whit.cli.command import command, json_option
 from whit.cli.export import stages
-from whit.cli.output import console, facts, jsonable, print_json, table
+from whit.cli.output import console, facts, jsonable, print_json, shell_word, table
 
 if TYPE_CHECKING:
     from whit.export.prune.layers import LayerReport
@@ -53,7 +53,7 @@ class _Speedup(click.ParamType[float]):
         "whit prune ./all-MiniLM-L6-v2 --out build/narrow --intermediate-size 1152",
         "whit prune ./all-MiniLM-L6-v2 --out build/twice-as-fast --speedup 2x",
     ],
-    exit_codes={1: "the checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
+    exit_codes={1: "the checkpoint cannot be used, or DIR cannot be written: one line on stderr says why"},
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
@@ -222,4 +222,4 @@ def _print(report: LayerReport | WidthReport | SpeedupReport, out: Path, seconds
         sizes = enumerate(zip(shown.head_counts, shown.inner_counts, strict=True))
         right = ["heads", "intermediate size"]
         screen.print(table(["layer", *right], ((i, heads, inner) for i, (heads, inner) in sizes), right=right))
-    screen.print(f"next: whit export {out} --out DIR", soft_wrap=True)
+    screen.print(f"next: whit export {shell_word(out)} --out DIR", soft_wrap=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whit.cli.output import console, facts, jsonable, print_json, size, table
+from whit.cli.output import console, facts, jsonable, print_json, shell_word, size, table
 
 if TYPE_CHECKING:
     from whit.export.recipe import RecipeReport
@@ -16,14 +16,17 @@ def export_recipe(
     file: Path, checkpoint: Path | None, out: Path, work: Path | None, name: str | None, as_json: bool
 ) -> None:
     """Runs the recipe ``file``; its checkpoints and reports go to ``work``, by default beside ``out``."""
-    from whit.cli.export import note_unused, stages
+    from whit.cli.export import note, stages
     from whit.export.recipe import read_recipe, run_recipe
+    from whit.export.sealing import name_from
 
     recipe = read_recipe(file, checkpoint)
-    recipe = replace(recipe, export=replace(recipe.export, name=name or recipe.export.name or out.resolve().name))
+    recipe = replace(
+        recipe, export=replace(recipe.export, name=name or recipe.export.name or name_from(out.resolve().name))
+    )
     with stages() as show:
         report = run_recipe(recipe, out, work or out.with_name(f"{out.name}-steps"), show)
-    note_unused(report.export.get("unused_options", ()))
+    note(report.export.get("unused_options", ()), report.export.get("notes", ()))
     if as_json:
         print_json(jsonable(report))
         return
@@ -48,4 +51,7 @@ def _print(report: RecipeReport) -> None:
     )
     head = ["stage", "size", "speed", "rank agreement", "STS"]
     console().print(table(head, rows, right=head[1:]))
-    console().print(f"next: open {report.work}/report.html, or whit serve --models {report.package}", soft_wrap=True)
+    console().print(
+        f"next: open {shell_word(f'{report.work}/report.html')}, or whit serve --models {shell_word(report.package)}",
+        soft_wrap=True,
+    )

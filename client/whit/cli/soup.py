@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from whit.cli.command import command, decimals, json_option
-from whit.cli.output import console, print_json, table
+from whit.cli.output import console, print_json, shell_word, table
 
 
 @command(
@@ -17,7 +17,7 @@ from whit.cli.output import console, print_json, table
         "whit soup ./seed-0 ./seed-1 ./seed-2 --out ./soup --sts-dev stsb-dev.tsv",
         "whit soup ./before ./after --weights 0.3,0.7 --out ./between --json",
     ],
-    exit_codes={1: "a checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
+    exit_codes={1: "a checkpoint cannot be used, or DIR cannot be written: one line on stderr says why"},
 )
 @click.argument("checkpoints", nargs=-1, required=True, metavar="CHECKPOINT...", type=click.Path(path_type=Path))
 @click.option(
@@ -49,10 +49,6 @@ def soup(
     """
     if len(checkpoints) < 2:
         raise click.UsageError("a soup needs at least 2 CHECKPOINTs, got 1; give more runs from the same start.")
-    if weights is not None and len(weights) != len(checkpoints):
-        raise click.UsageError(
-            f"--weights must be {len(checkpoints)} numbers, one for each CHECKPOINT, got {len(weights)}."
-        )
     from whit.cli.export import stages
     from whit.export.soup import SoupOptions
     from whit.export.soup import soup as average
@@ -66,4 +62,4 @@ def soup(
     rows.append((f"soup: {report.out}", "1.000", report.sts))
     shown = [(name, share, "-" if sts is None else f"{sts:.2f}") for name, share, sts in rows]
     console().print(table(["checkpoint", "share", "STS"], shown, right=["share", "STS"]))
-    console().print(f"next: whit export {out} --out PACKAGE", soft_wrap=True)
+    console().print(f"next: whit export {shell_word(out)} --out PACKAGE", soft_wrap=True)

@@ -9,7 +9,7 @@ import click
 
 from whit.cli.command import command, json_option
 from whit.cli.export import stages
-from whit.cli.output import console, counted, facts, print_json, size
+from whit.cli.output import console, counted, facts, print_json, shell_word, size
 
 if TYPE_CHECKING:
     from whit.export.static import StaticReport
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         "whit static packages/mini --texts corpus.txt --out packages/tiny --dtype pq --vocabulary-size 16000 --json",
         "whit static packages/mini --texts corpus.txt --out packages/ngrams --ngram-row-count 8192",
     ],
-    exit_codes={1: "the teacher, an option or a text file cannot be used: one line on stderr says why"},
+    exit_codes={1: "the teacher or a text file cannot be used: one line on stderr says why"},
 )
 @click.argument("teacher", type=click.Path(path_type=Path))
 @click.option(
@@ -133,7 +133,7 @@ def static(teacher: Path, out: Path, texts: tuple[Path, ...], as_json: bool, **o
         print_json(report)
         return
     _print_report(report, out)
-    console().print(f"next: whit verify {out}, or whit serve --models {out}", soft_wrap=True)
+    console().print(f"next: whit verify {shell_word(out)}, or whit serve --models {shell_word(out)}", soft_wrap=True)
 
 
 def _print_report(report: StaticReport, out: Path) -> None:

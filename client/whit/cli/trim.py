@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from whit.cli.command import command, json_option
-from whit.cli.output import console, facts, jsonable, print_json
+from whit.cli.output import console, facts, jsonable, print_json, shell_word
 
 
 @command(
@@ -18,7 +18,7 @@ from whit.cli.output import console, facts, jsonable, print_json
         "whit trim ./all-MiniLM-L6-v2 --corpus my-texts.txt --size 16000 --share --out build/shared",
         "whit trim ./all-MiniLM-L6-v2 --corpus my-texts.txt.gz --out build/trimmed --json | jq .text_share",
     ],
-    exit_codes={1: "the checkpoint or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
+    exit_codes={1: "the checkpoint cannot be used, or DIR cannot be written: one line on stderr says why"},
 )
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option(
@@ -78,4 +78,4 @@ def trim(checkpoint: Path, out: Path, corpus: Path | None, size: int | None, sha
             ("tokens a text", f"{report.length_ratio:.3f} times as many"),
         ]
     console().print(facts(pairs))
-    console().print(f"next: whit export {out} --out DIR", soft_wrap=True)
+    console().print(f"next: whit export {shell_word(out)} --out DIR", soft_wrap=True)

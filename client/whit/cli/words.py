@@ -9,7 +9,7 @@ import click
 
 from whit.cli.command import command, json_option
 from whit.cli.export import stages
-from whit.cli.output import console, facts, print_json, size
+from whit.cli.output import console, facts, print_json, shell_word, size
 
 
 @command(
@@ -18,7 +18,7 @@ from whit.cli.output import console, facts, print_json, size
         "whit words glove.6B.300d.txt --out packages/glove",
         "whit words wiki.en.bin --out packages/fasttext --vocabulary-size 50000 --dimension-count 128",
     ],
-    exit_codes={1: "the file or an option cannot be used, or DIR cannot be written: one line on stderr says why"},
+    exit_codes={1: "the file cannot be used, or DIR cannot be written: one line on stderr says why"},
 )
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
@@ -76,4 +76,4 @@ def words(file: Path, out: Path, as_json: bool, **options: Any) -> None:
         ("words", f"{report.word_count}, {'all lower case' if report.lower_case else 'case matters'}"),
     ]
     console().print(facts(pairs))
-    console().print(f"next: whit verify {out}, or whit serve --models {out}", soft_wrap=True)
+    console().print(f"next: whit verify {shell_word(out)}, or whit serve --models {shell_word(out)}", soft_wrap=True)

@@ -10,12 +10,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from whit.export.embed import micro_batch_feeds
 from whit.export.encoder_graph import Head, build_graph, tap_outputs
 from whit.export.families import EncoderWeights
 from whit.export.linear import Plan
 from whit.export.parallel import side_by_side
 from whit.runtime.encoder import open_session
-from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
+from whit.runtime.packing import TokenIds
 
 FloatArray = NDArray[np.float32]
 
@@ -37,8 +38,6 @@ def calibrate(
     weights: EncoderWeights,
     head: Head,
     sequences: Sequence[TokenIds],
-    *,
-    bucket: int,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Mapping[str, Activations]:
     """Runs the float32 graph over ``sequences`` and records the input of every linear layer, by name.
@@ -53,7 +52,7 @@ def calibrate(
     products: dict[str, FloatArray] = {}
     samples: dict[str, list[FloatArray]] = defaultdict(list)
     done = 0
-    for inputs in _inputs(weights, head, sequences, bucket):
+    for inputs in _inputs(weights, head, sequences):
         for name, x in inputs.items():
             lows[name] = np.minimum(lows.get(name, 0), x.min(axis=0))
             highs[name] = np.maximum(highs.get(name, 0), x.max(axis=0))
@@ -74,8 +73,6 @@ def neuron_peaks(
     weights: EncoderWeights,
     head: Head,
     sequences: Sequence[TokenIds],
-    *,
-    bucket: int,
     progress: Callable[[int], None] = lambda tokens: None,
 ) -> Mapping[str, FloatArray]:
     """The largest value of each feed-forward neuron over ``sequences``, at least 0: float32 [inner], by the layer it goes into.
@@ -84,7 +81,7 @@ def neuron_peaks(
     """
     highs: dict[str, FloatArray] = {}
     done = 0
-    for inputs in _inputs(weights, head, sequences, bucket, part=".down"):
+    for inputs in _inputs(weights, head, sequences, ".down"):
         for name, x in inputs.items():
             highs[name] = np.maximum(highs.get(name, 0), x.max(axis=0))
         done += len(x)
@@ -93,19 +90,14 @@ def neuron_peaks(
 
 
 def _inputs(
-    weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds], bucket: int, *, part: str = ""
+    weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds], part: str = ""
 ) -> Iterator[Mapping[str, FloatArray]]:
     """Of each micro-batch the input float32 [tokens, in] of every linear layer whose name ends in ``part``, by name."""
     taps: dict[str, str] = {}
     session = open_session(build_graph(weights, head, Plan(), taps=taps).SerializeToString())
     taps = {name: output for name, output in taps.items() if name.endswith(part)}
     outputs = tap_outputs(taps)
-    length_of = partial(attention_length, bucket=bucket)
-
-    def run(batch: list[int]) -> Mapping[str, FloatArray]:
-        texts = [sequences[i] for i in batch]
-        feeds = pack(texts, length=length_of(len(texts[0])), position_offset=weights.position_offset)
-        values = dict(zip(outputs, session.run(outputs, feeds), strict=True))
-        return {name: values[output] for name, output in taps.items()}
-
-    return side_by_side(run, micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512))
+    feeds = [feed for _, feed in micro_batch_feeds(weights, sequences)]
+    for arrays in side_by_side(partial(session.run, outputs), feeds):
+        values = dict(zip(outputs, arrays, strict=True))
+        yield {name: values[output] for name, output in taps.items()}

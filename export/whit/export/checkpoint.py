@@ -22,6 +22,8 @@ from safetensors import SafetensorError, safe_open
 
 from whit.contract.manifest import MANIFEST_FILE
 from whit.contract.pooling import POOLING_RULE, is_pooling
+from whit.export.license import read_license
+from whit.export.tokenizer_settings import lower_case, obey_config
 
 # Beside the weights where ``whit distill --qat`` trained them; ``whit.export.trained`` has what is in it.
 ROUNDING_FILE = "rounding.safetensors"
@@ -52,6 +54,15 @@ class CheckpointError(Exception):
     """A checkpoint cannot be compiled. The message names the file and says what to do."""
 
 
+class OptionError(CheckpointError):
+    """An option has a value that it cannot have. The message begins with its name, in whose place a command puts its flag."""
+
+    def __init__(self, option: str, fault: str) -> None:
+        super().__init__(f"{option} {fault}")
+        self.option = option
+        self.fault = fault
+
+
 @dataclass(frozen=True, slots=True)
 class Dense:
     """A sentence-transformers ``Dense`` module: ``activation(x @ weight + bias)``; weight float32 [in, out]."""
@@ -77,6 +88,7 @@ class Checkpoint:
     matryoshka_dimension_counts: Sequence[int] = ()
     license: str = "unknown"
     license_files: Sequence[Path] = ()
+    notes: Sequence[str] = ()  # where whit, or the folder itself, is not what it may be taken for; a sentence each
     sha256: str = ""  # over the weights and the rounding they were trained with, the configuration and the tokenizer
 
     @property
@@ -109,10 +121,15 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     rounding = [path for path in (encoder / ROUNDING_FILE,) if path.is_file()]
     dense_files = [file for path in modules.dense for file in (path / "config.json", *_weight_files(path))]
     tensors = _read_tensors(weight_files)
-    tokenizer = _read_tokenizer(encoder, bool(settings.get("do_lower_case")))
+    tokenizer = _read_tokenizer(encoder)
+    tokenizer_config = _read_json(encoder / "tokenizer_config.json", missing_ok=True)
+    notes = obey_config(tokenizer, tokenizer_config)
+    if settings.get("do_lower_case"):
+        lower_case(tokenizer)
+    prompts = _prompts(extras, folder)
     chosen = choose_pooling(modules.pooling, pooling)
     dense = [_pooler(tensors)] if chosen == "pooler" else []
-    license_name, license_files = _read_license(folder)
+    license_name, license_files = read_license(folder)
     return Checkpoint(
         name=folder.resolve().name,
         config=config,
@@ -120,12 +137,15 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
         tokenizer=tokenizer,
         pooling=chosen,
         normalize=modules.normalize,
-        max_token_count=_max_token_count(encoder, settings, tokenizer.num_special_tokens_to_add(is_pair=False)),
+        max_token_count=_max_token_count(
+            encoder, tokenizer_config | settings, tokenizer.num_special_tokens_to_add(is_pair=False)
+        ),
         dense=(*dense, *(_read_dense(path) for path in modules.dense)),
-        prompts=_prompts(extras, folder),
+        prompts=prompts,
         matryoshka_dimension_counts=_matryoshka(config, extras, folder),
         license=license_name,
         license_files=license_files,
+        notes=(*notes, *_prompt_notes(extras, prompts, folder)),
         sha256=_hash([*weight_files, *rounding, *dense_files, encoder / "config.json", encoder / "tokenizer.json"]),
     )
 
@@ -211,7 +231,7 @@ def _refuse_rewiring(path: Path) -> None:
 def choose_pooling(stated: str | None, asked: str | None) -> str:
     """The pooling that the checkpoint states, or else the one asked for, or else ``mean``."""
     if asked and not is_pooling(asked):
-        raise CheckpointError(f"pooling must be one of {POOLING_RULE}, got {asked!r}")
+        raise OptionError("pooling", f"must be one of {POOLING_RULE}, got {asked!r}")
     if stated and asked and stated != asked:
         raise CheckpointError(f"the checkpoint pools by {stated!r}; leave out --pooling {asked}")
     return stated or asked or "mean"
@@ -289,7 +309,7 @@ def _finite(array: FloatArray, key: str, path: Path) -> FloatArray:
     return array
 
 
-def _read_tokenizer(folder: Path, lower_case: bool) -> tokenizers.Tokenizer:
+def _read_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(
@@ -301,9 +321,6 @@ def _read_tokenizer(folder: Path, lower_case: bool) -> tokenizers.Tokenizer:
         raise CheckpointError(f"{path} cannot be read ({error}); copy the file again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    if lower_case:  # what sentence-transformers does with the setting; it does not strip, so neither does whit
-        before = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
-        tokenizer.normalizer = tokenizers.normalizers.Sequence([tokenizers.normalizers.Lowercase(), *before])
     return tokenizer
 
 
@@ -316,6 +333,20 @@ def _prompts(extras: Mapping[str, Any], folder: Path) -> dict[str, str]:
     return {str(role): str(prompt) for role, prompt in prompts.items()}
 
 
+def _prompt_notes(extras: Mapping[str, Any], prompts: Mapping[str, str], folder: Path) -> Sequence[str]:
+    """Says so where sentence-transformers puts a prompt before texts for which none is named: whit never does."""
+    name = str(extras.get("default_prompt_name") or "")
+    if name and name not in prompts:
+        raise CheckpointError(
+            f"{folder / 'config_sentence_transformers.json'}: default_prompt_name {name!r} is none of its prompts "
+            f"({', '.join(prompts) or 'it has none'}); correct it there"
+        )
+    if not prompts.get(name):
+        return ()
+    said = f"sentence-transformers puts the prompt {name!r} before texts for which none is named (default_prompt_name); whit"
+    return (f"{said} puts one there only if it is asked to: whit embed --role {name}",)
+
+
 def _matryoshka(config: Mapping[str, Any], extras: Mapping[str, Any], folder: Path) -> tuple[int, ...]:
     counts = config.get("matryoshka_dims") or extras.get("matryoshka_dims") or []
     if not isinstance(counts, list) or not all(type(count) is int and count > 0 for count in counts):
@@ -326,11 +357,8 @@ def _matryoshka(config: Mapping[str, Any], extras: Mapping[str, Any], folder: Pa
 
 
 def _max_token_count(folder: Path, settings: Mapping[str, Any], special_count: int) -> int | None:
-    stated = {
-        "max_seq_length": settings.get("max_seq_length"),
-        "model_max_length": _read_json(folder / "tokenizer_config.json", missing_ok=True).get("model_max_length"),
-    }
-    for name, value in stated.items():
+    for name in ("max_seq_length", "model_max_length"):
+        value = settings.get(name)
         if isinstance(value, int | float) and 0 < value < 1e6:  # transformers writes 1e30 for "no limit"
             if value <= special_count:
                 raise CheckpointError(
@@ -339,18 +367,6 @@ def _max_token_count(folder: Path, settings: Mapping[str, Any], special_count: i
                 )
             return int(value)
     return None
-
-
-def _read_license(folder: Path) -> tuple[str, list[Path]]:
-    files = sorted(
-        path
-        for path in folder.iterdir()
-        if re.match(r"(LICEN[CS]E|NOTICE|COPYING)", path.name, re.IGNORECASE) and path.is_file()
-    )
-    readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
-    match = re.match(r"---\n.*?^license:\s*(\S+)\s*$.*?^---", text, re.DOTALL | re.MULTILINE)
-    return (match.group(1) if match else "see licence file" if files else "unknown"), files
 
 
 def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:

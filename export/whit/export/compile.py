@@ -25,7 +25,8 @@ from whit.contract.manifest import (
 )
 from whit.contract.pooling import ditto_head
 from whit.export.calibrate import Activations, calibrate, neuron_peaks
-from whit.export.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from whit.export.checkpoint import Checkpoint, OptionError, read_checkpoint
+from whit.export.embed import ATTENTION_BUCKET
 from whit.export.embedding import EMBEDDING_DTYPES, Rows, check_embedding, store_rows
 from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
@@ -41,8 +42,7 @@ from whit.runtime.package import Package
 
 DTYPES = ("float32", "int8")
 
-# Multiples of the SIMD width; shorter texts have too little attention for a path of its own.
-ATTENTION_BUCKET = 16
+# Shorter texts have too little attention for a path of its own.
 LEAST_UNMASKED_LENGTH = 128
 
 _LEAST_CALIBRATION_TEXTS = 8  # better 200, of the kind that will be embedded
@@ -98,12 +98,12 @@ def compile_checkpoint(
             new_dir = float_dir
             package = float_package
         else:
-            gate = Gate(weights, head, tokenize(float_package, texts), ATTENTION_BUCKET, progress)
+            gate = Gate(weights, head, tokenize(float_package, texts), progress)
             gate, plan, linears = _as_trained(gate, options, rounding) if rounding else _quantize(gate, options)
             plan, linears, sensitivities = _keep_within(gate, plan, linears, options)
             package = _write(new_dir, source, gate.weights, head, plan, linears, options, limit, texts)
         report = measure(float_package, package, texts, sensitivities, progress)
-        report = replace(report, unused_options=_without_effect(options) if rounding else ())
+        report = replace(report, unused_options=_without_effect(options) if rounding else (), notes=source.notes)
         seal(package, report.lasting())
         publish(new_dir, out)
     return report
@@ -111,17 +111,17 @@ def compile_checkpoint(
 
 def _check_options(options: ExportOptions) -> None:
     if options.dtype not in DTYPES:
-        raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
+        raise OptionError("dtype", f"must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
     if options.dtype == "float32" and options.embedding_dtype != EMBEDDING_DTYPES[0]:
-        raise CheckpointError(
-            f"embedding_dtype {options.embedding_dtype} needs dtype int8: float32 packages round nothing"
+        raise OptionError(
+            "embedding_dtype", f"{options.embedding_dtype} needs dtype int8: float32 packages round nothing"
         )
     if options.name is not None:
         check_name(options.name)
     if not 0 < options.max_layer_error < 1:
-        raise CheckpointError(f"max_layer_error must be between 0 and 1, got {options.max_layer_error}")
+        raise OptionError("max_layer_error", f"must be between 0 and 1, got {options.max_layer_error}")
     if not 0 <= options.max_loss <= 100:
-        raise CheckpointError(f"max_loss must be between 0 and 100 points, got {options.max_loss}")
+        raise OptionError("max_loss", f"must be between 0 and 100 points, got {options.max_loss}")
 
 
 def _without_effect(options: ExportOptions) -> tuple[str, ...]:
@@ -134,14 +134,15 @@ def _without_effect(options: ExportOptions) -> tuple[str, ...]:
 def _check_depths(depths: Sequence[int], weights: EncoderWeights, head: Head) -> None:
     count = len(weights.layers)
     if list(depths) != sorted(set(depths)) or not all(0 < depth < count for depth in depths):
-        raise CheckpointError(
-            f"depths must be numbers of layers in ascending order, 1 to {count - 1} of this model's {count}, "
-            f"got {', '.join(map(str, depths))}"
+        raise OptionError(
+            "depths",
+            f"must be numbers of layers in ascending order, 1 to {count - 1} of this model's {count}, "
+            f"got {', '.join(map(str, depths))}",
         )
     ditto = ditto_head(head.pooling)
     if depths and ditto and depths[0] <= ditto[0]:
-        raise CheckpointError(
-            f"depths must be at least {ditto[0] + 1}, for pooling {head.pooling!r} reads that layer, got {depths[0]}"
+        raise OptionError(
+            "depths", f"must be at least {ditto[0] + 1}, for pooling {head.pooling!r} reads that layer, got {depths[0]}"
         )
 
 
@@ -149,7 +150,7 @@ def _max_token_count(source: Checkpoint, weights: EncoderWeights, options: Expor
     positions = weights.max_token_count
     asked = options.max_token_count
     if asked is not None and not 8 <= asked <= positions:
-        raise CheckpointError(f"max_token_count must be 8 to {positions} (the model's positions), got {asked}")
+        raise OptionError("max_token_count", f"must be 8 to {positions} (the model's positions), got {asked}")
     return asked or min(source.max_token_count or positions, positions)
 
 
@@ -227,15 +228,11 @@ def _as_trained(gate: Gate, options: ExportOptions, rounding: Rounding) -> tuple
 
 
 def _neuron_peaks(weights: EncoderWeights, gate: Gate) -> Mapping[str, NDArray[np.float32]]:
-    return neuron_peaks(
-        weights, gate.head, gate.sequences, bucket=gate.bucket, progress=_tokens_done(gate, "find outliers (tokens)")
-    )
+    return neuron_peaks(weights, gate.head, gate.sequences, _tokens_done(gate, "find outliers (tokens)"))
 
 
 def _seen_by(weights: EncoderWeights, gate: Gate) -> Mapping[str, Activations]:
-    return calibrate(
-        weights, gate.head, gate.sequences, bucket=gate.bucket, progress=_tokens_done(gate, "calibrate (tokens)")
-    )
+    return calibrate(weights, gate.head, gate.sequences, _tokens_done(gate, "calibrate (tokens)"))
 
 
 def _tokens_done(gate: Gate, stage: str) -> Callable[[int], None]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import FloatArray, OptionError
 from whit.export.graph import FLOAT, INT32, Graph
 from whit.export.products import Products, check_code_count, product_quantise
 
@@ -135,12 +135,12 @@ def check_embedding(dtype: str, code_count: int | None, width: int) -> int:
         CheckpointError: says what would do.
     """
     if dtype not in EMBEDDING_DTYPES:
-        raise CheckpointError(f"embedding_dtype must be one of {', '.join(EMBEDDING_DTYPES)}, got {dtype!r}")
+        raise OptionError("embedding_dtype", f"must be one of {', '.join(EMBEDDING_DTYPES)}, got {dtype!r}")
     if dtype != "pq" and code_count is not None:
-        raise CheckpointError(f"embedding_code_count is for embedding_dtype pq, not {dtype}; leave it out")
+        raise OptionError("embedding_code_count", f"is for embedding_dtype pq, not {dtype}; leave it out")
     if dtype == "int4" and width % 2:
-        raise CheckpointError(
-            f"embedding_dtype int4 needs rows of an even width, these have {width} values; choose int8 or pq"
+        raise OptionError(
+            "embedding_dtype", f"int4 needs rows of an even width, these have {width} values; choose int8 or pq"
         )
     if dtype != "pq":
         return 0

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-
-import numpy as np
-from numpy.typing import NDArray
 
 from whit.contract.manifest import LinearScheme
-from whit.export.checkpoint import CheckpointError
-from whit.export.encoder_graph import OUTPUT, Head, build_graph
+from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.embed import embed
+from whit.export.encoder_graph import Head
 from whit.export.families import EncoderWeights
 from whit.export.linear import Plan
-from whit.export.parallel import side_by_side
 from whit.export.report import rank_agreement
-from whit.runtime.encoder import open_session
-from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
+from whit.runtime.packing import TokenIds
 
 # One layer's share is told from another's on fewer texts than the loss itself needs.
 _SENSITIVITY_TEXTS = 64
@@ -35,7 +30,6 @@ class Gate:
     weights: EncoderWeights
     head: Head
     sequences: Sequence[TokenIds]
-    bucket: int
     progress: Callable[[str, int, int], None]
 
     def loss(self, plan: Plan, sequences: Sequence[TokenIds] | None = None) -> float:
@@ -81,19 +75,5 @@ class Gate:
             "will embed, allow more loss, or export as float32"
         )
 
-    def _embed(self, plan: Plan, sequences: Sequence[TokenIds]) -> NDArray[np.float32]:
-        session = open_session(build_graph(self.weights, self.head, plan).SerializeToString())
-        vectors = np.empty((len(sequences), self.head.dimension_count(self.weights.hidden_count)), np.float32)
-        length_of = partial(attention_length, bucket=self.bucket)
-
-        def run(batch: list[int]) -> NDArray[np.float32]:
-            texts = [sequences[i] for i in batch]
-            length = length_of(max(map(len, texts)))
-            feeds = pack(texts, length=length, position_offset=self.weights.position_offset)
-            rows: NDArray[np.float32] = session.run([OUTPUT], feeds)[0]
-            return rows
-
-        batches = list(micro_batches([len(ids) for ids in sequences], length_of=length_of, token_budget=512))
-        for batch, rows in zip(batches, side_by_side(run, batches), strict=True):
-            vectors[batch] = rows
-        return vectors
+    def _embed(self, plan: Plan, sequences: Sequence[TokenIds]) -> FloatArray:
+        return embed(self.weights, self.head, sequences, plan)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import FloatArray, OptionError
 
 CENTROID_COUNT = 256
 _ROUNDS = 12  # of k-means; more change nothing that can be measured
@@ -74,7 +74,7 @@ def check_code_count(name: str, count: int, width_name: str, width: int) -> None
     """
     if count < 1 or width % count:
         usual = next(n for n in range(max(width // 8, 1), 0, -1) if width % n == 0)
-        raise CheckpointError(f"{name} must divide {width_name} ({width}), got {count}; {usual} is usual")
+        raise OptionError(name, f"must divide {width_name} ({width}), got {count}; {usual} is usual")
 
 
 def _cluster(rows: FloatArray, weights: Weights, rng: np.random.Generator) -> tuple[FloatArray, NDArray[np.int64]]:

@@ -44,6 +44,7 @@ class Report:
     linears: Sequence[LinearScheme]
     sensitivities: Mapping[str, float]  # points that each layer loses alone; empty where that was not measured
     unused_options: Sequence[str] = ()  # given, but the codes are those that the checkpoint was trained with
+    notes: Sequence[str] = ()  # what to know about the checkpoint, ``Checkpoint.notes``
 
     @property
     def schemes(self) -> dict[str, int]:

@@ -21,9 +21,10 @@ from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
 from whit.export.compile import calibration_texts
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.head import with_dense
+from whit.export.embed import embed
 from whit.export.encoder_graph import Head
 from whit.export.families import encoder_weights
-from whit.export.prune.subject import Subject, embed
+from whit.export.prune.subject import Subject
 from whit.export.texts import read_texts
 
 # Beyond this the bits hardly change any more.

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.export.checkpoint import Checkpoint, FloatArray
+from whit.export.embed import embed
 from whit.export.encoder_graph import Head
 from whit.export.families import encoder_weights
-from whit.export.prune.subject import embed
 
 Ids = NDArray[np.int64]
 
-# Chosen on STS-B dev for all-MiniLM-L6-v2 at 16,000 rows (docs/compression.md); 1 and 2 do almost as well.
+# Chosen on STS-B dev for all-MiniLM-L6-v2 at 16,000 rows (docs/pruning.md); 1 and 2 do almost as well.
 _EXPONENT = 1.5
 _FREQUENT_SHARE = 0.25  # of the rows: they go to the tokens needed most, whatever is like them
 _BATCHES = 50

@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, read_checkpoint
+from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, OptionError, read_checkpoint
 from whit.export.cosines import unit_rows
 from whit.export.derive import check_out, derive_checkpoint
+from whit.export.embed import embed
 from whit.export.encoder_graph import Head
 from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.families import encoder_weights
-from whit.export.prune.subject import Subject, embed
+from whit.export.prune.subject import Subject
 
 Progress = Callable[[str, int, int], None]
 Shares = NDArray[np.float64]  # [checkpoints], adding up to 1
@@ -43,19 +44,19 @@ class SoupOptions:
     sts_dev: Path | None = None
 
     def check(self) -> None:
-        """Raises CheckpointError for the first option that is out of range."""
+        """Raises OptionError for the first option that is out of range."""
         if not self.others:
             raise CheckpointError("a soup needs at least 2 checkpoints, got 1; give more runs from the same start")
         if not self.weights:
             return
         if self.sts_dev is not None:
-            raise CheckpointError("weights and sts_dev exclude each other: a greedy soup finds its weights; give one")
+            raise OptionError("weights", "and sts_dev exclude each other: a greedy soup finds its weights; give one")
         if len(self.weights) != len(self.others) + 1:
-            raise CheckpointError(
-                f"weights must be {len(self.others) + 1} numbers, one for each checkpoint, got {len(self.weights)}"
+            raise OptionError(
+                "weights", f"must be {len(self.others) + 1} numbers, one for each checkpoint, got {len(self.weights)}"
             )
         if not all(math.isfinite(weight) and weight >= 0 for weight in self.weights) or not sum(self.weights):
-            raise CheckpointError(f"weights must be 0 or more and not all 0, got {', '.join(map(str, self.weights))}")
+            raise OptionError("weights", f"must be 0 or more and not all 0, got {', '.join(map(str, self.weights))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def _score(folder: Path, checkpoint: Checkpoint, pairs: Sts) -> float:
 
 
 def _refuse_difference(source: Path, first: Checkpoint, folder: Path, other: Checkpoint) -> None:
-    """Raises CheckpointError for the first thing that makes the mean of two models no model."""
+    """Raises OptionError for the first thing that makes the mean of two models no model."""
     what = _difference(first, other)
     if what:
         raise CheckpointError(

@@ -9,12 +9,12 @@ import tokenizers
 from numpy.typing import NDArray
 
 from whit.export.checkpoint import Checkpoint
+from whit.export.embed import embed
 from whit.export.encoder_graph import Head
 from whit.export.families import encoder_weights
-from whit.export.prune.subject import embed
 
 # How much more a costly split counts than a frequent one: chosen on STS-B dev for all-MiniLM-L6-v2 at 16,000 tokens, where
-# frequency alone loses 1.4 points and this 1.0 (docs/compression.md).
+# frequency alone loses 1.4 points and this 1.0 (docs/pruning.md).
 _EXPONENT = 3
 
 

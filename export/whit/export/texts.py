@@ -31,11 +31,15 @@ def read_texts(path: Path, *, least: int = 1, limit: int | None = None, purpose:
                 if text := line.strip():
                     texts.append(text)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:  # OSError: a folder, no such file, no gzip
+        why = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{purpose} {path} cannot be read ({error}); give a UTF-8 file, one text a line, plain or .gz"
+            f"{purpose} {path} cannot be read ({why}); give a UTF-8 file, one text a line, plain or .gz"
         ) from None
     if len(texts) < least:
-        raise CheckpointError(
-            f"{purpose} {path} has {len(texts)} {'text' if len(texts) == 1 else 'texts'}; give at least {least}, one a line"
-        )
+        raise CheckpointError(f"{purpose} {path} has {counted(len(texts))}; give at least {least}, one a line")
     return texts
+
+
+def counted(text_count: int) -> str:
+    """``1 text``, ``2 texts``."""
+    return f"{text_count} {'text' if text_count == 1 else 'texts'}"

@@ -17,7 +17,15 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, Tensors, encoder_folder, read_checkpoint
+from whit.export.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    FloatArray,
+    OptionError,
+    Tensors,
+    encoder_folder,
+    read_checkpoint,
+)
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.sharing import needed, share_rows
 from whit.export.splitting import splitting_costs, worth
@@ -77,7 +85,7 @@ def trim_vocabulary(source: Path, out: Path, options: TrimOptions, progress: Pro
     if options.size is not None and options.corpus is None:
         raise CheckpointError("size without a corpus says nothing about which tokens to keep; give a corpus")
     if options.share and options.size is None:
-        raise CheckpointError("share needs a size: how many rows the tokens share")
+        raise OptionError("share", "needs a size: how many rows the tokens share")
     check_out(out, source)
     checkpoint = read_checkpoint(source)
     content = json.loads((encoder_folder(source) / "tokenizer.json").read_text(encoding="utf-8"))
@@ -163,8 +171,8 @@ def _choose(
     kept = set(essential)
     size = len(kind.tokens) if options.size is None else options.size
     if size < len(kept):
-        raise CheckpointError(
-            f"size must be at least {len(kept)}, got {size}: special tokens and single characters are always kept"
+        raise OptionError(
+            "size", f"must be at least {len(kept)}, got {size}: special tokens and single characters are always kept"
         )
     only_seen = options.corpus is not None and options.size is None
     for row in np.argsort(-worth, kind="stable").tolist():

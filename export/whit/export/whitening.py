@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
+from whit.export.checkpoint import CheckpointError, FloatArray, OptionError, read_checkpoint
 from whit.export.compile import calibration_texts
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.head import with_dense
+from whit.export.embed import embed
 from whit.export.encoder_graph import Head
 from whit.export.families import encoder_weights
-from whit.export.prune.subject import Subject, embed
+from whit.export.prune.subject import Subject
 from whit.export.texts import read_texts
 
 # Directions with less variance than this share of the largest hold rounding noise only.
@@ -62,7 +63,7 @@ def whiten(
     """
     check_out(out, source)
     if not 0 <= options.power <= 1:
-        raise CheckpointError(f"power must be between 0 and 1, got {options.power}")
+        raise OptionError("power", f"must be between 0 and 1, got {options.power}")
     checkpoint = read_checkpoint(source, pooling=options.pooling)
     texts = read_texts(options.corpus, limit=options.text_count) if options.corpus else calibration_texts(None)
     head = Head(checkpoint.pooling, checkpoint.dense, normalize=False)
@@ -73,7 +74,7 @@ def whiten(
 
     count = options.dimension_count or vectors.shape[1]
     if not 1 <= count <= vectors.shape[1]:
-        raise CheckpointError(f"dimension_count must be 1 to {vectors.shape[1]}, got {count}")
+        raise OptionError("dimension_count", f"must be 1 to {vectors.shape[1]}, got {count}")
     if len(texts) <= count:
         raise CheckpointError(
             f"{count} dimensions need more than {count} texts to whiten on, got {len(texts)}; give a larger corpus"

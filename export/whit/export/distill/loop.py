@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from whit.contract.manifest import MANIFEST_FILE
-from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
+from whit.export.checkpoint import CheckpointError, FloatArray, OptionError, read_checkpoint
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines, unit_rows
 from whit.export.derive import check_out, derive_checkpoint
@@ -35,7 +35,7 @@ from whit.export.distill.student import Student
 from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, TeacherVectors, open_teacher, text_key
 from whit.export.distill.torch_teacher import TorchTeacher
 from whit.export.evaluate import Sts, read_sts, sts_score
-from whit.export.texts import read_texts
+from whit.export.texts import counted, read_texts
 from whit.export.trained import Rounding
 from whit.runtime.packing import TokenIds
 
@@ -96,8 +96,9 @@ class _Run:
         limit = min(options.max_token_count, checkpoint.max_token_count or options.max_token_count)
         special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if limit <= special:
-            raise CheckpointError(
-                f"max_token_count must be more than {special}, the tokens that the tokenizer puts around a text, got {limit}"
+            raise OptionError(
+                "max_token_count",
+                f"must be more than {special}, the tokens that the tokenizer puts around a text, got {limit}",
             )
         self._tokenizer.enable_truncation(min(limit, self._student.max_token_count))
         self._rounding: Rounding | None = None
@@ -366,7 +367,7 @@ def _read(options: DistillOptions) -> tuple[Sequence[str], Sequence[str]]:
     count = len(texts) + sum(len(read) for read, _ in pairs)
     if count < _LEAST_TEXTS:
         raise CheckpointError(
-            f"{(*options.texts, *options.pairs)[0]} has {count} texts; give at least {_LEAST_TEXTS}, better 100,000"
+            f"{(*options.texts, *options.pairs)[0]} has {counted(count)}; give at least {_LEAST_TEXTS}, better 100,000"
         )
     if options.augment:
         texts = augment(texts, options.seed)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
+from whit.export.checkpoint import CheckpointError, FloatArray, OptionError, read_checkpoint
 from whit.export.distill import losses
 from whit.export.distill.judges import CrossEncoder, Judge, Scale, TokenJudge
 from whit.export.distill.losses import Scores
@@ -54,15 +54,17 @@ class Objective:
         self._options, self._student = options, student
         depths, last = options.depths, student.layer_count
         if list(depths) != sorted(set(depths)) or not all(0 < depth < last for depth in depths):
-            raise CheckpointError(
-                f"depths must be numbers of layers in ascending order, 1 to {last - 1} of the student's {last}, "
-                f"got {', '.join(map(str, depths))}"
+            raise OptionError(
+                "depths",
+                f"must be numbers of layers in ascending order, 1 to {last - 1} of the student's {last}, "
+                f"got {', '.join(map(str, depths))}",
             )
         for count in options.dimension_counts:
             if not 1 <= count < student.dimension_count:
-                raise CheckpointError(
-                    f"dimension_counts must be 1 to {student.dimension_count - 1} (the student's vectors are longer "
-                    f"than their prefixes), got {count}"
+                raise OptionError(
+                    "dimension_counts",
+                    f"must be 1 to {student.dimension_count - 1} (the student's vectors are longer "
+                    f"than their prefixes), got {count}",
                 )
         self._device = device
         self._teacher: Student | None = None
@@ -167,8 +169,9 @@ def _layer_map(options: DistillOptions, student: Student, teacher: Student) -> S
     if found is None:
         return [round((i + 1) * theirs / ours) - 1 for i in range(ours)]
     if len(found) != ours or not all(0 <= i < theirs for i in found):
-        raise CheckpointError(
-            f"hidden_layers must name {ours} of the teacher's layers 0 to {theirs - 1}, one for each of the student's, "
-            f"got {', '.join(map(str, found))}"
+        raise OptionError(
+            "hidden_layers",
+            f"must name {ours} of the teacher's layers 0 to {theirs - 1}, one for each of the student's, "
+            f"got {', '.join(map(str, found))}",
         )
     return found

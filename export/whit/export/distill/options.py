@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from whit.export.checkpoint import CheckpointError
+from whit.export.checkpoint import OptionError
 
 FREEZE = ("none", "words", "embeddings")
 DECAYS = ("cosine", "linear")
@@ -65,10 +65,11 @@ class DistillOptions:
     save_every: int = 200  # steps between states
 
     def check(self) -> None:
-        """Raises CheckpointError for the first option that is out of range."""
+        """Raises OptionError for the first option that is out of range."""
         counts = ("epochs", "batch_token_count", "max_token_count", "save_every")
         for name in counts:
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(self.seed >= 0, "seed", "0 or more", self.seed)
         _require(0 < self.learning_rate < 1, "learning_rate", "between 0 and 1", self.learning_rate)
         _require(0 <= self.warmup < 1, "warmup", "at least 0 and below 1", self.warmup)
         _require(0 <= self.weight_decay < 1, "weight_decay", "at least 0 and below 1", self.weight_decay)
@@ -123,9 +124,9 @@ def cache_folder(asked: Path | None) -> Path:
 
 def _require(holds: bool, name: str, rule: str, value: object) -> None:
     if not holds:
-        raise CheckpointError(f"{name} must be {rule}, got {value}")
+        raise OptionError(name, f"must be {rule}, got {value}")
 
 
 def _exclude(first: bool, name: str, second: bool, other: str, why: str) -> None:
     if first and second:
-        raise CheckpointError(f"{name} and {other} exclude each other: {why}")
+        raise OptionError(name, f"and {other} exclude each other: {why}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from whit.contract.vectors import Encoding, decode, encode, truncate
 from whit.export.evaluate.metrics import DEPTH, FloatMatrix, cosines, ranking
 
-RESCORED = 8  # candidates by bits for each result that is wanted; chosen on dev splits, more changes little (docs/compression.md)
+RESCORED = 8  # candidates by bits for each result that is wanted; chosen on dev splits, more changes little (docs/encodings.md)
 
 
 class Code(enum.StrEnum):

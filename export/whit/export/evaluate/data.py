@@ -141,6 +141,8 @@ def _table(file: Path, *columns: Sequence[str]) -> Iterator[tuple[int, tuple[str
     """Line numbers and the fields of the asked columns, each given by the names that it may have, in any case."""
     lines = _lines(file)
     _, header = next(lines, (1, ""))
+    if not header:
+        raise EvaluationError(f"{file} is empty; give a file whose first line names the columns, separated by tabs")
     names = [name.strip().lower() for name in header.split("\t")]
     places = []
     for wanted in columns:

@@ -11,7 +11,8 @@ import random
 from itertools import combinations, product
 from math import comb
 
-from whit.export.evaluate.data import EvaluationError, Retrieval
+from whit.export.checkpoint import OptionError
+from whit.export.evaluate.data import Retrieval
 
 SUBSET_SIZE = 2  # documents that answer a query
 
@@ -39,10 +40,10 @@ def limit_set(document_count: int) -> Retrieval:
     """Documents, and a query for each pair of them; always the same for the same number.
 
     Raises:
-        EvaluationError: not 3 to ``MAX_DOCUMENTS`` documents.
+        OptionError: not 3 to ``MAX_DOCUMENTS`` documents.
     """
     if not 3 <= document_count <= MAX_DOCUMENTS:
-        raise EvaluationError(f"the stress test takes 3 to {MAX_DOCUMENTS} documents, got {document_count}")
+        raise OptionError("stress", f"must be 3 to {MAX_DOCUMENTS} documents, got {document_count}")
     chance = random.Random(_SEED)  # noqa: S311 - reproducible, not secret
     things = [f"{kind} {thing}" for kind, thing in product(_KINDS.split(), _THINGS.split())]
     likings = chance.sample(things, comb(document_count, SUBSET_SIZE))

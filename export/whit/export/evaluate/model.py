@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from whit.contract.vectors import truncate
-from whit.export.evaluate.data import EvaluationError
+from whit.export.checkpoint import OptionError
 from whit.export.evaluate.metrics import FloatMatrix
 from whit.export.parallel import core_count
 from whit.runtime import open_encoder, open_package, open_tokenizer
@@ -60,7 +60,7 @@ class Model:
 
         Raises:
             PackageError: it is damaged, or made for another machine.
-            EvaluationError: it cannot be run with so many layers.
+            OptionError: it cannot be run with so many layers.
         """
         self.package = open_package(directory)
         self.name = name or folder_name(directory)
@@ -68,8 +68,9 @@ class Model:
         depths = self.package.manifest.layer_counts
         if layer_count and layer_count not in depths:
             offered = f"offers {', '.join(map(str, depths))}" if depths else "is run with all its layers only"
-            raise EvaluationError(
-                f"layers: {directory} {offered}, got {layer_count}; export it with --depths to have a choice of depths"
+            raise OptionError(
+                "layer_counts",
+                f"cannot be {layer_count}: {directory} {offered}; export it with --depths to have a choice of depths",
             )
         self.cut_count = 0
         self._tokenizer, self._encoder = open_tokenizer(self.package), open_encoder(self.package)
@@ -145,7 +146,7 @@ def open_models(
 
     Raises:
         PackageError: one is damaged, or made for another machine.
-        EvaluationError: one cannot be run with so many layers.
+        OptionError: one cannot be run with so many layers.
     """
     names = [folder_name(directory) for directory in directories]
     if len(set(names)) < len(names):

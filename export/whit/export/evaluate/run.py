@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whit.export.evaluate.data import EvaluationError
+from whit.export.checkpoint import OptionError
 from whit.export.evaluate.model import Model, Progress, silent
 from whit.export.evaluate.outcome import ROUNDS, Comparison, Interval, Outcome, compare
 from whit.export.evaluate.sets import EvaluationSet, Form
@@ -48,12 +48,13 @@ class SetResult:
 
 
 def check_forms(models: Sequence[Model], forms: Sequence[Form]) -> None:
-    """Raises ``EvaluationError`` if a form asks for more dimensions than a model has."""
+    """Raises ``OptionError`` if a form asks for more dimensions than a model has."""
     for model in models:
         for form in forms:
             if form.dimension_count is not None and not 1 <= form.dimension_count <= model.dimension_count:
-                raise EvaluationError(
-                    f"dims must be 1 to {model.dimension_count}, the dimensions of {model.name}; got {form.dimension_count}"
+                raise OptionError(
+                    "dims",
+                    f"must be 1 to {model.dimension_count}, the dimensions of {model.name}; got {form.dimension_count}",
                 )
 
 
@@ -75,7 +76,7 @@ def evaluate(
         progress: told of sets done; each model reports its own embedding.
 
     Raises:
-        EvaluationError: a form asks for more dimensions than a model has.
+        OptionError: a form asks for more dimensions than a model has.
     """
     check_forms(models, forms)
     results = []

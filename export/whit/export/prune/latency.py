@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from whit.export.embed import micro_batch_feeds
 from whit.export.embedding import store_rows
 from whit.export.encoder_graph import OUTPUT, build_graph
 from whit.export.families import EncoderWeights, Layer, Linear
 from whit.export.linear import Plan, Static
 from whit.export.prune.shapes import Shape
-from whit.export.prune.subject import Subject, micro_batch_feeds
+from whit.export.prune.subject import Subject
 from whit.runtime.encoder import open_session
 from whit.runtime.opening import open_network
 from whit.runtime.packing import TokenIds

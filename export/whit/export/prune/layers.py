@@ -9,19 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines, unit_rows
 from whit.export.derive import check_out
+from whit.export.embed import embed
 from whit.export.prune.shapes import shapes_of
-from whit.export.prune.subject import (
-    Subject,
-    embed,
-    hidden_states,
-    parameter_count,
-    read_subject,
-    write_layers,
-)
+from whit.export.prune.subject import Subject, hidden_states, parameter_count, read_subject, write_layers
 
 CRITERIA = ("even", "cosine", "entropy", "loss")
 
@@ -103,18 +97,18 @@ def drop_layers(source: Path, out: Path, options: LayerOptions, progress: Progre
 
 def _check(options: LayerOptions, total: int) -> None:
     if options.criterion not in CRITERIA:
-        raise CheckpointError(f"criterion must be one of {', '.join(CRITERIA)}, got {options.criterion!r}")
+        raise OptionError("criterion", f"must be one of {', '.join(CRITERIA)}, got {options.criterion!r}")
     if options.keep is not None:
         if options.count is not None:
             raise CheckpointError("keep names the layers and count their number; give one of them")
         if not options.keep or not set(options.keep) <= set(range(total)):
-            raise CheckpointError(
-                f"keep must name layers from 0 to {total - 1}, got {','.join(map(str, options.keep))!r}"
+            raise OptionError(
+                "keep", f"must name layers from 0 to {total - 1}, got {','.join(map(str, options.keep))!r}"
             )
     elif options.count is None and options.criterion != "loss":
         raise CheckpointError(f"say which layers to keep, or how many: count from 1 to {total}")
     elif options.count is not None and not 1 <= options.count <= total:
-        raise CheckpointError(f"count must be from 1 to {total} (the layers of the checkpoint), got {options.count}")
+        raise OptionError("count", f"must be from 1 to {total} (the layers of the checkpoint), got {options.count}")
 
 
 def choose_layers(subject: Subject, options: LayerOptions) -> tuple[Sequence[int], Sequence[float]]:

@@ -16,15 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import CheckpointError
+from whit.export.checkpoint import CheckpointError, OptionError
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines
 from whit.export.derive import check_out
+from whit.export.embed import embed
 from whit.export.families import EncoderWeights, Layer
 from whit.export.prune.columns import Moments, refit
 from whit.export.prune.latency import DTYPES, LatencyTable, Timer, cut_to_shapes, measure_latency
 from whit.export.prune.shapes import Shape, shapes_of
-from whit.export.prune.subject import Subject, embed, linear_inputs, read_subject, with_layer, write_layers
+from whit.export.prune.subject import Subject, linear_inputs, read_subject, with_layer, write_layers
 from whit.export.prune.width import (
     ATTENTION,
     BLOCKS,
@@ -130,11 +131,11 @@ def prune_subject_to_speedup(
 
 def _check(options: SpeedupOptions, weights: EncoderWeights) -> None:
     if not options.target > 1:
-        raise CheckpointError(f"target must be over 1 (times as fast), got {options.target:g}")
+        raise OptionError("target", f"must be over 1 (times as fast), got {options.target:g}")
     if options.dtype not in DTYPES:
-        raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
+        raise OptionError("dtype", f"must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
     if options.trials < 1:
-        raise CheckpointError(f"trials must be 1 or more, got {options.trials}")
+        raise OptionError("trials", f"must be 1 or more, got {options.trials}")
     check_method(weights, shapes_of(weights), options.method)
 
 

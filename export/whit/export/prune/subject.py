@@ -12,16 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, Tensors, read_checkpoint
-from whit.export.compile import ATTENTION_BUCKET, calibration_texts
+from whit.export.compile import calibration_texts
 from whit.export.derive import derive_checkpoint
-from whit.export.encoder_graph import OUTPUT, Head, build_graph, tap_outputs
+from whit.export.embed import micro_batch_feeds
+from whit.export.encoder_graph import Head, build_graph, tap_outputs
 from whit.export.families import LAYER_NAMES, EncoderWeights, Layer, Linear, Norm, Source, encoder_weights
 from whit.export.linear import Plan
 from whit.export.parallel import side_by_side
 from whit.runtime.encoder import open_session
-from whit.runtime.packing import TokenIds, attention_length, micro_batches, pack
-
-TOKEN_BUDGET = 512
+from whit.runtime.packing import TokenIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +50,6 @@ def read_subject(folder: Path, calibration: Path | None) -> Subject:
     checkpoint = read_checkpoint(folder)
     head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
     return Subject(folder, checkpoint, encoder_weights(checkpoint), head, calibration_texts(calibration))
-
-
-def embed(weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds]) -> FloatArray:
-    """Vectors float32 [len(sequences), dimension_count] of the float32 graph."""
-    session = open_session(build_graph(weights, head, Plan()).SerializeToString())
-    vectors = np.empty((len(sequences), head.dimension_count(weights.hidden_count)), np.float32)
-    batches, feeds = zip(*micro_batch_feeds(weights, sequences), strict=True)
-    for batch, (rows,) in zip(batches, side_by_side(partial(session.run, [OUTPUT]), feeds), strict=True):
-        vectors[batch] = rows
-    return vectors
 
 
 def linear_inputs(
@@ -150,17 +139,4 @@ def _layer_tensors(layer: Layer, at: str, model_type: str) -> Tensors:
         found |= {f"{at}{name}.weight": linear.weight.T, f"{at}{name}.bias": linear.bias}
     for name, norm in norms.items():
         found |= {f"{at}{name}.weight": norm.gain, f"{at}{name}.bias": norm.bias}
-    return found
-
-
-def micro_batch_feeds(
-    weights: EncoderWeights, sequences: Sequence[TokenIds]
-) -> list[tuple[list[int], dict[str, NDArray[np.generic]]]]:
-    """The micro-batches of ``sequences``: which of them, and the graph's inputs. The order depends on the lengths alone."""
-    length_of = partial(attention_length, bucket=ATTENTION_BUCKET)
-    counts = [len(ids) for ids in sequences]
-    found = []
-    for batch in micro_batches(counts, length_of=length_of, token_budget=TOKEN_BUDGET):
-        texts = [sequences[i] for i in batch]
-        found.append((batch, pack(texts, length=length_of(len(texts[0])), position_offset=weights.position_offset)))
     return found

@@ -13,22 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines
 from whit.export.derive import check_out
+from whit.export.embed import embed
 from whit.export.families import EncoderWeights, Layer, Linear
 from whit.export.prune.columns import RANKINGS, Indices, Moments, refit
 from whit.export.prune.shapes import Shape, shapes_of
-from whit.export.prune.subject import (
-    Subject,
-    embed,
-    linear_inputs,
-    parameter_count,
-    read_subject,
-    with_layer,
-    write_layers,
-)
+from whit.export.prune.subject import Subject, linear_inputs, parameter_count, read_subject, with_layer, write_layers
 from whit.runtime.packing import TokenIds
 
 
@@ -116,7 +109,7 @@ def prune_to_shapes(
 def check_method(weights: EncoderWeights, shapes: Sequence[Shape], method: str) -> None:
     """Refuses a method that is not there, and heads that cannot be spared."""
     if method not in RANKINGS:
-        raise CheckpointError(f"method must be one of {', '.join(RANKINGS)}, got {method!r}")
+        raise OptionError("method", f"must be one of {', '.join(RANKINGS)}, got {method!r}")
     if weights.relative_bias is not None and any(
         shape.heads != now.heads for shape, now in zip(shapes, shapes_of(weights), strict=True)
     ):
@@ -226,5 +219,5 @@ def _uniform_shapes(weights: EncoderWeights, options: WidthOptions) -> list[Shap
         ("head_count", options.head_count, min(shape.heads for shape in now)),
     ):
         if asked is not None and not 1 <= asked <= most:
-            raise CheckpointError(f"{what} must be from 1 to {most} (what each layer has), got {asked}")
+            raise OptionError(what, f"must be from 1 to {most} (what each layer has), got {asked}")
     return [Shape(options.head_count or shape.heads, options.inner_count or shape.inner) for shape in now]

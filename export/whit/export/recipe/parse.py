@@ -91,7 +91,7 @@ def read_recipe(file: Path, checkpoint: Path | None = None) -> Recipe:
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"{file} cannot be read ({error.strerror}); give a recipe, a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

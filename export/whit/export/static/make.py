@@ -22,7 +22,7 @@ from whit.contract.manifest import (
     Manifest,
     Ngrams,
 )
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
 from whit.export.cosines import unit_rows
 from whit.export.distill.options import cache_folder
 from whit.export.distill.projection import principal_directions, project
@@ -127,6 +127,11 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
     with scratch_beside(out) as scratch:
         cache = cache_folder(options.cache)
         teacher = open_teacher(source, cache, "float32", progress)
+        width = teacher.manifest.dimension_count
+        if options.dimension_count > width:
+            raise OptionError(
+                "dimension_count", f"must be at most {width}, the teacher's; got {options.dimension_count}"
+            )
         texts = _read(options)
         tokens = _vocabulary(teacher, texts, options)
         vectors = TeacherVectors(
@@ -136,11 +141,6 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
             max_token_count=options.teacher_token_count,
         )
         wanted = vectors.rows(np.arange(len(texts)), lambda done: progress("teacher (texts)", done, len(texts)))
-
-        if options.dimension_count > wanted.shape[1]:
-            raise CheckpointError(
-                f"dimension_count must be at most {wanted.shape[1]}, the teacher's; got {options.dimension_count}"
-            )
         directions = principal_directions(wanted, options.dimension_count)  # of sentences, not of tokens
         if options.dtype == "pq":
             directions = directions @ random_turn(options.dimension_count, options.seed)
@@ -173,19 +173,22 @@ def _check(options: StaticOptions) -> None:
     for name in ("text_count", "dimension_count", "max_token_count", "epochs", "teacher_token_count", "threads"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise CheckpointError(f"{name} must be at least 1, got {value}")
+            raise OptionError(name, f"must be at least 1, got {value}")
     for name in ("smoothing", "learning_rate"):
         if not 0 < getattr(options, name) < 1:
-            raise CheckpointError(f"{name} must be between 0 and 1, got {getattr(options, name)}")
+            raise OptionError(name, f"must be between 0 and 1, got {getattr(options, name)}")
     if not 0 <= options.typo_share <= 1:
-        raise CheckpointError(f"typo_share must be 0 to 1, got {options.typo_share}")
+        raise OptionError("typo_share", f"must be 0 to 1, got {options.typo_share}")
+    for name in ("word_count", "similarity_weight", "seed"):
+        if not getattr(options, name) >= 0:
+            raise OptionError(name, f"must be 0 or more, got {getattr(options, name)}")
     if options.ngram_row_count is not None:
         _check_ngrams(options, options.ngram_row_count)
 
 
 def _check_ngrams(options: StaticOptions, row_count: int) -> None:
     if not 1 <= row_count <= _MOST_ROWS:
-        raise CheckpointError(f"ngram_row_count must be 1 to {_MOST_ROWS}, got {row_count}")
+        raise OptionError("ngram_row_count", f"must be 1 to {_MOST_ROWS}, got {row_count}")
     if not 2 <= options.shortest_ngram <= options.longest_ngram <= LONGEST_NGRAM:
         raise CheckpointError(
             f"n-grams must have 2 <= shortest_ngram <= longest_ngram <= {LONGEST_NGRAM}, "
@@ -193,9 +196,7 @@ def _check_ngrams(options: StaticOptions, row_count: int) -> None:
         )
     for name, given in (("vocabulary_size", options.vocabulary_size), ("word_count", options.word_count)):
         if given:
-            raise CheckpointError(
-                f"{name} is about tokens, and with ngram_row_count there are none; leave one of them out"
-            )
+            raise OptionError(name, "is about tokens, and with ngram_row_count there are none; leave one of them out")
 
 
 def _read(options: StaticOptions) -> list[str]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from whit.contract.manifest import KINDS, STATIC, TABLE_FILE
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import FloatArray, OptionError
 from whit.export.products import Weights, check_code_count, product_quantise
 
 DTYPES = tuple(KINDS[STATIC].dtypes)
@@ -74,6 +74,6 @@ def check_storage(dtype: str, dimension_count: int, stretch_count: int) -> None:
         CheckpointError: says what would do.
     """
     if dtype not in DTYPES:
-        raise CheckpointError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+        raise OptionError("dtype", f"must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if dtype == "pq":
         check_code_count("code_count", stretch_count, "dimension_count", dimension_count)

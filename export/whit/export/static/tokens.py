@@ -16,7 +16,7 @@ import numpy as np
 import tokenizers
 
 from whit.contract.manifest import TOKENIZER_FILE
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
 from whit.export.vocabulary_kinds import KINDS
 from whit.runtime.opening import open_encoder
 from whit.runtime.package import Package
@@ -86,8 +86,9 @@ def choose_tokens(teacher: Package, texts: Sequence[str], size: int | None, word
     new_words = _new_words(words, kind.tokens, word_count) if name == "WordPiece" else []
     room = len(kind.tokens) if size is None else size - len(new_words)
     if room < len(kept):
-        raise CheckpointError(
-            f"vocabulary_size must be at least {len(kept) + len(new_words)}, got {size}: single characters are always kept"
+        raise OptionError(
+            "vocabulary_size",
+            f"must be at least {len(kept) + len(new_words)}, got {size}: single characters are always kept",
         )
     for row in np.argsort(-counts, kind="stable").tolist():
         if row in kept or row in special or kind.tokens[row] is None or not kind.is_reachable(row):

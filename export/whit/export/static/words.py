@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from whit.contract.manifest import KINDS, STATIC, TABLE_FILE, TOKENIZER_FILE, Manifest, sha256_of
-from whit.export.checkpoint import CheckpointError
+from whit.export.checkpoint import CheckpointError, OptionError
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal
 from whit.export.static.table import check_storage, write_table
 from whit.export.static.word_vectors import WordVectors, read_word_vectors
@@ -70,13 +70,17 @@ def make_from_words(source: Path, out: Path, options: WordOptions, progress: Pro
     if options.name is not None:
         check_name(options.name)
     if not 0 < options.smoothing < 1:
-        raise CheckpointError(f"smoothing must be between 0 and 1, got {options.smoothing}")
+        raise OptionError("smoothing", f"must be between 0 and 1, got {options.smoothing}")
+    for name in ("vocabulary_size", "dimension_count", "max_token_count"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise OptionError(name, f"must be at least 1, got {value}")
     check_out(out)
     progress("read words", 0, 1)
     found = read_word_vectors(source, options.vocabulary_size)
     size = options.dimension_count or found.vectors.shape[1]
-    if not 1 <= size <= found.vectors.shape[1]:
-        raise CheckpointError(f"dimension_count must be 1 to {found.vectors.shape[1]}, the file's; got {size}")
+    if size > found.vectors.shape[1]:
+        raise OptionError("dimension_count", f"must be at most {found.vectors.shape[1]}, the file's; got {size}")
     check_storage(options.dtype, size, options.code_count)
 
     chance = 1 / np.arange(1, len(found.words) + 1)
