@@ -154,7 +154,7 @@ def test_case_counts_where_the_file_has_capitals(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (WordOptions(dimension_count=9), "dimension_count must be 1 to 8"),
+        (WordOptions(dimension_count=9), "dimension_count must be at most 8"),
         (WordOptions(smoothing=0.0), "smoothing must be between 0 and 1"),
         (WordOptions(dtype="pq", code_count=3), "code_count must divide dimension_count"),
         (WordOptions(name="a b"), "name must be"),
