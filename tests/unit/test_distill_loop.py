@@ -272,7 +272,7 @@ def test_the_command(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert report["cosine_after"] > report["cosine_before"]
     assert whit([*command, "--out", str(tmp_path / "other")]) == 0
     assert "cosine to the teacher" in capsys.readouterr().out
-    assert whit([*command, "--out", str(tmp_path / "third"), "--epochs", "0"]) == 1
+    assert whit([*command, "--out", str(tmp_path / "third"), "--epochs", "0"]) == 2
     assert "epochs must be at least 1" in capsys.readouterr().err
     assert whit([*command, "--out", str(tmp_path / "third"), "--dimension-counts", "8,x"]) == 2
     assert "whole numbers separated by commas" in capsys.readouterr().err
