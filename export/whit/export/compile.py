@@ -1,6 +1,6 @@
 """Checkpoint folder in, package directory out: the whole compiler, top to bottom.
 
-The same input and options give the same bytes: nothing measured by the clock goes into the package.
+The same input and options give the same bytes on the same machine: nothing measured by the clock goes into the package.
 """
 
 from __future__ import annotations
