@@ -64,7 +64,8 @@ def test_frontier_takes_names_and_files_of_names(tmp_path: Path) -> None:
 def test_frontier_targets_are_whole() -> None:
     targets = tomllib.loads(Path(frontier.__file__).with_name("frontier.toml").read_text(encoding="utf-8"))
 
-    assert len(targets) == 8
+    numbers = {tuple(value for key, value in target.items() if key != "title") for target in targets.values()}
+    assert len(numbers) == 8  # two packages are for the same ones
     assert all(set(t) == {"title", "size_mb", "speed", "sts_b", "cranfield"} for t in targets.values())
 
 
