@@ -91,10 +91,11 @@ def _embed(
 ) -> Iterator[tuple[str, FloatArray]]:
     checkpoint = read_checkpoint(folder)
     checkpoint.tokenizer.enable_truncation(_LONGEST)
+    weights = encoder_weights(checkpoint)
     head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
     for name, each in texts.items():
         ids = [np.array(e.ids, np.int64) for e in checkpoint.tokenizer.encode_batch_fast(list(each))]
-        yield name, embed(encoder_weights(checkpoint), head, ids, plan)
+        yield name, embed(weights, head, ids, plan)
 
 
 def _stored(folder: Path, dtype: str, code_count: int, counted: Sequence[str]) -> Rows:

@@ -15,10 +15,8 @@ import grpc
 
 from whit.cli.command import Amount, Failure
 from whit.client import Client
+from whit.client._channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from whit.contract.names import COLLECTION_ID_RULE, collection_name, parse_collection_name
-
-DEFAULT_SERVER = "127.0.0.1:7600"
-DEFAULT_TIMEOUT_S = 60.0
 
 # Where something stood in a message of the wire: nothing to a user who gave a file or a flag.
 _PLACE_ON_THE_WIRE = re.compile(
@@ -74,7 +72,7 @@ def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--server",
         metavar="ADDR",
         envvar="WHIT_SERVER",
-        default=DEFAULT_SERVER,
+        default=DEFAULT_ADDRESS,
         show_default=True,
         show_envvar=True,
         help="Address of the server: HOST:PORT, [IPV6]:PORT or unix:PATH.",

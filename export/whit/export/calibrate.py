@@ -77,7 +77,7 @@ def neuron_peaks(
 ) -> Mapping[str, FloatArray]:
     """The largest value of each feed-forward neuron over ``sequences``, at least 0: float32 [inner], by the layer it goes into.
 
-    These are the ``high`` of ``calibrate`` for the layers named ``down``, for a third of the time.
+    These are the ``high`` of ``calibrate`` for the layers named ``down``, without what takes the most time there, the covariances.
     """
     highs: dict[str, FloatArray] = {}
     done = 0
