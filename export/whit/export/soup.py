@@ -167,7 +167,7 @@ def _score(folder: Path, checkpoint: Checkpoint, pairs: Sts) -> float:
 
 
 def _refuse_difference(source: Path, first: Checkpoint, folder: Path, other: Checkpoint) -> None:
-    """Raises OptionError for the first thing that makes the mean of two models no model."""
+    """Raises CheckpointError for the first thing that makes the mean of two models no model."""
     what = _difference(first, other)
     if what:
         raise CheckpointError(
