@@ -105,6 +105,24 @@ def test_one_request_to_stop_that_comes_twice_is_one(tmp_path):
         assert process.wait(timeout=20) == 0
 
 
+def test_a_closed_terminal_drains_too(tmp_path):
+    with daemon(tmp_path) as (process, address, _), connected(address) as wire:
+        assert wire.embed("there").items[0].token_count
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=20) == 0
+
+
+def test_nohup_has_it_go_on(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does; processes started now inherit it
+    try:
+        with daemon(tmp_path) as (process, address, _), connected(address) as wire:
+            process.send_signal(signal.SIGHUP)
+            assert wire.embed("still there").items[0].token_count
+            assert process.poll() is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_second_server_on_the_same_data_directory_is_refused_in_one_line(tmp_path):
     with (
         daemon(tmp_path) as (process, _, _),

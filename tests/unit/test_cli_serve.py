@@ -61,6 +61,7 @@ def test_every_option_reaches_its_field() -> None:
         "data": "d",
         "listen": "unix:/tmp/s",
         "drain_timeout_s": "1.5",
+        "stream_idle_timeout_s": "2.5",
         "log_format": "json",
         "log_level": "debug",
         "provider": "onnxruntime",

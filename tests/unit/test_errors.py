@@ -134,5 +134,6 @@ def test_what_a_caller_may_retry_is_known_by_its_code() -> None:
         Reason.MEMORY_LOW,
         Reason.STORAGE_FULL,
         Reason.SHUTTING_DOWN,
+        Reason.STREAM_IDLE,
         Reason.UNREACHABLE,
     }

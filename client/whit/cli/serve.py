@@ -46,7 +46,7 @@ def setting_options(function: _Function) -> _Function:
         "WHIT_MODELS=/srv/small:/srv/large WHIT_LOG_FORMAT=json whit serve",
     ],
     exit_codes={
-        0: "stopped by SIGTERM or SIGINT, after the calls in progress were answered",
+        0: "stopped by SIGTERM, SIGINT or SIGHUP, after the calls in progress were answered",
         1: "could not start (a package is refused, the data directory is in use, the address is taken), or a worker died: "
         "stderr says which",
         2: "a setting cannot be used, or an extra is missing",
@@ -55,7 +55,7 @@ def setting_options(function: _Function) -> _Function:
 @click.argument("more_models", nargs=-1, metavar="[DIR]...")
 @setting_options
 def serve(more_models: tuple[str, ...], **flags: object) -> int:
-    """Serve packages and collections over gRPC until SIGTERM or SIGINT.
+    """Serve packages and collections over gRPC until SIGTERM, SIGINT or SIGHUP.
 
     Every option can be given as a WHIT_* variable; the option wins. Further DIRs on the command line are packages too. The
     server opens no outgoing connection, and prints its configuration at start.

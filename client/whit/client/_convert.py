@@ -249,10 +249,9 @@ def join_embed_results(parts: Sequence[EmbedResult]) -> EmbedResult:
     first = parts[0]
     if len(parts) == 1:
         return first
-    fingerprints = {part.fingerprint for part in parts} - {""}  # "": nothing of the part was sent
-    if len(fingerprints) > 1:
-        message = "the server changed to another package between two batches of this call; send the call again"
-        raise from_problem(Problem(Reason.FINGERPRINT_MISMATCH, message))
+    fingerprints: set[str] = set()
+    for part in parts:
+        check_one_package(fingerprints, part)
     return EmbedResult(
         {name: _join_vectors([part.by_encoding[name] for part in parts]) for name in first.by_encoding},
         [item for part in parts for item in part.items],
@@ -263,6 +262,18 @@ def join_embed_results(parts: Sequence[EmbedResult]) -> EmbedResult:
         ),
         next(iter(fingerprints), ""),
     )
+
+
+def check_one_package(seen: set[str], result: EmbedResult) -> None:
+    """Adds the fingerprint of ``result`` to those ``seen`` before, of which there must not be two.
+
+    Raises:
+        FailedPrecondition: it is another one.
+    """
+    seen |= {result.fingerprint} - {""}  # "": nothing of it was sent
+    if len(seen) > 1:
+        message = "the server changed to another package between two batches of this call; send the call again"
+        raise from_problem(Problem(Reason.FINGERPRINT_MISMATCH, message))
 
 
 def _join_vectors(parts: Sequence[Vectors]) -> Vectors:

@@ -121,7 +121,7 @@ class _Run:
             return
         if reply is END:
             raise self._broken(Problem(Reason.INTERNAL, "the server ended the stream with batches unanswered"))
-        self._has_answers = True
+        self._has_answers, self._attempt = True, 0
         batch, _ = self._waiting.popleft()
         if reply.status.code:
             failure = from_item_status(reply.status, batch.place, batch.field)
@@ -138,11 +138,15 @@ class _Run:
             yield Emit(result)
 
     def _open_again(self, error: WhitError) -> StreamPlan:
-        """Begins anew if nothing was answered yet and trying again can help; what waits is sent again."""
+        """Begins anew if trying again can help and nothing was answered yet, or all went well but we were idle; what waits is sent again."""
         self._attempt += 1
-        if self._has_answers:
-            raise self._broken(error.problem)
-        yield Sleep(self._call.delay_or_raise(error, self._attempt, limited=False))
+        try:
+            if self._has_answers and error.reason is not Reason.STREAM_IDLE:
+                raise error
+            delay = self._call.delay_or_raise(error, self._attempt, limited=False)
+        except WhitError:
+            raise (self._broken(error.problem) if self._has_answers else error) from None
+        yield Sleep(delay)
         self._is_open = False
         for _, message in list(self._waiting):
             if message is not None:
@@ -187,7 +191,10 @@ def embed(
         about = yield from call.server_info(fresh=True)
         dimension_count = yield from plans.dimensions(call, about, options["model"], config.dimension_count)
 
+        fingerprints: set[str] = set()
+
         def checked(batch: Batch, result: EmbedResult) -> list[EmbedResult]:
+            convert.check_one_package(fingerprints, result)
             if raise_errors:
                 convert.raise_item_errors(result, batch.start)
             return [result]

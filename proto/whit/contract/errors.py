@@ -39,6 +39,7 @@ class Reason(enum.StrEnum):
     DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
     CANCELLED = "CANCELLED"
     SHUTTING_DOWN = "SHUTTING_DOWN"  # the server is stopping; retry against another or later
+    STREAM_IDLE = "STREAM_IDLE"  # the client of a stream sent nothing, or took no answer, for too long; open another
     UNREACHABLE = "UNREACHABLE"  # set by the client: no server answered
     UNIMPLEMENTED = "UNIMPLEMENTED"  # the server does not know the method or the feature
     INTERNAL = "INTERNAL"  # a defect; the server's log has the traceback under the request id
@@ -62,6 +63,7 @@ CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     Reason.CANCELLED: grpc.StatusCode.CANCELLED,
     Reason.SHUTTING_DOWN: grpc.StatusCode.UNAVAILABLE,
+    Reason.STREAM_IDLE: grpc.StatusCode.UNAVAILABLE,
     Reason.UNREACHABLE: grpc.StatusCode.UNAVAILABLE,
     Reason.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
     Reason.INTERNAL: grpc.StatusCode.INTERNAL,

@@ -84,7 +84,7 @@ class RunningServer:
 
 
 def serve(config: Config) -> int:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once.
+    """Serves until SIGTERM, SIGINT or SIGHUP, then drains; a second signal ends the process at once.
 
     Returns:
         The exit status: 0 after a signal, 1 if a worker thread died.
@@ -152,8 +152,11 @@ async def _serve(config: Config) -> int:
 
 @contextlib.contextmanager
 def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """Sets ``stop`` at the first SIGTERM or SIGINT, ends the process at the second: what was acknowledged is on disk."""
+    """Sets ``stop`` at the first signal to end, ends the process at the second: what was acknowledged is on disk."""
     loop = asyncio.get_running_loop()
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup has it go on when the terminal is closed
+        numbers.append(signal.SIGHUP)
     first_time: float | None = None
 
     def handle(number: signal.Signals) -> None:
@@ -167,12 +170,12 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
         _logger.info("%s; a second signal ends at once", number.name)
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         loop.add_signal_handler(number, partial(handle, number))
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.remove_signal_handler(number)
 
 

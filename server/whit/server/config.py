@@ -150,6 +150,12 @@ class Config:
         "Batches of one stream that are worked on at a time. It is read no further until one is answered.",
     )
     max_stream_count: int = _setting(128, _integer(1, 65_536), "Streams open at a time. Beyond: RESOURCE_EXHAUSTED.")
+    stream_idle_timeout_s: float = _setting(
+        600.0,
+        _seconds,
+        "How long a stream may be idle: its client sends nothing while nothing of it is worked on, or takes no answer. Then it "
+        "ends with STREAM_IDLE. 0: for ever.",
+    )
     max_call_count: int = _setting(1024, _integer(1, 1 << 20), "Unary calls at a time. Beyond: RESOURCE_EXHAUSTED.")
     inflight_byte_count: int = _setting(
         256 * _MIB,
@@ -158,7 +164,7 @@ class Config:
         "RESOURCE_EXHAUSTED and streams are held back.",
     )
     drain_timeout_s: float = _setting(
-        30.0, _seconds, "After SIGTERM or SIGINT, how long calls in progress may take to finish."
+        30.0, _seconds, "After SIGTERM, SIGINT or SIGHUP, how long calls in progress may take to finish."
     )
     provider: str = _setting(
         "auto",

@@ -28,11 +28,13 @@ Lists are written like `PATH` in a variable (`WHIT_MODELS=/srv/small:/srv/large`
 - **One micro-batch** (`--micro-batch-token-count`). Larger runs are a little more efficient and make short requests wait behind long ones.
 - **One stream** (`--stream-window-count`). More batches at a time hide a slow network; eight is enough for most.
 - **All requests together** (`--inflight-byte-count`, `--max-call-count`, `--max-stream-count`) bound the memory that clients can take. It must hold the largest message.
+- **A stream on which nothing happens** (`--stream-idle-timeout-s`) ends with `STREAM_IDLE`, so that a client that hangs keeps neither its place nor what it was to be sent. Waiting
+  for an answer is not idle. `whit.client` opens the stream again by itself when its source goes on. Clients that vanished without a word are noticed sooner, by gRPC's keepalive: 80 s.
 - **One request** (`--batch-item-count`, `--text-byte-count`, `--metadata-byte-count`, `--message-byte-count`). A request over one of them is refused with the field and the limit.
 
 ## Stopping
 
-SIGTERM and SIGINT drain: health turns NOT_SERVING, no new call is taken, calls in progress are answered, streams answer what they have read and end with `SHUTTING_DOWN`, the
+SIGTERM, SIGINT and SIGHUP (a closed terminal, unless `nohup` says to go on; nothing is read anew) drain: health turns NOT_SERVING, no new call is taken, calls in progress are answered, streams answer what they have read and end with `SHUTTING_DOWN`, the
 search graphs are saved, and the process ends with status 0. After `--drain-timeout-s` what is left is cancelled. A second signal, half a second later or
 more, ends the process at once; nothing that was acknowledged is lost by it.
 
@@ -42,6 +44,18 @@ more, ends the process at once; nothing that was acknowledged is lost by it.
 | 1 | Could not start (a package is refused, the data directory or the address is in use), or a worker thread died; stderr says which |
 | 2 | A setting cannot be used |
 | 128 + signal | A second signal ended a drain |
+
+## Backups
+
+Each collection is one SQLite database, `DATA/collections/NAME/points.db`; what lies beside it is SQLite's own or can be made anew. While the server runs, do not copy the file,
+for its newest part is in another: have SQLite write a copy, which holds the collection as it was at one moment.
+
+```sh
+sqlite3 whit-data/collections/notes/points.db "VACUUM INTO 'notes.db'"    # or with Python's sqlite3: the same statement
+```
+
+To restore it, stop the server, and make `DATA/collections/NAME` anew with nothing in it but this file as `points.db`: a log left from another database would be written into it. The search
+graph is built again in the background. With the server stopped, a copy of the whole data directory is a backup, too.
 
 ## For a small machine
 

@@ -40,6 +40,9 @@ _MESSAGE_CHARACTERS = 1000
 # Of the time that a client gives a call, so much is kept for the answer to reach it, and never more than a tenth.
 _ANSWER_S = 0.02
 
+# How long a status may take to leave. It waits behind the answers of a stream whose client does not read.
+_ABORT_S = 5.0
+
 
 class Received:
     """A request as it came in, decoded when it is asked for.
@@ -94,43 +97,73 @@ class ClientGoneError(Exception):
 class Stream:
     """The two directions of a stream, as a servicer sees them."""
 
-    def __init__(self, context: Context, budget: ByteBudget, draining: asyncio.Event, limit_bytes: int) -> None:
+    def __init__(self, context: Context, budget: ByteBudget, draining: asyncio.Event, config: Config) -> None:
         self.call = Call(_deadline(context))
         self.budget = budget
         self._context = context
         self._draining = draining
-        self._limit_bytes = limit_bytes
+        self._limit_bytes = config.message_byte_count
+        self._idle_timeout_s = config.stream_idle_timeout_s or None
+        self._clock = asyncio.get_running_loop().time
+        self._active_at = self._clock()
+        self._unanswered_count = -1  # the config has no answer
 
     async def read(self) -> Received | None:
         """The next message; None when the client has sent its last.
 
         Raises:
-            ServiceError: SHUTTING_DOWN, the server is draining and takes no more.
+            ServiceError: SHUTTING_DOWN, the server is draining and takes no more; STREAM_IDLE, the client sent nothing for
+                too long, although all that it sent was answered.
         """
         reading = asyncio.ensure_future(cast("Awaitable[Any]", self._context.read()))
         stop = asyncio.ensure_future(self._draining.wait())
         try:
-            await asyncio.wait((reading, stop), return_when=asyncio.FIRST_COMPLETED)
+            timeout_s = self._idle_timeout_s
+            while not (await asyncio.wait((reading, stop), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED))[0]:
+                timeout_s = self._idle_time_left()
             if not reading.done():
                 raise ServiceError(_shutting_down())
             received = reading.result()
         finally:
             reading.cancel()
             stop.cancel()
-        return received if isinstance(received, Received) else None
+        if not isinstance(received, Received):
+            return None
+        self._active_at, self._unanswered_count = self._clock(), self._unanswered_count + 1
+        return received
+
+    def _idle_time_left(self) -> float:
+        """Seconds that the client may go on to send nothing.
+
+        Raises:
+            ServiceError: STREAM_IDLE, none.
+        """
+        assert self._idle_timeout_s is not None
+        if self._unanswered_count > 0:
+            return self._idle_timeout_s
+        left_s = self._active_at + self._idle_timeout_s - self._clock()
+        if left_s <= 0:
+            raise _idle("sent nothing", self._idle_timeout_s, "every batch that was read is answered")
+        return left_s
 
     async def write(self, response: Message) -> None:
         """Sends a response; waits while the client does not read.
 
         Raises:
-            ServiceError: INVALID_REQUEST, the response is larger than a message may be.
+            ServiceError: INVALID_REQUEST, the response is larger than a message may be; STREAM_IDLE, the client did not read
+                for too long.
             ClientGoneError: the stream is broken or cancelled.
         """
         _check_size(response, self._limit_bytes)
         try:
-            await self._context.write(response)
+            async with asyncio.timeout(self._idle_timeout_s):
+                await self._context.write(response)
+        except TimeoutError:
+            assert self._idle_timeout_s is not None
+            raise _idle("took no answer", self._idle_timeout_s, "send those that have no answer again") from None
         except grpc.aio.BaseError as error:
             raise ClientGoneError from error
+        self._active_at, self._unanswered_count = self._clock(), self._unanswered_count - 1
 
 
 class Dispatcher:
@@ -221,7 +254,7 @@ class Dispatcher:
             return response
 
     async def _stream(self, context: Context, method: Callable[[], Callable[..., Awaitable[None]]]) -> None:
-        stream = Stream(context, self._budget, self._draining, self._config.message_byte_count)
+        stream = Stream(context, self._budget, self._draining, self._config)
         with self._streams.one():
             await self._opened.wait()
             await method()(stream)
@@ -268,11 +301,13 @@ async def abort(context: Context, problem: Problem) -> NoReturn:
     fitted = _fitted(problem)
     status = to_status(fitted).SerializeToString()
     try:
-        await context.abort(fitted.status_code, fitted.message, (("grpc-status-details-bin", status),))
+        async with asyncio.timeout(_ABORT_S):
+            await context.abort(fitted.status_code, fitted.message, (("grpc-status-details-bin", status),))
     except grpc.aio.AbortError:
         raise
-    except grpc.aio.BaseError:
-        # The call ended a moment ago, cancelled or past its deadline: nobody is left to be told, and nothing is wrong.
+    except (grpc.aio.BaseError, TimeoutError):
+        # The call ended a moment ago, cancelled or past its deadline, or the client does not read what comes before the
+        # status, and will find it if it ever does. Nobody is left to be told, and nothing is wrong.
         raise asyncio.CancelledError from None
     raise AssertionError("context.abort returned")
 
@@ -314,6 +349,13 @@ def _check_size(response: Message, limit_bytes: int) -> None:
     size = response.ByteSize()
     if size > limit_bytes:
         raise ServiceError(response_too_large(size, limit_bytes))
+
+
+def _idle(did: str, timeout_s: float, state: str) -> ServiceError:
+    message = f"the client {did} for {timeout_s:g} s (stream_idle_timeout_s), so this stream ends; {state}; open another to go on"
+    return ServiceError(
+        Problem(Reason.STREAM_IDLE, message, metadata={"setting": "stream_idle_timeout_s"}, retry_after_s=0.0)
+    )
 
 
 def _shutting_down() -> Problem:

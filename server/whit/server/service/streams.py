@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from whit.contract.errors import FieldViolation, Problem
+from whit.contract.errors import FieldViolation, Problem, Reason
 from whit.server.errors import ServiceError, defect, refusal
 from whit.server.service.limits import ByteBudget
 from whit.server.service.rpc import Received, Stream
@@ -52,7 +52,7 @@ async def answer_stream(
     If the client vanishes, everything that was begun for it is cancelled before this returns.
 
     Raises:
-        ServiceError: the config is bad or missing, or the server is draining.
+        ServiceError: the config is bad or missing, the client is idle for too long, or the server is draining.
     """
     config = await configure(_config_of(await stream.read()))
     try:
@@ -131,8 +131,10 @@ class _Batches:
         response = await batch.task
         try:
             await self._stream.write(response)
-        except ServiceError as error:  # too large
-            await self._stream.write(self._refuse(error.problem))
+        except ServiceError as error:
+            if error.problem.reason is Reason.STREAM_IDLE:
+                raise
+            await self._stream.write(self._refuse(error.problem))  # it was too large
 
     def _drop(self) -> None:
         """Forgets the answers that nobody will take."""
