@@ -242,6 +242,7 @@ class Database:
         writer = self._open_writer()
         try:
             self.header = _read_header(writer, directory)
+            writer.execute("PRAGMA journal_mode = WAL")  # a backup by VACUUM INTO is in another
         except BaseException:
             writer.close()
             raise
