@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from whit.client import AsyncClient, Client, Encoding, InvalidRequest, Point, RetryPolicy, Vectors
+from whit.client import AsyncClient, Client, EmbedResult, Encoding, InvalidRequest, Point, RetryPolicy, Timing, Vectors
 from whit.client import _options as opts
 from whit.client import _plans as plans
 from whit.client import _requests as requests
 from whit.client import _streams as streams
 from whit.client._calls import Session
+from whit.client._errors import from_problem
 from whit.client._steps import Invoke
-from whit.v1 import point_pb2, server_pb2
+from whit.contract.errors import Problem, Reason
+from whit.v1 import collection_pb2, point_pb2, server_pb2
 
 ANYWHERE = "localhost:1"
 HALF = "\ud800"
+EMBEDDED = EmbedResult({"int8": Vectors(Encoding.INT8, 2, np.ones((1, 2), np.int8))}, [], Timing(0, 0, 0), "")
 
 
 def session() -> Session:
@@ -124,6 +127,11 @@ def test_a_retry_policy_that_means_nothing_is_refused(policy: dict[str, Any], me
         (lambda: opts.encodings(None), "encoding must be a name or several, got None"),  # type: ignore[arg-type]
         (lambda: requests.sequence_of(asynchronous(), "texts"), "texts must be a sequence, got async_generator, which"),
         (lambda: requests.sequence_of(np.array("a"), "texts"), "texts must be a sequence, got ndarray"),
+        (lambda: requests.one_of({"a", "b"}, None), r"texts .* got a set, whose order is any.*; write sorted\(texts\)"),
+        (lambda: requests.many_queries(frozenset("ab")), r"queries must be a sequence, got a frozenset"),
+        (lambda: requests.points_of({"1", "2"}, ["a", "b"], None, None), r"ids must be a sequence, got a set"),  # type: ignore[arg-type]
+        (lambda: requests.one_of({"a": "b"}, None), r"texts .* got one dict; write list\(texts.values\(\)\)"),
+        (lambda: requests.rows_of(EMBEDDED), r"vectors .* got an EmbedResult; give its by_encoding\['int8'\]"),  # type: ignore[arg-type]
         (lambda: requests.token_ids_entry(b"ab", 0), r"token_ids\[0\] must be a sequence of int"),  # type: ignore[arg-type]
         (lambda: requests.rows_of(row for row in [[1.0]]), "vectors must be numbers, got generator"),  # type: ignore[arg-type]
         (lambda: requests.once_only([["x"]])(Point(["x"]), 0), r"points\[0\]\.id must be str"),  # type: ignore[list-item, arg-type]
@@ -170,11 +178,11 @@ def test_streams_take_vectors_as_batches_do(client: type[Client]) -> None:
 
 
 def answered(plan: Any, *answers: Any) -> tuple[list[Any], Any]:
-    """The requests of a plan whose calls are answered with ``answers`` in turn, and its result."""
+    """The requests of a plan whose calls are answered with ``answers`` in turn, or fail with them, and its result."""
     sent, outcome = [], None
     for answer in (*answers, None):
         try:
-            step = plan.send(outcome)
+            step = plan.throw(outcome) if isinstance(outcome, Exception) else plan.send(outcome)
         except StopIteration as end:
             return sent, end.value
         assert isinstance(step, Invoke)
@@ -196,6 +204,23 @@ def test_an_id_that_an_earlier_batch_deleted_was_there() -> None:
 
     assert [list(request.ids) for request in sent[1:]] == [["a", "b"], ["a", "c"]]
     assert (result.deleted_count, result.missing_ids) == (1, ("b", "c"))
+
+
+def test_ids_that_name_what_is_wanted_may_be_a_set() -> None:
+    sent, _ = answered(plans.delete(session(), "c", {"a"}, None), limits(), point_pb2.DeleteResponse())  # type: ignore[arg-type]
+
+    assert list(sent[1].ids) == ["a"]
+
+
+def test_a_collection_that_is_deleted_while_it_is_asked_for_is_made() -> None:
+    there = from_problem(Problem(Reason.COLLECTION_EXISTS, "there is one"))
+    gone = from_problem(Problem(Reason.COLLECTION_NOT_FOUND, "there is none"))
+    made = collection_pb2.CreateCollectionResponse(collection=collection_pb2.Collection(name="collections/c"))
+    options = {"model": "m", "storage": "int8", "dimension_count": None, "timeout": None}
+
+    _, found = answered(plans.create_collection(session(), "c", exist_ok=True, **options), there, gone, made)  # type: ignore[arg-type]
+
+    assert found.name == "c"
 
 
 def test_an_id_that_is_no_text_is_named() -> None:

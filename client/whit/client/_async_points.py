@@ -188,7 +188,7 @@ class AsyncPoints:
             on_error=on_error,
             timeout=timeout,
         )
-        return self._transport.stream(plan, sequence_of(points, "points", awaited=True))
+        return self._transport.stream(plan, sequence_of(points, "points", awaited=True, ordered=False))
 
     async def get(
         self, collection: str, ids: Sequence[str], *, with_vectors: bool = False, timeout: Timeout = DEFAULT

@@ -48,7 +48,7 @@ class AsyncTransport:
             await self._channel.close()
 
     def __reduce__(self) -> Never:
-        raise TypeError("a AsyncClient cannot be pickled or copied, for it is a connection; make one in each process")
+        raise TypeError("an AsyncClient cannot be pickled or copied, for it is a connection; make one in each process")
 
     async def run(self, plan: Plan[T]) -> T:
         """Runs the plan of a unary call and returns its result.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from whit.client import _methods as rpc
 from whit.client import _options as opts
 from whit.client import _requests as requests
 from whit.client._calls import Call, Session
-from whit.client._errors import AlreadyExists, from_problem
+from whit.client._errors import AlreadyExists, NotFound, from_problem
 from whit.client._limits import answerable_count, invoke_for, points_batcher, query_batcher, room, within_limits
 from whit.client._metadata import utf8
 from whit.client._options import collection_name, model_name
@@ -159,17 +160,19 @@ def create_collection(
         storage=opts.storage(storage),
         dimension_count=opts.positive(dimension_count, "dimension_count"),
     )
-    call = Call(session, timeout)
-    try:
-        response = yield from call.invoke(
-            rpc.CREATE_COLLECTION, collection_pb2.CreateCollectionRequest(collection=wanted)
-        )
-        return convert.collection(response.collection)
-    except AlreadyExists as error:
-        if not exist_ok:
-            raise
-        refusal = error.problem
-    found = yield from _collection(call, name)
+    call, found = Call(session, timeout), None
+    while found is None:
+        try:
+            response = yield from call.invoke(
+                rpc.CREATE_COLLECTION, collection_pb2.CreateCollectionRequest(collection=wanted)
+            )
+            return convert.collection(response.collection)
+        except AlreadyExists as error:
+            if not exist_ok:
+                raise
+            refusal = error.problem
+        with suppress(NotFound):  # somebody deleted it in between
+            found = yield from _collection(call, name)
     loaded = yield from _model(call, model)
     is_same = (found.fingerprint, found.storage) == (loaded.fingerprint, storage)
     if not is_same or dimension_count not in (None, found.dimension_count):
@@ -259,7 +262,7 @@ def upsert(
 
 
 def _checked_ids(ids: Iterable[str]) -> list[str]:
-    wanted = list(requests.sequence_of(ids, "ids"))
+    wanted = list(requests.sequence_of(ids, "ids", ordered=False))
     for place, id_ in enumerate(wanted):
         if not isinstance(id_, str):
             raise TypeError(f"ids[{place}] must be str, got {type(id_).__name__}; write str(…)")

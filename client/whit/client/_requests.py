@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from whit.client._convert import ENCODING_TO_WIRE
 from whit.client._metadata import to_struct
 from whit.client._split import Entry, refused
-from whit.client._types import Point, Vectors
+from whit.client._types import EmbedResult, Point, Vectors
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding
 from whit.v1 import embedding_pb2, point_pb2, vector_pb2
@@ -38,19 +38,28 @@ class Row(NamedTuple):
     scale: float
 
 
-def sequence_of(values: T, argument: str, *, awaited: bool = False) -> T:
+def sequence_of(values: T, argument: str, *, awaited: bool = False, ordered: bool = True) -> T:
     """``values``, unless they are one text where many are meant. Only ``awaited`` may they be asynchronous.
 
+    ``ordered`` false: they come back by name, so that a set is as good as a list.
+
     Raises:
-        TypeError: a str, bytes or mapping, or nothing that can be iterated over.
+        TypeError: a str, bytes, mapping or set, or nothing that can be iterated over.
     """
+    if ordered and isinstance(values, set | frozenset):
+        raise TypeError(
+            f"{argument} must be a sequence, got a {type(values).__name__}, whose order is any: nobody could tell which "
+            f"result belongs to which item; write sorted({argument})"
+        )
     if isinstance(values, AsyncIterable) and not awaited:
         raise TypeError(
             f"{argument} must be a sequence, got {type(values).__name__}, which has to be awaited; "
             "gather it in a list, or give it to a stream of AsyncClient"
         )
     if isinstance(values, str | bytes | Mapping):
-        raise TypeError(f"{argument} must be a sequence, got one {type(values).__name__}; write [{argument}]")
+        is_many = isinstance(values, Mapping) and argument != "metadata"
+        advice = f"list({argument}.values())" if is_many else f"[{argument}]"
+        raise TypeError(f"{argument} must be a sequence, got one {type(values).__name__}; write {advice}")
     is_scalar = isinstance(values, np.ndarray) and values.ndim == 0
     if is_scalar or not (isinstance(values, Iterable | AsyncIterable) or hasattr(values, "__getitem__")):
         raise TypeError(f"{argument} must be a sequence, got {type(values).__name__}")
@@ -111,6 +120,10 @@ def rows_of(vectors: Vectors | ArrayLike, argument: str = "vectors") -> list[Row
         ValueError: no matrix, or codes of 1 to 4 bits, which are not for sending.
         TypeError: no numbers.
     """
+    if isinstance(vectors, EmbedResult):
+        raise TypeError(
+            f"{argument} must be a matrix or Vectors, got an EmbedResult; give its by_encoding[{vectors.encoding.value!r}]"
+        )
     if isinstance(vectors, Vectors):
         if vectors.encoding is Encoding.BINARY:
             raise ValueError(f"{argument} must not be binary: no cosine can be had from bits; give another encoding")

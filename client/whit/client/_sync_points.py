@@ -187,7 +187,7 @@ class SyncPoints:
             on_error=on_error,
             timeout=timeout,
         )
-        return self._transport.stream(plan, sequence_of(points, "points"))
+        return self._transport.stream(plan, sequence_of(points, "points", ordered=False))
 
     def get(
         self, collection: str, ids: Sequence[str], *, with_vectors: bool = False, timeout: Timeout = DEFAULT
