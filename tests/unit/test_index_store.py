@@ -145,10 +145,10 @@ def failing(code, message):
     [
         (failing(sqlite3.SQLITE_FULL, "database or disk is full"), Reason.STORAGE_FULL, "free some space"),
         (failing(sqlite3.SQLITE_IOERR, "disk I/O error"), Reason.STORAGE_FAILED, "the disk may be full"),
-        (failing(sqlite3.SQLITE_IOERR_SHMSIZE, "disk I/O error"), Reason.STORAGE_FAILED, "the disk may be full"),
+        (failing(sqlite3.SQLITE_IOERR_SHMSIZE, "disk I/O error"), Reason.STORAGE_FULL, "free some space"),
         (failing(sqlite3.SQLITE_CANTOPEN, "unable to open"), Reason.STORAGE_FAILED, "the disk may be full"),
         (without_room(0), Reason.STORAGE_FAILED, "the disk may be full"),
-        (without_room(16384), Reason.STORAGE_FAILED, "the disk may be full"),
+        (without_room(16384), Reason.STORAGE_FULL, "free some space"),
     ],
 )
 def test_a_collection_that_finds_no_room_leaves_nothing(store, tmp_path, monkeypatch, create_database, reason, advice):

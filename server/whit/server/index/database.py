@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from whit.contract.errors import Problem, Reason
 from whit.contract.vectors import Encoding
 from whit.server.errors import ServiceError
+from whit.server.index.connections import connect, is_no_room_for_log_index
 from whit.server.index.problems import damaged, refusal
 from whit.server.index.types import CollectionInfo
 
@@ -28,8 +28,6 @@ FORMAT_VERSION = 2  # residual codes
 _FIRST_FORMAT_VERSION = 1  # of collections that older versions can read
 DATABASE_FILE = "points.db"
 _APPLICATION_ID = 0x77686974  # "whit"
-_BUSY_TIMEOUT_S = 5.0
-_CACHE_KIB = 1024  # pages each connection keeps; the operating system's cache does the rest
 _LOG_BYTE_COUNT = 64 << 20  # the write-ahead log is cut to this after a long reader has let it grow
 _KEPT_READER_COUNT = 4  # idle reading connections; each holds two files open
 _LOOKUP_COUNT = 500  # values in one IN (...) list
@@ -107,7 +105,7 @@ def create_database(directory: Path, header: Header) -> None:
     Raises:
         ServiceError: STORAGE_FAILED, the file system cannot hold it. Otherwise as SQLite.
     """
-    with closing(_connect(directory / DATABASE_FILE, "rwc")) as connection:
+    with closing(connect(directory / DATABASE_FILE, "rwc")) as connection:
         connection.execute("PRAGMA page_size = 8192")  # several rows of 384 float32 and their text fit a page
         if connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
             raise refusal(
@@ -239,22 +237,30 @@ class Database:
         self._closed: Problem | None = None
         if not self._path.is_file():
             raise damaged(directory, f"{DATABASE_FILE} is missing")
-        writer = self._open_writer()
+        self._writer: sqlite3.Connection | None = None
         try:
-            self.header = _read_header(writer, directory)
-            writer.execute("PRAGMA journal_mode = WAL")  # a backup by VACUUM INTO is in another
+            self._writer = self._open_writer()
+            self.header = _read_header(self._writer, directory)
+            self._writer.execute("PRAGMA journal_mode = WAL")  # a backup by VACUUM INTO is in another
+        except sqlite3.OperationalError as error:
+            self._close_writer()
+            with self._frozen(error) as connection:
+                self.header = _read_header(connection, directory)
         except BaseException:
-            writer.close()
+            self._close_writer()
             raise
-        self._writer: sqlite3.Connection | None = writer
 
     @contextmanager
     def read(self) -> Iterator[View]:
         """A view of the newest commit. Writers go on meanwhile and it does not see them."""
-        connection = self._take_reader()
         try:
-            connection.execute("BEGIN")
-            yield View(connection)
+            connection, view = self._take_view()
+        except sqlite3.OperationalError as error:
+            with self._frozen(error) as connection:
+                yield View(connection)
+            return
+        try:
+            yield view
             connection.rollback()
         except BaseException:
             connection.close()
@@ -265,6 +271,19 @@ class Database:
         self._readers.append(connection)
         if self._closed:  # closed while this thread was reading
             self._close_readers()
+
+    @contextmanager
+    def _frozen(self, error: sqlite3.OperationalError) -> Iterator[sqlite3.Connection]:
+        """A connection for reading on a disk without room for the index of the log, which is what ``error`` says; else it is raised.
+
+        The database is whole while the log is empty, and stays as it is while nobody may write.
+        """
+        with self._write_lock:
+            log = self._path.with_name(f"{DATABASE_FILE}-wal")
+            if not is_no_room_for_log_index(error) or (log.exists() and log.stat().st_size):
+                raise error
+            with closing(connect(self._path, "ro&immutable=1")) as connection:
+                yield connection
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
@@ -300,7 +319,7 @@ class Database:
             self._close_readers()
 
     def _open_writer(self) -> sqlite3.Connection:
-        connection = _connect(self._path, "rw")
+        connection = connect(self._path, "rw")
         try:
             connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTE_COUNT}")
             self._opened = self._path.stat()
@@ -319,6 +338,15 @@ class Database:
             self._writer.close()
             self._writer = None
 
+    def _take_view(self) -> tuple[sqlite3.Connection, View]:
+        connection = self._take_reader()
+        try:
+            connection.execute("BEGIN")
+            return connection, View(connection)
+        except BaseException:
+            connection.close()
+            raise
+
     def _take_reader(self) -> sqlite3.Connection:
         self._check_open()
         try:
@@ -326,7 +354,7 @@ class Database:
         except IndexError:
             pass
         try:
-            connection = _connect(self._path, "rw")
+            connection = connect(self._path, "rw")
         except sqlite3.Error:
             self._check_open()  # deleted just now
             raise
@@ -342,23 +370,6 @@ class Database:
     def _check_open(self) -> None:
         if self._closed:
             raise ServiceError(self._closed)
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode={mode}",
-        uri=True,
-        isolation_level=None,  # transactions are begun and ended here, in plain sight
-        timeout=_BUSY_TIMEOUT_S,
-        check_same_thread=False,  # a connection serves one thread at a time
-    )
-    try:
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _read_header(connection: sqlite3.Connection, directory: Path) -> Header:

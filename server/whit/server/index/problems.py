@@ -10,6 +10,7 @@ from pathlib import Path
 
 from whit.contract.errors import FieldViolation, Problem, Reason
 from whit.server.errors import ServiceError
+from whit.server.index.connections import is_no_room_for_log_index
 from whit.server.index.files import DataDirectoryLocked
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -58,6 +59,8 @@ def _full(path: Path, detail: str) -> ServiceError:
 
 
 def _from_sqlite(error: sqlite3.DatabaseError, path: Path) -> ServiceError:
+    if is_no_room_for_log_index(error):
+        return _full(path, str(error))
     # The low byte is the primary code (https://sqlite.org/rescode.html). Errors raised by the Python module have none.
     match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
         case sqlite3.SQLITE_FULL:
