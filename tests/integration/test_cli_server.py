@@ -11,6 +11,7 @@ from tests.support.command_line import MODEL, Whit
 from tests.support.packages import package
 from tests.support.server import server_thread, tiny_package
 from whit.cli.app import run
+from whit.client import Client
 
 
 def test_models(whit: Whit) -> None:
@@ -55,6 +56,20 @@ def test_info(whit: Whit, server: str, files: Path) -> None:
     assert server in shown.out
     assert "batch item count" in shown.out
     assert "for-info" in shown.out
+
+
+def test_info_marks_collections_of_packages_that_are_not_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = []
+    for package_now in (tiny_package(), tiny_package(seed=1)):  # of the same name
+        with server_thread(tmp_path, models=[package_now]) as address:
+            with Client(address) as client:
+                if not shown:
+                    client.create_collection("old", model="tiny")
+            assert run(["info", "--server", address]) == 0
+        shown.append("tiny (package not loaded)" in capsys.readouterr().out)
+    assert shown == [False, True]
 
 
 def test_what_the_server_refuses_is_said_in_words_of_the_command_line(whit: Whit, files: Path) -> None:

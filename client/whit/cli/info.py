@@ -34,7 +34,8 @@ def info(server: Server, as_json: bool) -> None:
     ]
     out.print(facts(pairs))
     out.print(models_table(about.models) if about.models else "no models")
-    out.print(collections_table(collections) if collections else "no collections")
+    loaded = {model.fingerprint for model in about.models}
+    out.print(collections_table(collections, loaded) if collections else "no collections")
 
 
 def _memory(memory: Memory) -> str:
@@ -43,10 +44,17 @@ def _memory(memory: Memory) -> str:
     return f"{used}, pressure {memory.pressure}{refused}"
 
 
-def collections_table(collections: Sequence[Collection]) -> Table:
-    """The collections as a table for people."""
+def collections_table(collections: Sequence[Collection], loaded: set[str]) -> Table:
+    """The collections as a table for people; those of packages other than ``loaded`` take no texts, and are marked."""
     rows = (
-        (c.name, f"{c.point_count:,}", c.model, c.dimension_count, c.storage, f"{c.create_time:%Y-%m-%d %H:%M} UTC")
+        (
+            c.name,
+            f"{c.point_count:,}",
+            c.model if c.fingerprint in loaded else f"{c.model} (package not loaded)",
+            c.dimension_count,
+            c.storage,
+            f"{c.create_time:%Y-%m-%d %H:%M} UTC",
+        )
         for c in collections
     )
     return table(
