@@ -103,14 +103,14 @@ def test_the_same_input_and_options_give_the_same_bytes(dtype: str, checkpoint: 
 
 def test_the_seed_of_hashes_changes_no_byte(checkpoint: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from whit.export.compile import compile_checkpoint\n"
-        "compile_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))"
+        "import sys; from pathlib import Path; from whit.export.compile import ExportOptions, compile_checkpoint\n"
+        "source, out, texts = map(Path, sys.argv[1:]); compile_checkpoint(source, out, ExportOptions(calibration=texts))"
     )
-    # In as many threads as users' exports have, too: elsewhere tests compute in one.
-    inherited = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    (tmp_path / "texts").write_text("\n".join(GOLDEN_TEXTS * 3), encoding="utf-8")
+    users = {name: os.environ[name] for name in os.environ if not name.endswith("_NUM_THREADS")}  # see conftest.py
     for seed in ("1", "2"):
-        command = [sys.executable, "-W", "error", "-c", code, str(checkpoint), str(tmp_path / seed)]
-        subprocess.run(command, check=True, env={**inherited, "PYTHONHASHSEED": seed})
+        command = [sys.executable, "-W", "error", "-c", code, checkpoint, tmp_path / seed, tmp_path / "texts"]
+        subprocess.run(command, check=True, env={**users, "PYTHONHASHSEED": seed})
 
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
