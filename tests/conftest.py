@@ -1,9 +1,20 @@
-"""For all tests: property tests draw the same examples in every run, so that a failure is a change and not a draw."""
+"""For all tests: property tests draw the same examples in every run, so that a failure is a change and not a draw.
+
+numpy and torch compute in one thread, in commands that tests start, too: the matrices of tiny models are too small to share,
+and threads that wait for their part of one burn more time than it takes. A server's worker threads are not meant.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 from hypothesis import settings
+
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+assert "numpy" not in sys.modules, "numpy reads these variables when it is imported"
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

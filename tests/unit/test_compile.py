@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,17 @@ POOLINGS = ("mean", "cls", "max")
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     return tiny.write_checkpoint(tmp_path / "tiny", "bert")
+
+
+Exported = tuple[Path, Report, list[tuple[str, int, int]]]
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An export for all tests that only look at it: the folder of ``tiny`` and ``out``, its report and progress."""
+    folder, told = tmp_path_factory.mktemp("int8"), []
+    tiny.write_checkpoint(folder / "tiny")
+    return folder, compile_checkpoint(folder / "tiny", folder / "out", progress=lambda *s: told.append(s)), told
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -91,21 +103,21 @@ def test_the_same_input_and_options_give_the_same_bytes(dtype: str, checkpoint: 
 
 def test_the_seed_of_hashes_changes_no_byte(checkpoint: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from whit.export.compile import compile_checkpoint\n"
-        "compile_checkpoint(Path(sys.argv[1]), Path(sys.argv[2]))"
+        "import sys; from pathlib import Path; from whit.export.compile import ExportOptions, compile_checkpoint\n"
+        "source, out, texts = map(Path, sys.argv[1:]); compile_checkpoint(source, out, ExportOptions(calibration=texts))"
     )
+    (tmp_path / "texts").write_text("\n".join(GOLDEN_TEXTS * 3), encoding="utf-8")
+    users = {name: os.environ[name] for name in os.environ if not name.endswith("_NUM_THREADS")}  # see conftest.py
     for seed in ("1", "2"):
-        command = [sys.executable, "-W", "error", "-c", code, str(checkpoint), str(tmp_path / seed)]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        command = [sys.executable, "-W", "error", "-c", code, checkpoint, tmp_path / seed, tmp_path / "texts"]
+        subprocess.run(command, check=True, env={**users, "PYTHONHASHSEED": seed})
 
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
-def test_nothing_of_this_machine_is_in_the_package(checkpoint: Path, tmp_path: Path) -> None:
-    compile_checkpoint(checkpoint, tmp_path / "out")
-
-    for name, data in contents(tmp_path / "out").items():
-        assert str(tmp_path).encode() not in data, name
+def test_nothing_of_this_machine_is_in_the_package(int8: Exported) -> None:
+    for name, data in contents(int8[0] / "out").items():
+        assert str(int8[0]).encode() not in data, name
 
 
 def test_other_weights_give_another_fingerprint(tmp_path: Path) -> None:
@@ -203,15 +215,15 @@ def test_pooling_of_a_bare_folder(tmp_path: Path) -> None:
 # The report
 
 
-def test_report_of_int8(checkpoint: Path, tmp_path: Path) -> None:
-    report = compile_checkpoint(checkpoint, tmp_path / "out")
+def test_report_of_int8(int8: Exported) -> None:
+    folder, report, _ = int8
 
     assert report.dtype == "int8"
     assert report.speed_ratio > 0
     assert 0.98 <= report.min_cosine <= report.mean_cosine <= 1
     assert report.graph_bytes < report.float_graph_bytes
     assert sum(report.schemes.values()) == len(report.linears) == 2 * 4
-    assert tuple(report.linears) == tuple(read_manifest(tmp_path / "out").linears)
+    assert tuple(report.linears) == tuple(read_manifest(folder / "out").linears)
     assert all(0 <= linear.error < 1 for linear in report.linears)
 
 
@@ -222,10 +234,9 @@ def test_report_of_float32(checkpoint: Path, tmp_path: Path) -> None:
     assert report.graph_bytes == report.float_graph_bytes
 
 
-def test_report_json_keeps_everything_but_the_clock(checkpoint: Path, tmp_path: Path) -> None:
-    report = compile_checkpoint(checkpoint, tmp_path / "out")
-
-    content = json.loads((tmp_path / "out" / REPORT_FILE).read_text(encoding="utf-8"))
+def test_report_json_keeps_everything_but_the_clock(int8: Exported) -> None:
+    folder, report, _ = int8
+    content = json.loads((folder / "out" / REPORT_FILE).read_text(encoding="utf-8"))
 
     fields = {f.name for f in dataclasses.fields(Report)} - {"speed_ratio", "fingerprint"}
     assert set(content) == fields | {"schemes"}
@@ -233,13 +244,9 @@ def test_report_json_keeps_everything_but_the_clock(checkpoint: Path, tmp_path: 
     assert content["schemes"] == report.schemes
 
 
-def test_progress_is_told_and_reaches_the_end(checkpoint: Path, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int]] = []
-
-    compile_checkpoint(checkpoint, tmp_path / "out", progress=lambda *step: told.append(step))
-
-    for stage in {stage for stage, _, _ in told}:
-        steps = [(done, total) for name, done, total in told if name == stage]
+def test_progress_is_told_and_reaches_the_end(int8: Exported) -> None:
+    for stage in {stage for stage, _, _ in int8[2]}:
+        steps = [(done, total) for name, done, total in int8[2] if name == stage]
         assert steps == sorted(steps)
         assert steps[-1][0] == steps[-1][1] > 0, stage
 
@@ -247,8 +254,8 @@ def test_progress_is_told_and_reaches_the_end(checkpoint: Path, tmp_path: Path) 
 # Where it goes
 
 
-def test_an_older_package_is_replaced_whole(checkpoint: Path, tmp_path: Path) -> None:
-    compile_checkpoint(checkpoint, tmp_path / "out")
+def test_an_older_package_is_replaced_whole(int8: Exported, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(int8[0] / "out", tmp_path / "out")
     (tmp_path / "out" / "left over").write_text("from before")
 
     compile_checkpoint(checkpoint, tmp_path / "out", FLOAT)

@@ -15,7 +15,7 @@ from whit.export.embedding import Rows, check_embedding, emit_rows, pack_rows, s
 from whit.export.graph import INT64, Graph
 from whit.export.products import Products
 from whit.runtime.encoder import Encoder, open_session
-from whit.runtime.package import open_package
+from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer
 from whit.runtime.verify import verify
 
@@ -136,6 +136,13 @@ def test_rows_that_tokens_share_are_stored_once(dtype: str) -> None:
     assert 600 not in [tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) > 1]
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    folder = tmp_path_factory.mktemp("plain")
+    compile_checkpoint(tiny.write_checkpoint(folder / "source"), folder / "package", ExportOptions(name="tiny"))
+    return open_package(folder / "package")
+
+
 @pytest.mark.parametrize(
     ("chosen", "share"),
     [
@@ -144,14 +151,10 @@ def test_rows_that_tokens_share_are_stored_once(dtype: str) -> None:
     ],
 )
 def test_a_package_with_it_verifies_is_smaller_and_knows_no_company(
-    chosen: ExportOptions, share: float, tmp_path: Path
+    plain: Package, chosen: ExportOptions, share: float, tmp_path: Path
 ) -> None:
-    source = tiny.write_checkpoint(tmp_path / "source")
-    packages = []
-    for folder, options in (("plain", ExportOptions(name="tiny")), ("fewer", chosen)):
-        compile_checkpoint(source, tmp_path / folder, options)
-        packages.append(open_package(tmp_path / folder))
-    plain, fewer = packages
+    compile_checkpoint(tiny.write_checkpoint(tmp_path / "source"), tmp_path / "fewer", chosen)
+    fewer = open_package(tmp_path / "fewer")
     tokenizer, encoder = Tokenizer(fewer), Encoder(fewer)
     sequences = tokenizer.encode(["water", "people read a book by the sea", "a cold morning", "the sea"])
 

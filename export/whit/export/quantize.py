@@ -11,6 +11,7 @@ calibration text:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ class Candidate:
     error: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Subject:
     """A layer to quantise.
 
@@ -50,6 +51,17 @@ class Subject:
     seen: Activations
     stream: FloatArray | None = None
     shared: bool = False
+
+    @cached_property
+    def wanted(self) -> FloatArray:
+        """Its output on the sample, float32 [rows, out], but for the bias."""
+        return np.asarray(self.seen.sample @ self.linear.weight, np.float32)
+
+    @cached_property
+    def spread(self) -> float:
+        """The standard deviation of what the output becomes."""
+        sum_ = self.wanted if self.stream is None else self.wanted + self.stream
+        return max(float((sum_ - sum_.mean(axis=0)).std()), 1e-12)
 
 
 def choose_scheme(subject: Subject, max_error: float) -> tuple[str, Scheme, float]:
@@ -151,11 +163,7 @@ def activation_range(low: float, high: float) -> tuple[float, int]:
 
 def _correct(subject: Subject, found: FloatArray) -> tuple[FloatArray, float]:
     """The bias with the mean error taken out, and the error that is left."""
-    linear, x = subject.linear, subject.seen.sample
-    wanted = x @ linear.weight
-    difference = wanted - found
+    difference = subject.wanted - found
     shift = difference.mean(axis=0)
-    sum_ = wanted if subject.stream is None else wanted + subject.stream
-    spread = float((sum_ - sum_.mean(axis=0)).std())
-    error = float((difference - shift).std()) / max(spread, 1e-12)
-    return (linear.bias + shift).astype(np.float32), error
+    error = float((difference - shift).std()) / subject.spread
+    return (subject.linear.bias + shift).astype(np.float32), error
