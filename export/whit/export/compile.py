@@ -1,6 +1,7 @@
 """Checkpoint folder in, package directory out: the whole compiler, top to bottom.
 
-The same input and options give the same bytes on the same machine: nothing measured by the clock goes into the package.
+The same input and options give the same bytes on the same kind of processor: nothing measured by the clock goes into the
+package, and no sum depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.gate import Gate
 from whit.export.linear import Plan, Scheme
 from whit.export.outliers import Split, can_split, find_splits, split_outliers
+from whit.export.parallel import one_thread_a_product, side_by_side
 from whit.export.quantize import Subject, choose_scheme, scheme_error
 from whit.export.report import Report, measure
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal, tokenize
@@ -67,6 +69,7 @@ class ExportOptions:
     embedding_code_count: int | None = None  # embedding_dtype pq: codes a row; default: one for four values
 
 
+@one_thread_a_product()
 def compile_checkpoint(
     checkpoint: Path, out: Path, options: ExportOptions | None = None, progress: Progress = lambda *_: None
 ) -> Report:
@@ -179,18 +182,22 @@ def _quantize(gate: Gate, options: ExportOptions) -> tuple[Gate, Plan, list[Line
     return replace(gate, weights=split_outliers(int8_weights(gate.weights), splits)), plan, linears
 
 
+@one_thread_a_product()
 def choose_plan(gate: Gate, options: ExportOptions) -> tuple[Plan, list[LinearScheme], Mapping[int, Split]]:
     """The scheme of every linear layer of ``int8_weights(gate.weights)``, once its outlier neurons are split as is said."""
     plain = int8_weights(gate.weights)
     splits = find_splits(plain, _neuron_peaks(plain, gate)) if can_split(plain) else {}
     weights = split_outliers(plain, splits)
     seen = _seen_by(weights, gate)
+
+    def choose(name: str) -> tuple[str, Scheme, float]:
+        return choose_scheme(_subject(weights, seen, name), options.max_layer_error)
+
     schemes: dict[str, Scheme] = {}
     linears = []
-    for done, name in enumerate(seen, start=1):
-        kind, schemes[name], error = choose_scheme(_subject(weights, seen, name), options.max_layer_error)
+    for name, (kind, schemes[name], error) in zip(seen, side_by_side(choose, seen), strict=True):
         linears.append(LinearScheme(name, kind, round(error, 6)))
-        gate.progress("quantise (layers)", done, len(seen))
+        gate.progress("quantise (layers)", len(linears), len(seen))
     return Plan(schemes, _stored_words(gate, options)), linears, splits
 
 

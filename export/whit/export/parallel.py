@@ -6,7 +6,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -30,3 +33,13 @@ def side_by_side(function: Callable[[_Item], _Result], items: Iterable[_Item]) -
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
+
+
+@contextmanager
+def one_thread_a_product() -> Iterator[None]:
+    """Each of numpy's matrix products takes one thread while the block runs: ``side_by_side`` shares out the cores.
+
+    Threads that share a product also add its terms in an order that depends on their number.
+    """
+    with threadpool_limits(1, user_api="blas"):
+        yield

@@ -23,8 +23,8 @@ from whit.runtime.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from whit.runtime.opening import AnyEncoder
 
-_ROUNDS = 3
-_TIMED_EVERY = 3  # of the calibration texts, every third is enough for a ratio
+_ROUNDS = 5
+_TIMED_EVERY = 9  # of the calibration texts: few are enough for a ratio, more so in many turns
 
 
 @dataclass(frozen=True, slots=True)
