@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.clients import KINDS, open_client
 from tests.support.server import running_server_for_tests, server_thread
+from tests.support.waiting import wait_until
 from tests.support.wire import Wire, connected, embed_options, point, problem_of
 from whit.client import AsyncClient, Client, Point, RetryPolicy, Unavailable
 from whit.contract.errors import Problem, Reason
@@ -139,13 +140,6 @@ def is_served(wire: Wire) -> bool:
             raise
         return False
     return True
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_zero_is_for_ever(tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.waiting import wait_until
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding, decode
 from whit.server.errors import ServiceError
@@ -70,7 +72,11 @@ def nursery():
 class Nursery:
     def __init__(self):
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.integration.test_index_kill"],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def start(self, data_dir, round_number):
@@ -101,8 +107,8 @@ def create(data_dir, storage=Encoding.FLOAT32):
 
 
 def acknowledged_in(data_dir):
-    """The newest acknowledged version by id."""
-    lines = (data_dir / "acknowledged").read_text().splitlines() if (data_dir / "acknowledged").exists() else []
+    """The newest acknowledged version by id. A line that is still being written is none yet."""
+    lines = (data_dir / "acknowledged").read_text().split("\n")[:-1] if (data_dir / "acknowledged").exists() else []
     return {id_: int(version) for id_, version in (line.split() for line in lines)}
 
 
@@ -131,13 +137,18 @@ def test_acknowledged_points_survive_kill_9(tmp_path, monkeypatch, nursery_proce
     create(tmp_path)
     rng = random.Random(2)
     counts = []
+
+    def written_in(number):
+        return sum(version > number * 1_000_000 for version in acknowledged_in(tmp_path).values())
+
     for number in range(1, KILL_COUNT + 1):
         pid = nursery_process.start(tmp_path, number)
+        if number % 2:  # else it may be killed before it has written at all
+            wait_until(partial(written_in, number))
         time.sleep(rng.uniform(0.03, 0.25))
         assert nursery_process.kill(pid) == -signal.SIGKILL
-        acknowledged = acknowledged_in(tmp_path)
-        check(tmp_path, acknowledged)
-        counts.append(sum(version > number * 1_000_000 for version in acknowledged.values()))
+        check(tmp_path, acknowledged_in(tmp_path))
+        counts.append(written_in(number))
     assert sum(count > 0 for count in counts) >= KILL_COUNT // 2, f"the writer hardly wrote: {counts}"
 
 

@@ -21,6 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.server import config_for_tests, running_server_for_tests, server_thread, tiny_package
+from tests.support.waiting import wait_until
 from tests.support.wire import connected, embed_options, point, problem_of, refused
 from whit.contract.errors import Reason
 from whit.contract.manifest import MANIFEST_FILE, PackageError, read_manifest, sha256_of
@@ -88,7 +89,7 @@ def test_a_second_signal_ends_at_once(tmp_path):
     with daemon(tmp_path, DRAIN_TIMEOUT_S="300") as (process, address, _), connected(address) as wire:
         stuck = unread_stream(wire)
         process.send_signal(signal.SIGTERM)
-        until(lambda: _refuses_connections(address))
+        wait_until(lambda: _refuses_connections(address))
         for _ in range(20):  # the first of these may come too soon after the one above to count
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -106,19 +107,25 @@ def test_one_request_to_stop_that_comes_twice_is_one(tmp_path):
 
 
 def test_a_closed_terminal_drains_too(tmp_path):
-    with daemon(tmp_path) as (process, address, _), connected(address) as wire:
+    with hangups(signal.SIG_DFL), daemon(tmp_path) as (process, address, _), connected(address) as wire:
         assert wire.embed("there").items[0].token_count
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=20) == 0
 
 
 def test_nohup_has_it_go_on(tmp_path):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does; processes started now inherit it
+    with hangups(signal.SIG_IGN), daemon(tmp_path) as (process, address, _), connected(address) as wire:
+        process.send_signal(signal.SIGHUP)
+        assert wire.embed("still there").items[0].token_count
+        assert process.poll() is None
+
+
+@contextlib.contextmanager
+def hangups(handling):
+    """What processes that are started meanwhile inherit for SIGHUP: nohup has it ignored, whoever runs the tests with it or not."""
+    before = signal.signal(signal.SIGHUP, handling)
     try:
-        with daemon(tmp_path) as (process, address, _), connected(address) as wire:
-            process.send_signal(signal.SIGHUP)
-            assert wire.embed("still there").items[0].token_count
-            assert process.poll() is None
+        yield
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -332,14 +339,6 @@ def unread_stream(wire):
     while sent.acquire(timeout=1):
         pass
     return call
-
-
-def until(condition):
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("the condition did not come true")
 
 
 def _refuses_connections(address):

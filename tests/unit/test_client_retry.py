@@ -104,7 +104,11 @@ def test_a_full_queue_without_a_time_is_not_tried_again(world: World) -> None:
 
 @pytest.mark.parametrize(
     "reason",
-    [r for r in Reason if r not in (Reason.UNREACHABLE, Reason.SHUTTING_DOWN, Reason.QUEUE_FULL)],
+    [
+        reason
+        for reason in Reason  # STREAM_IDLE is for streams: tests/integration/test_idle_streams.py
+        if reason not in (Reason.UNREACHABLE, Reason.SHUTTING_DOWN, Reason.QUEUE_FULL, Reason.STREAM_IDLE)
+    ],
 )
 def test_nothing_else_is_tried_again(world: World, reason: Reason) -> None:
     with pytest.raises(WhitError):
