@@ -4,14 +4,12 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LIMIT_BYTES = 8192
-
 
 @contextmanager
-def full_disk() -> Iterator[None]:
-    """No file grows beyond ``LIMIT_BYTES``."""
+def full_disk(limit_bytes: int = 8192) -> Iterator[None]:
+    """No file grows beyond ``limit_bytes``."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
     try:
         yield
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,9 @@ def test_a_collection_is_read_where_there_is_no_room_to_open_it_for_writing(tmp_
         store.create("notes", model_id="m", fingerprint="sha256:1", dimension_count=8, storage=Encoding.FLOAT32)
         store.open("notes").upsert([PointWrite(str(i), f"text {i}") for i in range(3)], VECTORS)
 
+    with full_disk(0):
+        CollectionStore(tmp_path, background=False).close()  # the lock has no room for the number of this process
+
     with CollectionStore(tmp_path, background=False) as store:
         with full_disk():
             assert [info.point_count for info in store.list()] == [3]
@@ -45,7 +50,29 @@ def test_a_collection_is_read_where_there_is_no_room_to_open_it_for_writing(tmp_
         assert store.open("notes").count() == 4
 
 
-def test_points_in_the_log_are_not_left_out(tmp_path, monkeypatch):
+def test_a_collection_that_is_deleted_meanwhile_is_not_looked_for(tmp_path, monkeypatch):
+    """Under its path there may be another one by then."""
+    with CollectionStore(tmp_path, background=False) as store:
+        store.create("notes", model_id="m", fingerprint="sha256:1", dimension_count=8, storage=Encoding.FLOAT32)
+    with CollectionStore(tmp_path, background=False) as store, full_disk():
+        handle = store.open("notes")
+        take_view = handle._database._take_view
+
+        def deleted_meanwhile():
+            try:
+                return take_view()
+            except sqlite3.OperationalError:
+                monkeypatch.undo()
+                store.delete("notes")
+                raise
+
+        monkeypatch.setattr(handle._database, "_take_view", deleted_meanwhile)
+        with pytest.raises(ServiceError) as caught:
+            handle.count()
+    assert caught.value.problem.reason is Reason.COLLECTION_NOT_FOUND
+
+
+def test_points_in_the_log_are_not_left_out(tmp_path):
     with CollectionStore(tmp_path / "a", background=False) as store:
         store.create("notes", model_id="m", fingerprint="sha256:1", dimension_count=8, storage=Encoding.FLOAT32)
         write(store, "in the log")

@@ -1,6 +1,8 @@
 """Protobuf to plain values and back, and the statuses that headers can hold."""
 
 import json
+from base64 import b64encode
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -99,14 +101,17 @@ def test_enum_numbers():
         truncates(3)
 
 
-def test_a_status_fits_into_headers_however_much_is_wrong():
+@pytest.mark.parametrize("character", ["x", "%", "é", "文"])
+def test_a_status_fits_into_headers_however_much_is_wrong(character):
     violations = [FieldViolation(f"points[{i}].metadata", "is wrong " * 20) for i in range(1000)]
-    problem = Problem(Reason.INVALID_REQUEST, "x" * 100_000, violations)
+    problem = Problem(Reason.INVALID_REQUEST, character * 100_000, violations)
     fitted = rpc._fitted(problem)
     assert to_status(fitted).ByteSize() <= 4096
     assert list(fitted.violations) == violations[: len(fitted.violations)]
     assert fitted.violations
     assert fitted.message.endswith("…")
+    in_headers = len(quote(fitted.message)) + len(b64encode(to_status(fitted).SerializeToString()))
+    assert in_headers < 7000  # of 8192, which names and the status code are in, too
     small = Problem(Reason.INVALID_REQUEST, "short", violations[:3])
     assert rpc._fitted(small) == Problem(Reason.INVALID_REQUEST, "short", violations[:3])
 

@@ -279,6 +279,7 @@ class Database:
         The database is whole while the log is empty, and stays as it is while nobody may write.
         """
         with self._write_lock:
+            self._check_open()  # if deleted just now, another collection may live under the same path
             log = self._path.with_name(f"{DATABASE_FILE}-wal")
             if not is_no_room_for_log_index(error) or (log.exists() and log.stat().st_size):
                 raise error

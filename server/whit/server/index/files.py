@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK_FILE = "whit.lock"
@@ -22,12 +22,12 @@ class DirectoryLock:
     """An exclusive lock on a directory, held until ``release`` or the end of the process, however it ends."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = (directory / LOCK_FILE).open("a+", encoding="ascii")
+        self._file = (directory / LOCK_FILE).open("a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.seek(0)
-            pid = self._file.read(32).strip() or "unknown"
+            pid = self._file.read(32).strip().decode("ascii", "replace") or "unknown"
             self._file.close()
             raise DataDirectoryLocked(
                 f"data directory {directory} is in use by process {pid}; stop that process or give another directory with --data"
@@ -35,9 +35,9 @@ class DirectoryLock:
         except OSError:
             self._file.close()
             raise
-        self._file.truncate(0)
-        self._file.write(f"{os.getpid()}\n")
-        self._file.flush()
+        with suppress(OSError):  # it is for the message alone, and a full disk has no room for it
+            self._file.truncate(0)
+            self._file.write(f"{os.getpid()}\n".encode("ascii"))
 
     def release(self) -> None:
         """Gives the directory free. The file stays: removing it would let two later processes lock different files."""

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any, NoReturn, cast
 
 import grpc
@@ -33,9 +34,10 @@ _logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-# Trailing metadata travels in headers, which clients bound (gRPC: 8 KiB by default), in base64.
+# Message and status travel in headers, which clients bound (gRPC: 8 KiB by default, all together): the status in base64, the
+# message with three bytes for each that is not printable ASCII.
 _STATUS_BYTES = 4096
-_MESSAGE_CHARACTERS = 1000
+_MESSAGE_BYTES = 1000
 
 # Of the time that a client gives a call, so much is kept for the answer to reach it, and never more than a tenth.
 _ANSWER_S = 0.02
@@ -319,15 +321,19 @@ def snake_case(name: str) -> str:
 
 def _fitted(problem: Problem) -> Problem:
     """The problem, with as many violations and as much of the message as headers hold."""
-    message = problem.message
-    if len(message) > _MESSAGE_CHARACTERS:
-        message = message[: _MESSAGE_CHARACTERS - 1] + "…"
     kept = list(problem.violations)
-    fitted = replace(problem, message=message, violations=kept)
+    fitted = replace(problem, message=_cut(problem.message), violations=kept)
     while kept and to_status(fitted).ByteSize() > _STATUS_BYTES:
         kept = kept[: len(kept) // 2]
         fitted = replace(fitted, violations=kept)
     return fitted
+
+
+def _cut(message: str) -> str:
+    """As much of the message as its header holds."""
+    sizes = accumulate(1 if " " <= c <= "~" and c != "%" else 3 * len(c.encode()) for c in message)
+    count = sum(size <= _MESSAGE_BYTES for size in sizes)
+    return message if count == len(message) else message[: count - 1] + "…"
 
 
 def _reader(kind: type[Message]) -> Callable[[bytes], Received]:
