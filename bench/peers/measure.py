@@ -15,8 +15,6 @@ from bench.data import collection, stsb
 from bench.peers.process import Worker
 from whit.export.evaluate import FloatMatrix, Retrieval, Sts, ndcg_at_10, sts_score
 
-SETS = ("short", "abstracts", "mixed")
-
 
 @dataclass(frozen=True, slots=True)
 class Texts:

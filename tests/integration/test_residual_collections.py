@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.clients import MODEL
-from tests.support.server import DIMENSION_COUNT, server_thread
+from tests.support.server import DIMENSION_COUNT, rows, server_thread
 from whit.client import Client, Reason, WhitError
 from whit.contract.vectors import EncodedVectors, Encoding, decode, encode
 from whit.server.index import CollectionStore, PointWrite
@@ -21,10 +21,6 @@ from whit.server.index.rows import from_rows
 
 RESIDUAL = (Encoding.BITS_2, Encoding.BITS_3, Encoding.BITS_4)
 COUNT = 2300  # enough for a graph
-
-
-def normal(count: int, seed: int = 0) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal((count, DIMENSION_COUNT)).astype(np.float32)
 
 
 def in_database(data: Path, storage: Encoding) -> tuple[EncodedVectors, list[int | None], int]:
@@ -46,7 +42,7 @@ def cosines(queries: NDArray[np.float32], encoded: EncodedVectors) -> NDArray[np
 def test_a_collection_keeps_the_codes_and_scores_what_they_stand_for_before_and_after_a_restart(
     tmp_path: Path, storage: Encoding
 ) -> None:
-    vectors, queries = normal(COUNT), normal(5, seed=1)
+    vectors, queries = rows(COUNT), rows(5, seed=1)
     ids = [f"p{i:04}" for i in range(COUNT)]
     data = tmp_path / "data"
 
@@ -83,9 +79,9 @@ def test_the_graph_over_codes_finds_what_a_scan_finds(tmp_path: Path, storage: E
     with CollectionStore(tmp_path, background=False) as store:
         store.create("c", model_id="m", fingerprint="f", dimension_count=DIMENSION_COUNT, storage=storage)
         handle = store.open("c")
-        handle.upsert([PointWrite(f"p{i:04}", "") for i in range(COUNT)], normal(COUNT))
+        handle.upsert([PointWrite(f"p{i:04}", "") for i in range(COUNT)], rows(COUNT))
         handle.maintain()
-        queries = normal(20, seed=2)
+        queries = rows(20, seed=2)
         pairs = zip(handle.search(queries, limit=10), handle.search(queries, limit=10, exact=True), strict=True)
         shares = [len(set(a) & set(b)) / 10 for a, b in pairs]
 

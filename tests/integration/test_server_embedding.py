@@ -8,6 +8,7 @@ from tests.support.server import DIMENSION_COUNT, MAX_TOKEN_COUNT, server_thread
 from tests.support.wire import connected, embed_options, item_problem, matrix, refused
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding
+from whit.contract.wire import ENCODING_NUMBERS
 from whit.v1 import embedding_pb2, vector_pb2
 
 FLOAT32, FLOAT16, INT8, BINARY = 1, 2, 3, 4
@@ -239,8 +240,6 @@ def test_an_unknown_method_is_unimplemented(wire):
 
 
 def test_names_of_encodings_and_numbers_agree():
-    from whit.server.service.convert import ENCODING_NUMBERS
-
     assert {name: ENCODING_NUMBERS[name] for name in Encoding} == {
         Encoding.FLOAT32: FLOAT32,
         Encoding.FLOAT16: FLOAT16,

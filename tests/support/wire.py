@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from whit.contract.errors import Problem, from_status
 from whit.contract.vectors import EncodedVectors, Encoding, decode, encode
+from whit.contract.wire import ENCODING_NUMBERS, ENCODINGS
 from whit.v1 import (
     collection_pb2,
     collection_pb2_grpc,
@@ -27,15 +28,6 @@ from whit.v1 import (
 )
 
 MODEL = "models/tiny"
-_ENCODINGS = {
-    Encoding.FLOAT32: vector_pb2.VECTOR_ENCODING_FLOAT32,
-    Encoding.FLOAT16: vector_pb2.VECTOR_ENCODING_FLOAT16,
-    Encoding.INT8: vector_pb2.VECTOR_ENCODING_INT8,
-    Encoding.BINARY: vector_pb2.VECTOR_ENCODING_BINARY,
-    Encoding.BITS_2: vector_pb2.VECTOR_ENCODING_BITS_2,
-    Encoding.BITS_3: vector_pb2.VECTOR_ENCODING_BITS_3,
-    Encoding.BITS_4: vector_pb2.VECTOR_ENCODING_BITS_4,
-}
 
 
 @dataclass
@@ -108,7 +100,7 @@ def vector_batch(vectors: Any, encoding: Encoding = Encoding.FLOAT32) -> vector_
     """A matrix as it travels."""
     encoded = encode(np.atleast_2d(np.asarray(vectors, np.float32)), encoding)
     return vector_pb2.VectorBatch(
-        encoding=_ENCODINGS[encoding],
+        encoding=ENCODING_NUMBERS[encoding],
         count=encoded.count,
         dimension_count=encoded.dimension_count,
         data=encoded.data,
@@ -118,8 +110,9 @@ def vector_batch(vectors: Any, encoding: Encoding = Encoding.FLOAT32) -> vector_
 
 def matrix(batch: vector_pb2.VectorBatch) -> NDArray[np.float32]:
     """The values of a batch, decoded."""
-    encoding = next(name for name, number in _ENCODINGS.items() if number == batch.encoding)
-    return decode(EncodedVectors(encoding, batch.count, batch.dimension_count, batch.data, batch.scales))
+    return decode(
+        EncodedVectors(ENCODINGS[batch.encoding], batch.count, batch.dimension_count, batch.data, batch.scales)
+    )
 
 
 def problem_of(error: grpc.RpcError) -> Problem:

@@ -45,11 +45,6 @@ def failure(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> tuple[i
     return code, captured.err.strip()
 
 
-def edit_manifest(package: Path, **changes: object) -> None:
-    path = package / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
@@ -311,7 +306,7 @@ def test_verify_reports_other_vectors(copy: Path, capsys: pytest.CaptureFixture[
     golden["texts"][3]["vector"][0] += 0.01
     (copy / "golden.json").write_text(json.dumps(golden))
     files = json.loads((copy / "manifest.json").read_text())["files"]
-    edit_manifest(copy, files=files | {"golden.json": sha256_of(copy / "golden.json")})
+    edit_json(copy / "manifest.json", files=files | {"golden.json": sha256_of(copy / "golden.json")})
 
     assert run(["verify", str(copy)]) == 1
 
@@ -342,7 +337,7 @@ def test_damaged_package_is_one_line_that_says_what_to_do(
 
 @pytest.mark.parametrize("name", ["verify", "inspect"])
 def test_package_of_a_newer_format(copy: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    edit_manifest(copy, format_version=99)
+    edit_json(copy / "manifest.json", format_version=99)
 
     code, line = failure(capsys, [name, str(copy)])
 
@@ -352,7 +347,7 @@ def test_package_of_a_newer_format(copy: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_package_for_another_cpu(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    edit_manifest(copy, instruction_set="sparc-vis3")
+    edit_json(copy / "manifest.json", instruction_set="sparc-vis3")
 
     code, line = failure(capsys, ["verify", str(copy)])
 

@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.vector_batches import (
-    MATRIX,
-    wire,
-)
+from tests.support.wire import vector_batch
 from whit.client import EmbedResult, InternalError, ItemErrors, Vectors, WhitError
 from whit.client import _convert as convert
 from whit.client._metadata import to_struct
@@ -18,6 +15,8 @@ from whit.client._split import Batch, refused
 from whit.contract.errors import FieldViolation, Problem, Reason, to_status
 from whit.contract.vectors import Encoding, decode, encode
 from whit.v1 import embedding_pb2, point_pb2, vector_pb2
+
+MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,7 @@ from whit.v1 import embedding_pb2, point_pb2, vector_pb2
 def test_vectors_are_views_of_what_was_received(
     encoding: Encoding, dtype: Any, row: tuple[int, ...], scales: tuple[int, ...] | None
 ) -> None:
-    vectors = convert.vectors(wire(MATRIX, encoding))
+    vectors = convert.vectors(vector_batch(MATRIX, encoding))
 
     assert (vectors.values.dtype, vectors.values.shape) == (dtype, (3, *row))
     assert vectors.dimension_count == 4
@@ -48,7 +47,7 @@ def test_vectors_are_views_of_what_was_received(
 
 
 def test_malformed_vectors_are_a_defect_of_the_server() -> None:
-    message = wire(MATRIX, Encoding.FLOAT32)
+    message = vector_batch(MATRIX, Encoding.FLOAT32)
     message.data = message.data[:-1]
 
     with pytest.raises(InternalError, match="the server sent a malformed vector batch: data must have 48 bytes"):
@@ -66,7 +65,7 @@ def response(matrix: Any, *statuses: Problem | None, fingerprint: str = "f", enc
         for problem in statuses
     ]
     return embedding_pb2.EmbedResponse(
-        vectors=[wire(matrix, Encoding(name)) for name in encodings],
+        vectors=[vector_batch(matrix, Encoding(name)) for name in encodings],
         items=items,
         model_fingerprint=fingerprint,
         timing=embedding_pb2.EmbedTiming(queue_time_us=1, tokenize_time_us=2, infer_time_us=3),
@@ -190,7 +189,7 @@ def test_a_good_result_raises_nothing() -> None:
 def test_points_come_back_with_metadata_and_float32() -> None:
     message = point_pb2.GetResponse(
         points=[point_pb2.Point(id="1", text="a", metadata=to_struct({"n": 1}, "m")), point_pb2.Point(id="2")],
-        vectors=wire(MATRIX[:2], Encoding.INT8),
+        vectors=vector_batch(MATRIX[:2], Encoding.INT8),
     )
 
     first, second = convert.points(message)

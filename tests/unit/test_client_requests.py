@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.vector_batches import (
-    MATRIX,
-    wire,
-)
+from tests.support.wire import vector_batch
 from whit.client import Point, WhitError
 from whit.client import _convert as convert
 from whit.client import _options as opts
 from whit.client import _requests as requests
 from whit.contract.vectors import Encoding
 from whit.v1 import embedding_pb2, vector_pb2
+
+MATRIX = np.arange(12, dtype=np.float32).reshape(3, 4) - 5
 
 
 def options(**changes: Any) -> embedding_pb2.EmbedOptions:
@@ -160,29 +159,29 @@ def test_something_else_than_a_query(query: Any) -> None:
 def test_numbers_travel_as_float32(dtype: Any) -> None:
     batch = requests.vector_batch(requests.rows_of(MATRIX.astype(dtype)))
 
-    assert batch == wire(MATRIX, Encoding.FLOAT32)
+    assert batch == vector_batch(MATRIX, Encoding.FLOAT32)
 
 
 def test_float16_stays_float16() -> None:
-    assert requests.vector_batch(requests.rows_of(MATRIX.astype(np.float16))) == wire(MATRIX, Encoding.FLOAT16)
+    assert requests.vector_batch(requests.rows_of(MATRIX.astype(np.float16))) == vector_batch(MATRIX, Encoding.FLOAT16)
 
 
 @pytest.mark.parametrize("encoding", [Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8])
 def test_vectors_received_can_be_sent_as_they_are(encoding: Encoding) -> None:
-    message = wire(MATRIX, encoding)
+    message = vector_batch(MATRIX, encoding)
 
     assert requests.vector_batch(requests.rows_of(convert.vectors(message))) == message
 
 
 def test_binary_vectors_cannot_be_sent() -> None:
     with pytest.raises(ValueError, match="vectors must not be binary"):
-        requests.rows_of(convert.vectors(wire(MATRIX, Encoding.BINARY)))
+        requests.rows_of(convert.vectors(vector_batch(MATRIX, Encoding.BINARY)))
 
 
 @pytest.mark.parametrize("encoding", [Encoding.BITS_2, Encoding.BITS_3, Encoding.BITS_4])
 def test_residual_codes_cannot_be_sent(encoding: Encoding) -> None:
     with pytest.raises(ValueError, match=f"vectors must not be {encoding}: .* give to_float32"):
-        requests.rows_of(convert.vectors(wire(MATRIX, encoding)))
+        requests.rows_of(convert.vectors(vector_batch(MATRIX, encoding)))
 
 
 def test_vectors_of_words() -> None:

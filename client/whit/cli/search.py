@@ -91,9 +91,9 @@ def _not_found(client: Client, name: str) -> str:
     return f"there is no collection {name}; {there}"
 
 
-def hits_table(hits: Sequence[Hit], *, title: str = "") -> Table:
+def hits_table(hits: Sequence[Hit]) -> Table:
     """Hits as a table for people, best first."""
-    return table(["score", "id", "text", "metadata"], (hit_row(hit) for hit in hits), right=["score"], title=title)
+    return table(["score", "id", "text", "metadata"], (hit_row(hit) for hit in hits), right=["score"])
 
 
 def hit_row(hit: Hit) -> tuple[str, str, str, str]:

@@ -32,21 +32,10 @@ from whit.client._types import (
 )
 from whit.contract.errors import Problem, Reason
 from whit.contract.vectors import EncodedVectors, Encoding, native
+from whit.contract.wire import ENCODINGS
 from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2, server_pb2, vector_pb2
 
 T = TypeVar("T")
-
-ENCODING_TO_WIRE: Mapping[Encoding, vector_pb2.VectorEncoding.ValueType] = {
-    Encoding.FLOAT32: vector_pb2.VECTOR_ENCODING_FLOAT32,
-    Encoding.FLOAT16: vector_pb2.VECTOR_ENCODING_FLOAT16,
-    Encoding.INT8: vector_pb2.VECTOR_ENCODING_INT8,
-    Encoding.BINARY: vector_pb2.VECTOR_ENCODING_BINARY,
-    Encoding.BITS_2: vector_pb2.VECTOR_ENCODING_BITS_2,
-    Encoding.BITS_3: vector_pb2.VECTOR_ENCODING_BITS_3,
-    Encoding.BITS_4: vector_pb2.VECTOR_ENCODING_BITS_4,
-}
-_ENCODING_FROM_WIRE: Mapping[int, Encoding] = {wire: encoding for encoding, wire in ENCODING_TO_WIRE.items()}
-
 
 _PRESSURES: Mapping[int, str] = {
     server_pb2.MEMORY_PRESSURE_NONE: "none",
@@ -137,7 +126,7 @@ def collection(message: collection_pb2.Collection) -> Collection:
         model=plain_id(message.model),
         fingerprint=message.model_fingerprint,
         dimension_count=message.dimension_count,
-        storage=_ENCODING_FROM_WIRE.get(message.storage, Encoding.FLOAT32),
+        storage=ENCODINGS.get(message.storage, Encoding.FLOAT32),
         point_count=message.point_count,
         create_time=message.create_time.ToDatetime(tzinfo=UTC),
     )
@@ -149,7 +138,7 @@ def vectors(batch: vector_pb2.VectorBatch) -> Vectors:
     Raises:
         InternalError: an encoding this version does not know, or bytes of another length than the shape implies.
     """
-    encoding = _ENCODING_FROM_WIRE.get(batch.encoding)
+    encoding = ENCODINGS.get(batch.encoding)
     if encoding is None:
         raise _defect(
             f"the server sent vector encoding {batch.encoding}, which this client does not know; upgrade whit"

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from whit.client._convert import ENCODING_TO_WIRE
 from whit.client._metadata import utf8
 from whit.contract import names
 from whit.contract.vectors import Encoding
+from whit.contract.wire import ENCODING_NUMBERS
 from whit.v1 import embedding_pb2, point_pb2, vector_pb2
 
 _OVERFLOW = {
@@ -165,7 +165,7 @@ def embed_options(
         model=model_name(model),
         **prompt,
         dimension_count=positive(dimension_count, "dimension_count"),
-        encodings=[ENCODING_TO_WIRE[name] for name in encodings(encoding)],
+        encodings=[ENCODING_NUMBERS[name] for name in encodings(encoding)],
         on_overflow=overflow(on_overflow),
         normalize=switch(normalize, "normalize"),
         layer_count=positive(layer_count, "layer_count"),
@@ -178,7 +178,7 @@ def storage(name: str) -> vector_pb2.VectorEncoding.ValueType:
     Raises:
         ValueError: unknown name. Those that the server cannot store are for it to refuse.
     """
-    return ENCODING_TO_WIRE[_encoding(name, "storage")]
+    return ENCODING_NUMBERS[_encoding(name, "storage")]
 
 
 def search_options(

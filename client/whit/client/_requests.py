@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from whit.client._convert import ENCODING_TO_WIRE
 from whit.client._metadata import to_struct
 from whit.client._split import Entry, refused
 from whit.client._types import EmbedResult, Point, Vectors
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding
+from whit.contract.wire import ENCODING_NUMBERS
 from whit.v1 import embedding_pb2, point_pb2, vector_pb2
 
 # Bounds what protobuf adds to the bytes of an item: tags and lengths, of up to three nested messages.
@@ -79,13 +79,13 @@ def one_of(texts: T | None, token_ids: U | None, *, awaited: bool = False) -> tu
     raise TypeError("give texts or token_ids, one of them")
 
 
-def text_entry(text: str, place: int, field: str = "texts") -> Entry:
+def text_entry(text: str, place: int) -> Entry:
     """A text, ready to send."""
     if not isinstance(text, str):
-        raise TypeError(f"{field}[{place}] must be str, got {type(text).__name__}")
+        raise TypeError(f"texts[{place}] must be str, got {type(text).__name__}")
     if text.isascii():
         return Entry(text, len(text) + _ITEM_OVERHEAD_BYTES)
-    return Entry(text, _utf8_byte_count(text, f"{field}[{place}]") + _ITEM_OVERHEAD_BYTES)
+    return Entry(text, _utf8_byte_count(text, f"texts[{place}]") + _ITEM_OVERHEAD_BYTES)
 
 
 def _utf8_byte_count(text: str, field: str) -> int:
@@ -291,7 +291,7 @@ def vector_batch(rows: Sequence[Row]) -> vector_pb2.VectorBatch:
     scales = np.array([row.scale for row in rows], "<f4").tobytes() if encoding is Encoding.INT8 else b""
     little_endian = values.astype(values.dtype.newbyteorder("<"), copy=False)
     return vector_pb2.VectorBatch(
-        encoding=ENCODING_TO_WIRE[encoding],
+        encoding=ENCODING_NUMBERS[encoding],
         count=len(rows),
         dimension_count=dimension_count,
         data=little_endian.tobytes(),

@@ -278,7 +278,7 @@ def _write(
     limit: int,
     texts: Sequence[str],
 ) -> Package:
-    """Writes graph, tokenizer and licence. Golden vectors and report follow in ``_seal``, since they need it to run."""
+    """Writes graph, tokenizer and licence. Golden vectors and report follow in ``seal``, since they need it to run."""
     directory.mkdir()
     unmasked_length = _unmasked_length(weights, head, limit)
     graph = build_graph(weights, head, plan, unmasked_length=unmasked_length, depths=options.depths)

@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha import reflection
 from whit.server.config import Config, describe
 from whit.server.engine import Engine, LoadedModel, WorkerDiedError, usable_core_count
 from whit.server.index import CollectionStore
-from whit.server.logs import logging_to
+from whit.server.logs import logging_to_stderr
 from whit.server.service.backend import Backend
 from whit.server.service.collections import CollectionService
 from whit.server.service.embedding import EmbeddingService
@@ -92,7 +92,7 @@ def serve(config: Config) -> int:
     Raises:
         DataDirectoryLocked, ListenError, PackageError, ServiceError: as ``running_server``.
     """
-    with logging_to(log_format=config.log_format, log_level=config.log_level):
+    with logging_to_stderr(config.log_format, config.log_level):
         _logger.info("whit %s starts", whit_version(), extra={"fields": describe(config)})
         status = asyncio.run(_serve(config))
         _logger.info("stopped", extra={"fields": {"status": status}})

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TextIO
 
 
 class TextFormatter(logging.Formatter):
@@ -42,9 +40,9 @@ class JsonFormatter(logging.Formatter):
 
 
 @contextmanager
-def logging_to(stream: TextIO | None = None, *, log_format: str, log_level: str) -> Iterator[None]:
-    """Sends what ``whit`` and gRPC log to ``stream`` (stderr by default) while the block runs; then all is as before."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+def logging_to_stderr(log_format: str, log_level: str) -> Iterator[None]:
+    """Sends what ``whit`` and gRPC log to stderr while the block runs; then all is as before."""
+    handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
     level = root.level

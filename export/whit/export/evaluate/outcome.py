@@ -52,9 +52,9 @@ class Outcome:
         """The set's score, x 100."""
         return self._score(self.values)
 
-    def interval(self, rounds: int = ROUNDS, seed: int = SEED) -> Interval:
+    def interval(self, rounds: int = ROUNDS) -> Interval:
         """The bootstrap interval of the score (percentiles)."""
-        return _percentiles(self._resampled(rounds, seed))
+        return _percentiles(self._resampled(rounds, SEED))
 
     def _score(self, values: Values, items: NDArray[np.intp] | None = None) -> float:
         chosen = values if items is None else values[items]
@@ -102,9 +102,9 @@ def compare(outcome: Outcome, base: Outcome, rounds: int = ROUNDS, seed: int = S
     return Comparison(difference, _percentiles(resampled), _randomisation(outcome, base, difference, rounds, seed))
 
 
-def retained(outcome: Outcome, base: Outcome, rounds: int = ROUNDS, seed: int = SEED) -> tuple[float, Interval]:
+def retained(outcome: Outcome, base: Outcome) -> tuple[float, Interval]:
     """Score as a percentage of the base's, and its interval by paired bootstrap."""
-    resampled = 100 * outcome._resampled(rounds, seed) / base._resampled(rounds, seed)
+    resampled = 100 * outcome._resampled(ROUNDS, SEED) / base._resampled(ROUNDS, SEED)
     return 100 * outcome.score / base.score, _percentiles(resampled)
 
 
@@ -120,11 +120,9 @@ def _randomisation(outcome: Outcome, base: Outcome, difference: float, rounds: i
     return (as_large + 1) / (rounds + 1)
 
 
-def statistic_interval(
-    statistic: Callable[[NDArray[np.intp]], float], count: int, rounds: int, seed: int = SEED
-) -> Interval:
+def statistic_interval(statistic: Callable[[NDArray[np.intp]], float], count: int, rounds: int) -> Interval:
     """The bootstrap interval of any figure that is computed from the items whose indices it is given."""
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     return _percentiles(np.array([statistic(random.integers(0, count, count)) for _ in range(rounds)]))
 
 

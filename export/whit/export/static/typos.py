@@ -6,18 +6,18 @@ import re
 
 import numpy as np
 
+_LONG_WORD = re.compile(r"[^\W\d_]{5,}")
 
-def misspell(text: str, rng: np.random.Generator, *, share: float = 1.0, least_length: int = 5) -> str:
+
+def misspell(text: str, rng: np.random.Generator, *, share: float = 1.0) -> str:
     """A text with a slip of the finger in some words: two neighbouring letters swapped, or one left out.
 
     Args:
         text: any.
         rng: what chooses words, places and slips.
-        share: of the words of ``least_length`` letters or more, how many get one.
-        least_length: in letters, at least 2; shorter words stay as they are.
+        share: of the words of five letters or more, how many get one.
     """
-    word = re.compile(rf"[^\W\d_]{{{least_length},}}")
-    return word.sub(lambda found: _slip(found.group(), rng) if rng.random() < share else found.group(), text)
+    return _LONG_WORD.sub(lambda found: _slip(found.group(), rng) if rng.random() < share else found.group(), text)
 
 
 def _slip(word: str, rng: np.random.Generator) -> str:

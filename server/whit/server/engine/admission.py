@@ -21,11 +21,6 @@ class Admission:
         self._patient_tokens = 0
         self._parked: OrderedDict[Job, None] = OrderedDict()
 
-    @property
-    def parked_count(self) -> int:
-        """Number of parked jobs."""
-        return len(self._parked)
-
     def has_room(self, token_count: int) -> bool:
         """Whether a job of so many tokens that cannot wait may enter."""
         return self.waiting_tokens == 0 or self.excess_tokens(token_count) == 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 from whit.contract.errors import Problem, Reason
 from whit.contract.names import collection_name, model_name, parse_collection_name, parse_model_name
 from whit.contract.vectors import Encoding
+from whit.contract.wire import ENCODING_NUMBERS
 from whit.server.engine import Engine, LoadedModel
 from whit.server.errors import ServiceError
 from whit.server.index import STORAGES, CollectionHandle, CollectionInfo
 from whit.server.service import checks
 from whit.server.service.backend import Backend
-from whit.server.service.convert import ENCODING_NUMBERS, encoding_of
+from whit.server.service.convert import encoding_of
 from whit.server.service.rpc import Call
 from whit.v1 import collection_pb2
 

@@ -12,19 +12,10 @@ from google.protobuf import struct_pb2
 
 from whit.contract.errors import FieldViolation, Problem, Reason
 from whit.contract.vectors import EncodedVectors, Encoding, FloatMatrix, decode
+from whit.contract.wire import ENCODING_NUMBERS, ENCODINGS
 from whit.server.errors import ServiceError
 from whit.v1 import embedding_pb2, vector_pb2
 
-ENCODING_NUMBERS: Mapping[Encoding, vector_pb2.VectorEncoding.ValueType] = {
-    Encoding.FLOAT32: vector_pb2.VECTOR_ENCODING_FLOAT32,
-    Encoding.FLOAT16: vector_pb2.VECTOR_ENCODING_FLOAT16,
-    Encoding.INT8: vector_pb2.VECTOR_ENCODING_INT8,
-    Encoding.BINARY: vector_pb2.VECTOR_ENCODING_BINARY,
-    Encoding.BITS_2: vector_pb2.VECTOR_ENCODING_BITS_2,
-    Encoding.BITS_3: vector_pb2.VECTOR_ENCODING_BITS_3,
-    Encoding.BITS_4: vector_pb2.VECTOR_ENCODING_BITS_4,
-}
-ENCODINGS: Mapping[int, Encoding] = {number: encoding for encoding, number in ENCODING_NUMBERS.items()}
 # What a client may send: bits have lost the lengths, and residual codes coded a second time would lose more than was asked for.
 INPUT_ENCODINGS = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8)
 

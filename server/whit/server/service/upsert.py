@@ -30,7 +30,7 @@ _SEQUENCE_BYTES = 11  # of an answer's sequence, at most
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where points go, and how their texts are embedded. ``model`` is None until texts need one."""
+    """Where points go, and how their texts are embedded."""
 
     handle: CollectionHandle
     info: CollectionInfo
