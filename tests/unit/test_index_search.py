@@ -1,81 +1,37 @@
-"""Search: exact where it scans, close to exact where the graph proposes, and the same answers whatever became of the graph."""
+"""Search: exact where it scans, close to exact where the graph proposes."""
 
-import errno
-import logging
-import resource
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from whit.contract.errors import Reason
+from tests.support.indexing import (
+    COUNT,
+    clustered,
+    ids_of,
+    make_collection,
+    make_graphs_small,
+    names,
+    recall,
+    reopening,
+    upsert,
+)
 from whit.contract.vectors import Encoding, decode
-from whit.server.errors import ServiceError
-from whit.server.index import CollectionStore, PointWrite, keeper, search
+from whit.server.index import keeper
 from whit.server.index.graph import Graph
 
-DIMENSIONS = 32
 STORAGES = (Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8, Encoding.BITS_4, Encoding.BITS_2)
-COUNT = 400
 
 
 @pytest.fixture(autouse=True)
-def small_graphs(monkeypatch):
-    """Graphs from 200 points on and small chunks, so that a test takes milliseconds."""
-    monkeypatch.setattr(search, "CACHED_ROW_COUNT", 250)
-    monkeypatch.setattr(search, "_CHUNK_ROW_COUNT", 100)
-    monkeypatch.setattr(keeper, "GRAPH_POINT_COUNT", 200)
-    monkeypatch.setattr(keeper, "_SNAPSHOT_KEY_COUNT", 100)
-
-
-def clustered(count, seed=0):
-    """Unit vectors around 20 centres: float32 [count, DIMENSIONS]."""
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).standard_normal((20, DIMENSIONS))
-    found = centres[rng.integers(20, size=count)] + 0.7 * rng.standard_normal((count, DIMENSIONS))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
-
-
-def names(count, start=0):
-    return [f"p{i:05}" for i in range(start, start + count)]
-
-
-def upsert(handle, ids, vectors):
-    handle.upsert([PointWrite(id_, f"text of {id_}") for id_ in ids], vectors)
-
-
-def ids_of(hits):
-    return [hit.id for hit in hits]
-
-
-def recall(got, wanted):
-    return np.mean([len(set(ids_of(a)) & set(ids_of(b))) / len(b) for a, b in zip(got, wanted, strict=True)])
+def _small_graphs(monkeypatch):
+    make_graphs_small(monkeypatch)
 
 
 @pytest.fixture
-def open_store(tmp_path):
-    stores = []
-
-    def open_store():
-        if stores:
-            stores.pop().close()
-        stores.append(CollectionStore(tmp_path, background=False))
-        return stores[0]
-
-    yield open_store
-    stores.pop().close()
-
-
-@pytest.fixture
-def make(open_store):
-    def make(storage=Encoding.FLOAT32, count=COUNT):
-        store = open_store()
-        store.create("c", model_id="m", fingerprint="f", dimension_count=DIMENSIONS, storage=storage)
-        handle = store.open("c")
-        upsert(handle, names(count), clustered(count))
-        return handle
-
-    return make
+def make(tmp_path):
+    with reopening(tmp_path) as open_store:
+        yield lambda storage=Encoding.FLOAT32, count=COUNT: make_collection(open_store(), storage, count)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -272,138 +228,3 @@ def test_a_graph_that_is_told_to_stop_covers_what_it_holds(make, added, monkeypa
     assert len(graph) == sum(added) == 128
     assert graph.covered_key == 129  # keys begin at 1
     assert recall(handle.search(queries, limit=10), handle.search(queries, limit=10, exact=True)) >= 0.99
-
-
-def snapshot_files(tmp_path):
-    return list((tmp_path / "collections" / "c").glob("graph-*"))
-
-
-def test_the_snapshot_is_loaded_and_newer_points_are_found(make, open_store, tmp_path):
-    handle = make()
-    handle.maintain()
-    assert len(snapshot_files(tmp_path)) == 1
-    upsert(handle, names(10, start=COUNT), clustered(10, seed=2))
-    handle.delete(["p00000"])
-    expected = handle.search(clustered(20, seed=3), limit=10)
-    handle = open_store().open("c")
-    assert len(handle._keeper.graph) == COUNT
-    assert handle.search(clustered(20, seed=3), limit=10) == expected
-    handle.maintain()
-    assert len(handle._keeper.graph) == COUNT + 10
-
-
-def flip(file, position):
-    content = bytearray(file.read_bytes())
-    content[position] ^= 1
-    file.write_bytes(content)
-
-
-DAMAGES = {
-    "removed": lambda file: file.unlink(),
-    "cut short": lambda file: file.write_bytes(file.read_bytes()[:-100]),
-    "a bit of the header flipped": lambda file: flip(file, 0),
-    "a bit of a vector flipped": lambda file: flip(file, 1000),  # usearch itself does not notice
-    "emptied": lambda file: file.write_bytes(b""),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_without_a_sound_snapshot_the_answers_stay_and_the_graph_is_built_anew(
-    make, open_store, tmp_path, caplog, damage
-):
-    handle = make()
-    handle.maintain()
-    expected = handle.search(clustered(20, seed=3), limit=10, exact=True)
-    open_store()
-    damage(*snapshot_files(tmp_path))
-    with caplog.at_level(logging.WARNING):
-        handle = open_store().open("c")
-    assert "is not used" in caplog.text
-    assert handle._keeper.graph is None
-    assert handle.search(clustered(20, seed=3), limit=10) == expected
-    handle.maintain()
-    assert len(handle._keeper.graph) == COUNT
-
-
-def test_a_snapshot_of_another_usearch_is_not_read(make, open_store, monkeypatch, caplog):
-    make().maintain()
-    open_store()
-    monkeypatch.setattr(keeper, "VERSION", "1.0.0")
-    assert open_store().open("c")._keeper.graph is None
-    assert "usearch" in caplog.text
-
-
-def test_old_and_unfinished_snapshots_are_removed(make, open_store, tmp_path):
-    handle = make()
-    handle.maintain()
-    (first,) = snapshot_files(tmp_path)
-    upsert(handle, names(200, start=COUNT), clustered(200, seed=2))
-    handle.maintain()
-    (second,) = snapshot_files(tmp_path)
-    assert second != first
-    open_store()
-    (second.parent / "graph-unfinished.usearch").write_bytes(b"half")
-    assert len(open_store().open("c")._keeper.graph) == COUNT + 200
-    assert snapshot_files(tmp_path) == [second]
-
-
-def test_a_snapshot_that_finds_no_room_leaves_the_old_one(make, open_store, tmp_path, monkeypatch):
-    handle = make()
-    handle.maintain()
-    before = snapshot_files(tmp_path)
-    upsert(handle, names(1, start=COUNT), clustered(1, seed=2))
-    handle.maintain()
-
-    def full(_graph, path):
-        path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Graph, "save", full)
-        with pytest.raises(ServiceError) as caught:
-            handle.snapshot()
-        assert caught.value.problem.reason is Reason.STORAGE_FULL
-        assert snapshot_files(tmp_path) == before
-        handle = open_store().open("c")
-    assert len(handle._keeper.graph) == COUNT
-    assert handle.search(clustered(1, seed=2), limit=1)[0][0].id == names(1, start=COUNT)[0]
-
-
-@contextmanager
-def full_disk(size):
-    """Files may grow to this many bytes: a write beyond fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.mark.parametrize("missing", [1, 100, 2000, 4095])
-def test_a_graph_whose_last_bytes_find_no_room_is_not_published(make, tmp_path, missing):
-    handle = make()
-    handle.maintain()
-    before = snapshot_files(tmp_path)
-    upsert(handle, names(1, start=COUNT), clustered(1, seed=2))
-    handle.maintain()
-    graph = handle._keeper.graph
-
-    with full_disk(graph._index.serialized_length - missing), pytest.raises(OSError, match="disk may be full"):
-        graph.save(tmp_path / "cut")
-    with full_disk(graph._index.serialized_length - missing), pytest.raises(ServiceError) as caught:
-        handle.snapshot()
-    assert caught.value.problem.reason is Reason.STORAGE_FAILED
-    assert "check the disk" in caught.value.problem.message
-    assert snapshot_files(tmp_path) == before
-
-
-def test_the_background_thread_builds_the_graph(tmp_path):
-    with CollectionStore(tmp_path) as store:
-        store.create("c", model_id="m", fingerprint="f", dimension_count=DIMENSIONS, storage=Encoding.INT8)
-        handle = store.open("c")
-        upsert(handle, names(COUNT), clustered(COUNT))
-        handle.maintain()  # waits for the thread, or does its work
-        assert len(handle._keeper.graph) == COUNT
-        handle.snapshot()
-        assert len(snapshot_files(tmp_path)) == 1
