@@ -98,6 +98,16 @@ def test_teacher_vectors_are_the_packages_and_are_computed_once(
     assert sorted(computed) == sorted(set(everything) - set(some))
 
 
+def test_teacher_vectors_that_were_removed_are_computed_again(package: Package, tmp_path: Path) -> None:
+    everything = np.arange(len(TEXTS))
+    before = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64).rows(everything)
+    next(tmp_path.rglob("vectors.f16")).unlink()
+
+    again = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64).rows(everything)
+
+    assert np.array_equal(again, before)
+
+
 def test_other_texts_or_limits_have_vectors_of_their_own(package: Package, tmp_path: Path) -> None:
     keys = {
         TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64).key,

@@ -105,10 +105,13 @@ class TeacherVectors:
         self.dimension_count = teacher.dimension_count
         self.key = text_key(texts, f"{teacher.fingerprint} {self._limit}")  # names the texts and the teacher
         folder = cache / f"vectors-{self.key}"
+        vectors, done = folder / "vectors.f16", folder / "done.u8"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._vectors = _open_rows(folder / "vectors.f16", np.float16, (len(texts), self.dimension_count))
-            self._done = _open_rows(folder / "done.u8", np.uint8, (len(texts),))
+            if not vectors.is_file():
+                done.unlink(missing_ok=True)  # vectors removed for their room: zeros would be learned in their place
+            self._vectors = _open_rows(vectors, np.float16, (len(texts), self.dimension_count))
+            self._done = _open_rows(done, np.uint8, (len(texts),))
         except OSError as error:
             raise CheckpointError(
                 f"teacher vectors cannot be kept in {folder} ({error.strerror or error}); free space or choose "
