@@ -10,6 +10,7 @@ from tests.support.tiny import write_checkpoint
 from whit.contract.manifest import LinearScheme, read_manifest
 from whit.export.checkpoint import CheckpointError, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.embed import embed
 from whit.export.encoder_graph import Head
 from whit.export.families import encoder_weights
 from whit.export.gate import Gate
@@ -25,7 +26,8 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
     weights = encoder_weights(checkpoint)
     random = np.random.default_rng(3)
     sequences = [random.integers(5, len(weights.words), random.integers(3, 12)) for _ in range(40)]
-    return Gate(weights, Head("mean"), sequences, lambda *_: None)
+    head = Head("mean")
+    return Gate(weights, head, sequences, lambda *_: None, embed(weights, head, sequences))
 
 
 def plan_of(gate: Gate, keep: dict[str, float]) -> Plan:

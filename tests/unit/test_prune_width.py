@@ -34,6 +34,17 @@ def test_correction_beats_magnitude(options: WidthOptions, method: str, tmp_path
     assert 1 - fitted.mean_cosine < 0.7 * (1 - plain.mean_cosine)
 
 
+def test_a_layer_that_is_narrower_already_stays_as_it_is(tmp_path: Path) -> None:
+    subject = read_subject(tiny.write_checkpoint(tmp_path / "source"), None)
+    before = [Shape(4, 64), Shape(2, 40)]
+    write_layers(subject, tmp_path / "uneven", prune_to_shapes(subject, before, "stat").layers, {"step": "prune_width"})
+
+    report = prune_width(tmp_path / "uneven", tmp_path / "out", WidthOptions(inner_count=48, head_count=3))
+
+    assert (report.head_counts, report.inner_counts) == ((3, 2), (48, 40))
+    assert shapes_of(encoder_weights(read_checkpoint(tmp_path / "out"))) == [Shape(3, 48), Shape(2, 40)]
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_narrow_folder_is_read_and_compiled(family: str, tmp_path: Path) -> None:
     source = tiny.write_checkpoint(tmp_path / "source", family)

@@ -84,9 +84,11 @@ class _Speedup(click.ParamType[float]):
     "--intermediate-size",
     "inner_count",
     type=click.IntRange(min=1),
-    help="Keep so many feed-forward columns in each layer.",
+    help="Keep at most so many feed-forward columns in each layer.",
 )
-@click.option("--heads", "head_count", type=click.IntRange(min=1), help="Keep so many attention heads in each layer.")
+@click.option(
+    "--heads", "head_count", type=click.IntRange(min=1), help="Keep at most so many attention heads in each layer."
+)
 @click.option(
     "--speedup",
     "target",

@@ -25,6 +25,16 @@ SAMPLE_ROWS = 1536
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """An encoder, and the token ids of the texts that show what flows through it."""
+
+    weights: EncoderWeights
+    head: Head
+    sequences: Sequence[TokenIds]
+    progress: Callable[[str, int, int], None]  # (stage, done, total)
+
+
+@dataclass(frozen=True, slots=True)
 class Activations:
     """The input of one linear layer, over all tokens, and a sample of rows float32 [<= SAMPLE_ROWS, in]."""
 

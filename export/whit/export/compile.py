@@ -25,9 +25,9 @@ from whit.contract.manifest import (
     Manifest,
 )
 from whit.contract.pooling import ditto_head
-from whit.export.calibrate import Activations, calibrate, neuron_peaks
-from whit.export.checkpoint import Checkpoint, OptionError, read_checkpoint
-from whit.export.embed import ATTENTION_BUCKET
+from whit.export.calibrate import Activations, Calibration, calibrate, neuron_peaks
+from whit.export.checkpoint import Checkpoint, FloatArray, OptionError, read_checkpoint
+from whit.export.embed import ATTENTION_BUCKET, embed
 from whit.export.embedding import EMBEDDING_DTYPES, Rows, check_embedding, store_rows
 from whit.export.encoder_graph import Head, build_graph
 from whit.export.families import EncoderWeights, encoder_weights
@@ -96,16 +96,19 @@ def compile_checkpoint(
     with scratch_beside(out) as scratch:
         float_dir, new_dir = scratch / "float32", scratch / "package"
         float_package = _write(float_dir, source, weights, head, Plan(), [], options, limit, texts)
+        wanted: FloatArray | None = None
         sensitivities: Mapping[str, float] = {}
         if options.dtype == "float32":
             new_dir = float_dir
             package = float_package
         else:
-            gate = Gate(weights, head, tokenize(float_package, texts), progress)
+            sequences = tokenize(float_package, texts)
+            wanted = embed(weights, head, sequences)
+            gate = Gate(weights, head, sequences, progress, wanted)
             gate, plan, linears = _as_trained(gate, options, rounding) if rounding else _quantize(gate, options)
             plan, linears, sensitivities = _keep_within(gate, plan, linears, options)
             package = _write(new_dir, source, gate.weights, head, plan, linears, options, limit, texts)
-        report = measure(float_package, package, texts, sensitivities, progress)
+        report = measure(float_package, package, texts, wanted, sensitivities, progress)
         report = replace(report, unused_options=_without_effect(options) if rounding else (), notes=source.notes)
         seal(package, report.lasting())
         publish(new_dir, out)
@@ -183,12 +186,12 @@ def _quantize(gate: Gate, options: ExportOptions) -> tuple[Gate, Plan, list[Line
 
 
 @one_thread_a_product()
-def choose_plan(gate: Gate, options: ExportOptions) -> tuple[Plan, list[LinearScheme], Mapping[int, Split]]:
-    """The scheme of every linear layer of ``int8_weights(gate.weights)``, once its outlier neurons are split as is said."""
-    plain = int8_weights(gate.weights)
-    splits = find_splits(plain, _neuron_peaks(plain, gate)) if can_split(plain) else {}
+def choose_plan(basis: Calibration, options: ExportOptions) -> tuple[Plan, list[LinearScheme], Mapping[int, Split]]:
+    """The scheme of every linear layer of ``int8_weights(basis.weights)``, once its outlier neurons are split as is said."""
+    plain = int8_weights(basis.weights)
+    splits = find_splits(plain, _neuron_peaks(plain, basis)) if can_split(plain) else {}
     weights = split_outliers(plain, splits)
-    seen = _seen_by(weights, gate)
+    seen = _seen_by(weights, basis)
 
     def choose(name: str) -> tuple[str, Scheme, float]:
         return choose_scheme(_subject(weights, seen, name), options.max_layer_error)
@@ -197,18 +200,18 @@ def choose_plan(gate: Gate, options: ExportOptions) -> tuple[Plan, list[LinearSc
     linears = []
     for name, (kind, schemes[name], error) in zip(seen, side_by_side(choose, seen), strict=True):
         linears.append(LinearScheme(name, kind, round(error, 6)))
-        gate.progress("quantise (layers)", len(linears), len(seen))
-    return Plan(schemes, _stored_words(gate, options)), linears, splits
+        basis.progress("quantise (layers)", len(linears), len(seen))
+    return Plan(schemes, _stored_words(basis, options)), linears, splits
 
 
-def _stored_words(gate: Gate, options: ExportOptions) -> Rows:
-    words = gate.weights.words
+def _stored_words(basis: Calibration, options: ExportOptions) -> Rows:
+    words = basis.weights.words
     return store_rows(
         words,
         options.embedding_dtype,
         code_count=check_embedding(options.embedding_dtype, options.embedding_code_count, words.shape[1]),
-        counts=np.bincount(np.concatenate(gate.sequences), minlength=len(words)),
-        progress=partial(gate.progress, "product-quantise (stretches)"),
+        counts=np.bincount(np.concatenate(basis.sequences), minlength=len(words)),
+        progress=partial(basis.progress, "product-quantise (stretches)"),
     )
 
 
@@ -234,17 +237,17 @@ def _as_trained(gate: Gate, options: ExportOptions, rounding: Rounding) -> tuple
     return replace(gate, weights=weights), plan, linears
 
 
-def _neuron_peaks(weights: EncoderWeights, gate: Gate) -> Mapping[str, NDArray[np.float32]]:
-    return neuron_peaks(weights, gate.head, gate.sequences, _tokens_done(gate, "find outliers (tokens)"))
+def _neuron_peaks(weights: EncoderWeights, basis: Calibration) -> Mapping[str, NDArray[np.float32]]:
+    return neuron_peaks(weights, basis.head, basis.sequences, _tokens_done(basis, "find outliers (tokens)"))
 
 
-def _seen_by(weights: EncoderWeights, gate: Gate) -> Mapping[str, Activations]:
-    return calibrate(weights, gate.head, gate.sequences, _tokens_done(gate, "calibrate (tokens)"))
+def _seen_by(weights: EncoderWeights, basis: Calibration) -> Mapping[str, Activations]:
+    return calibrate(weights, basis.head, basis.sequences, _tokens_done(basis, "calibrate (tokens)"))
 
 
-def _tokens_done(gate: Gate, stage: str) -> Callable[[int], None]:
-    total = sum(len(ids) for ids in gate.sequences)
-    return lambda tokens: gate.progress(stage, tokens, total)
+def _tokens_done(basis: Calibration, stage: str) -> Callable[[int], None]:
+    total = sum(len(ids) for ids in basis.sequences)
+    return lambda tokens: basis.progress(stage, tokens, total)
 
 
 def _subject(weights: EncoderWeights, seen: Mapping[str, Activations], name: str) -> Subject:

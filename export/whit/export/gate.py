@@ -6,17 +6,15 @@ of the order "which texts are more alike" is gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from whit.contract.manifest import LinearScheme
+from whit.export.calibrate import Calibration
 from whit.export.checkpoint import CheckpointError, FloatArray
 from whit.export.embed import embed
-from whit.export.encoder_graph import Head
-from whit.export.families import EncoderWeights
 from whit.export.linear import Plan
 from whit.export.report import rank_agreement
-from whit.runtime.packing import TokenIds
 
 # One layer's share is told from another's on fewer texts than the loss itself needs.
 _SENSITIVITY_TEXTS = 64
@@ -24,26 +22,21 @@ _NAMED = 3  # layers that a refusal names
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """A checkpoint's float32 graph on its calibration text: what int8 plans are measured against."""
+class Gate(Calibration):
+    """What int8 plans for an encoder are measured against: the vectors of its checkpoint's float32 graph."""
 
-    weights: EncoderWeights
-    head: Head
-    sequences: Sequence[TokenIds]
-    progress: Callable[[str, int, int], None]
+    wanted: FloatArray  # [len(sequences), dimension_count]
 
-    def loss(self, plan: Plan, sequences: Sequence[TokenIds] | None = None) -> float:
+    def loss(self, plan: Plan) -> float:
         """Points that ``plan`` loses."""
-        texts = self.sequences if sequences is None else sequences
-        return 100 - rank_agreement(self._embed(Plan(), texts), self._embed(plan, texts))
+        return self._loss(plan, 1)
 
     def sensitivities(self, plan: Plan) -> dict[str, float]:
         """Points that each linear layer of ``plan`` loses where all others are float32, by name."""
-        texts = self.sequences[:: max(1, len(self.sequences) // _SENSITIVITY_TEXTS)]
-        reference = self._embed(Plan(), texts)
-        found = {}
+        step = max(1, len(self.sequences) // _SENSITIVITY_TEXTS)
+        found: dict[str, float] = {}
         for name, scheme in plan.schemes.items():
-            found[name] = round(100 - rank_agreement(reference, self._embed(Plan({name: scheme}), texts)), 6)
+            found[name] = round(self._loss(Plan({name: scheme}), step), 6)
             self.progress("sensitivity (layers)", len(found), len(plan.schemes))
         return found
 
@@ -75,5 +68,7 @@ class Gate:
             "will embed, allow more loss, or export as float32"
         )
 
-    def _embed(self, plan: Plan, sequences: Sequence[TokenIds]) -> FloatArray:
-        return embed(self.weights, self.head, sequences, plan)
+    def _loss(self, plan: Plan, step: int) -> float:
+        """Points that ``plan`` loses on every so manieth text."""
+        found = embed(self.weights, self.head, self.sequences[::step], plan)
+        return 100 - rank_agreement(self.wanted[::step], found)

@@ -62,19 +62,23 @@ def measure(
     reference: Package,
     package: Package,
     texts: Sequence[str],
+    wanted: NDArray[np.float32] | None,
     sensitivities: Mapping[str, float],
     progress: Callable[[str, int, int], None],
 ) -> Report:
-    """Embeds ``texts`` with both packages, in turns, and compares vectors and time."""
+    """Compares the vectors of ``texts`` with those ``wanted``, and the time with the float32 package's, in turns.
+
+    ``wanted`` float32 [len(texts), d] are those of the float32 graph; None: the package is that graph.
+    """
     tokenizer, limit = Tokenizer(package), package.manifest.max_token_count
     sequences = [tokenizer.cut(ids, limit) for ids in tokenizer.encode(texts)]
     cosines, ratio, loss = np.ones(len(texts), np.float32), 1.0, 0.0
-    if package is not reference:
+    if wanted is not None:
         encoders = [open_encoder(reference), open_encoder(package)]
         with ThreadPoolExecutor(core_count()) as executor:
-            vectors = [encoder.encode(sequences, executor=executor) for encoder in encoders]
-        cosines = row_cosines(*vectors)
-        loss = 100 - rank_agreement(vectors[0], vectors[1])
+            vectors = encoders[1].encode(sequences, executor=executor)
+        cosines = row_cosines(wanted, vectors)
+        loss = 100 - rank_agreement(wanted, vectors)
         ratios = []
         for done in range(_ROUNDS):
             seconds = [_time(encoder, sequences[::_TIMED_EVERY]) for encoder in encoders]

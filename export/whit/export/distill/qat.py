@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from whit.export.calibrate import Calibration
 from whit.export.checkpoint import Checkpoint
 from whit.export.compile import ExportOptions, calibration_texts, choose_plan, int8_weights
 from whit.export.encoder_graph import Head
 from whit.export.families import EncoderWeights, Linear, encoder_weights
-from whit.export.gate import Gate
 from whit.export.linear import Plan, Row, Static
 from whit.export.rounding import PAIR_LIMIT
 from whit.export.trained import Rounding, place
@@ -38,7 +38,7 @@ def choose_rounding(
     encodings = checkpoint.tokenizer.encode_batch_fast(calibration_texts(None))
     sequences = [np.array(encoding.ids, np.int64) for encoding in encodings]
     head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
-    plan, _, splits = choose_plan(Gate(weights, head, sequences, progress), ExportOptions())
+    plan, _, splits = choose_plan(Calibration(weights, head, sequences, progress), ExportOptions())
     return Rounding.of(plan, splits, weights), _rounded(int8_weights(weights), plan)
 
 

@@ -27,10 +27,10 @@ from whit.runtime.packing import TokenIds
 
 @dataclass(frozen=True, slots=True)
 class WidthOptions:
-    """How narrow the layers become, all alike, and by which method.
+    """How narrow the layers become, and by which method.
 
-    ``inner_count`` feed-forward columns (``intermediate_size``) and ``head_count`` attention heads stay in each layer;
-    None: as many as there are. Methods:
+    At most ``inner_count`` feed-forward columns (``intermediate_size``) and ``head_count`` attention heads stay in each
+    layer; None: as many as there are. Methods:
 
     - ``magnitude``: the columns with the smallest weights go; nothing makes up for them. The baseline.
     - ``stat``: interpolative decomposition of the activations (STAT, arXiv:2406.00061).
@@ -67,7 +67,7 @@ def prune_width(source: Path, out: Path, options: WidthOptions, progress: Progre
     """
     check_out(out, source)
     subject = read_subject(source, options.calibration)
-    shapes = _uniform_shapes(subject.weights, options)
+    shapes = _bounded_shapes(subject.weights, options)
     pruned = prune_to_shapes(subject, shapes, options.method, progress)
     report = report_width(subject, pruned, options.method)
     write_layers(subject, out, pruned.layers, {"step": "prune_width", **asdict(report)})
@@ -210,14 +210,17 @@ def _prune_block(
     return with_layer(weights, i, block.keep(layer, kept, fitted))
 
 
-def _uniform_shapes(weights: EncoderWeights, options: WidthOptions) -> list[Shape]:
+def _bounded_shapes(weights: EncoderWeights, options: WidthOptions) -> list[Shape]:
     now = shapes_of(weights)
     if options.inner_count is None and options.head_count is None:
         raise CheckpointError("say how many feed-forward columns (inner_count) or heads (head_count) each layer keeps")
     for what, asked, most in (
-        ("inner_count", options.inner_count, min(shape.inner for shape in now)),
-        ("head_count", options.head_count, min(shape.heads for shape in now)),
+        ("inner_count", options.inner_count, max(shape.inner for shape in now)),
+        ("head_count", options.head_count, max(shape.heads for shape in now)),
     ):
         if asked is not None and not 1 <= asked <= most:
-            raise OptionError(what, f"must be from 1 to {most} (what each layer has), got {asked}")
-    return [Shape(options.head_count or shape.heads, options.inner_count or shape.inner) for shape in now]
+            raise OptionError(what, f"must be from 1 to {most} (what the widest layer has), got {asked}")
+    return [
+        Shape(min(options.head_count or shape.heads, shape.heads), min(options.inner_count or shape.inner, shape.inner))
+        for shape in now
+    ]
