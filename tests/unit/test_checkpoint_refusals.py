@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.support import packages, tiny
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
+from whit.export.errors import CheckpointError
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import pytest
 
 from tests.support import packages, tiny
 from whit.contract.manifest import MANIFEST_FILE, REPORT_FILE, read_manifest, sha256_of
-from whit.export.checkpoint import CheckpointError
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.errors import CheckpointError
 from whit.export.report import Report
 from whit.export.sealing import GOLDEN_TEXTS
 from whit.runtime.encoder import Encoder

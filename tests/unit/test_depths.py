@@ -10,8 +10,8 @@ import pytest
 
 from tests.support import tiny
 from whit.contract.manifest import GRAPH_FILE, read_manifest
-from whit.export.checkpoint import CheckpointError
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.errors import CheckpointError
 from whit.export.prune.layers import LayerOptions, drop_layers
 from whit.runtime import Tokenizer, open_package
 from whit.runtime.encoder import Encoder

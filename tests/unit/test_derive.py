@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.support.tiny import write_checkpoint
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import check_out, derive_checkpoint, read_steps
+from whit.export.errors import CheckpointError
 from whit.export.prune.layers import LayerOptions, drop_layers
 from whit.export.prune.speedup import SpeedupOptions, prune_to_speedup
 from whit.export.prune.width import WidthOptions, prune_width

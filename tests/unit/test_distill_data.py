@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.support.tiny import write_checkpoint
-from whit.export.checkpoint import CheckpointError
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.distill.batches import CHUNK, TOPIC, batches, chunks, topic_chunks
 from whit.export.distill.options import DistillOptions
@@ -16,6 +15,7 @@ from whit.export.distill.projection import fit_teacher, nearest_rotation, princi
 from whit.export.distill.schedule import learning_rate_at
 from whit.export.distill.teacher import JointTeacher, PackageTeacher, TeacherVectors, open_teacher
 from whit.export.distill.topics import sketch
+from whit.export.errors import CheckpointError
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import Package, open_package
 from whit.runtime.tokenizer import Tokenizer

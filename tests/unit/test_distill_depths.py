@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.support.tiny import vocabulary, write_checkpoint
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.distill.options import DistillOptions
+from whit.export.errors import CheckpointError
 from whit.runtime.encoder import Encoder
 from whit.runtime.package import open_package
 

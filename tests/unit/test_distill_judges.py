@@ -10,9 +10,10 @@ import pytest
 
 from tests.support.tiny import config_of, vocabulary, write_checkpoint
 from whit.cli.app import run as whit
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.distill.options import DistillOptions
+from whit.export.errors import CheckpointError
 from whit.export.evaluate.model import Model
 
 torch = pytest.importorskip("torch")

@@ -11,10 +11,11 @@ import pytest
 from tests.support.disk import full_disk
 from tests.support.tiny import vocabulary, write_checkpoint
 from whit.cli.app import run as whit
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import read_steps
 from whit.export.distill.options import DistillOptions
+from whit.export.errors import CheckpointError
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.train

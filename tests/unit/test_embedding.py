@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support import tiny
-from whit.export.checkpoint import CheckpointError
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.embedding import Rows, check_embedding, emit_rows, pack_rows, store_rows
+from whit.export.errors import CheckpointError
 from whit.export.graph import INT64, Graph
 from whit.export.products import Products
 from whit.runtime.encoder import Encoder, open_session

@@ -12,9 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support import tiny
-from whit.export.checkpoint import CheckpointError, Dense, read_checkpoint
+from whit.export.checkpoint import Dense, read_checkpoint
 from whit.export.embedding import store_rows
 from whit.export.encoder_graph import OUTPUT, Head, build_graph, relative_buckets, tap_outputs
+from whit.export.errors import CheckpointError
 from whit.export.families import EncoderWeights, Linear, Norm, encoder_weights
 from whit.export.linear import Plan
 from whit.runtime.encoder import open_session

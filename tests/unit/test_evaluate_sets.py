@@ -13,8 +13,8 @@ import pytest
 from tests.support import tables
 from tests.support.tiny import write_checkpoint
 from whit.contract.vectors import binary_codes
-from whit.export.checkpoint import OptionError
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.errors import OptionError
 from whit.export.evaluate.codes import Code, pair_similarity, search
 from whit.export.evaluate.data import Classification, EvaluationError, Retrieval, Sts
 from whit.export.evaluate.limit import limit_set

@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.support import tiny
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
+from whit.export.errors import CheckpointError
 from whit.export.families import FAMILIES, EncoderWeights, encoder_weights
 
 QKV = {

@@ -8,10 +8,11 @@ import pytest
 
 from tests.support.tiny import write_checkpoint
 from whit.contract.manifest import LinearScheme, read_manifest
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.embed import embed
 from whit.export.encoder_graph import Head
+from whit.export.errors import CheckpointError
 from whit.export.families import encoder_weights
 from whit.export.gate import Gate
 from whit.export.linear import Plan, Row

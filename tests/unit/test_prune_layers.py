@@ -10,10 +10,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.support import tiny
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import read_steps
 from whit.export.embed import embed
+from whit.export.errors import CheckpointError
 from whit.export.families import encoder_weights
 from whit.export.prune.layers import LayerOptions, drop_layers, even_layers, loss_minima, reuse_layers
 from whit.export.prune.subject import hidden_states, read_subject, write_layers

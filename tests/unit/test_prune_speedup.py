@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
+from whit.export.errors import CheckpointError
 from whit.export.families import encoder_weights
 from whit.export.prune import speedup
 from whit.export.prune.latency import LatencyTable, Timer, cut_to_shapes, int8_plan

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tests.support import tiny
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.cosines import row_cosines
 from whit.export.embed import embed, micro_batch_feeds
 from whit.export.encoder_graph import OUTPUT, Head, build_graph
+from whit.export.errors import CheckpointError
 from whit.export.families import encoder_weights
 from whit.export.linear import Plan
 from whit.export.prune.shapes import Shape, shapes_of

@@ -11,10 +11,11 @@ import pytest
 
 from tests.support.tiny import vocabulary, write_checkpoint
 from whit.cli.app import run
-from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, read_checkpoint
+from whit.export.checkpoint import ROUNDING_FILE, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint, int8_weights
 from whit.export.derive import derive_checkpoint
 from whit.export.distill.options import DistillOptions
+from whit.export.errors import CheckpointError
 from whit.export.families import encoder_weights
 from whit.export.trained import LayerRounding, Rounding, read_rounding
 from whit.export.vocabulary import TrimOptions, trim_vocabulary

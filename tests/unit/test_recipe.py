@@ -10,7 +10,7 @@ import pytest
 from tests.support.tiny import write_checkpoint
 from whit.cli.app import run
 from whit.contract.manifest import read_manifest
-from whit.export.checkpoint import CheckpointError
+from whit.export.errors import CheckpointError
 from whit.export.evaluate import EvaluationError
 from whit.export.recipe import RecipeError, read_recipe, run_recipe
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from tests.support import parity, tiny
 from whit.contract.vectors import Encoding, decode, encode
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.derive import read_steps
+from whit.export.errors import CheckpointError
 from whit.export.rotation import RotateOptions, rotate, rotation
 from whit.export.whitening import WhitenOptions, whiten
 

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from tests.support.tiny import write_checkpoint
 from whit.cli.app import run as whit
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import derive_checkpoint, read_steps
+from whit.export.errors import CheckpointError
 from whit.export.evaluate.model import Model
 from whit.export.soup import SoupOptions, soup
 from whit.export.vocabulary import TrimOptions, trim_vocabulary

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import packages, tables
 from whit.contract.manifest import STATIC, TABLE_FILE, TOKENIZER_FILE, Ngrams, read_manifest
-from whit.export.checkpoint import CheckpointError
+from whit.export.errors import CheckpointError
 from whit.runtime import Tokenizer, Verification, open_encoder, open_package, open_tokenizer, verify
 
 pytest.importorskip("scipy")

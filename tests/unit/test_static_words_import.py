@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from whit.contract.manifest import PackageError, read_manifest
-from whit.export.checkpoint import CheckpointError
+from whit.export.errors import CheckpointError
 from whit.export.static.word_vectors import read_word_vectors
 from whit.export.static.words import WordOptions, make_from_words
 from whit.runtime import Tokenizer, open_encoder, open_package, verify

@@ -10,9 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support import parity
 from tests.support.tiny import tokenizer, vocabulary, write_checkpoint
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import read_steps
+from whit.export.errors import CheckpointError
 from whit.export.sharing import needed
 from whit.export.vocabulary import TrimOptions, trim_vocabulary
 from whit.runtime.encoder import Encoder

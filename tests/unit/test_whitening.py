@@ -8,9 +8,10 @@ import pytest
 from tests.support import parity
 from tests.support.tiny import write_checkpoint
 from whit.contract.manifest import read_manifest
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.derive import read_steps
+from whit.export.errors import CheckpointError
 from whit.export.rotation import RotateOptions, rotate
 from whit.export.whitening import WhitenOptions, whiten, whitening
 

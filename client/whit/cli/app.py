@@ -23,7 +23,7 @@ import click
 from whit.cli.command import EXIT_CODES, write_exit_codes
 
 if TYPE_CHECKING:
-    from whit.export.checkpoint import OptionError
+    from whit.export.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ EXPECTED_ERRORS = (
     ("whit.contract.manifest", "PackageError"),
     ("whit.client", "WhitError"),
     ("whit.server.errors", "ServiceError"),
-    ("whit.export.checkpoint", "CheckpointError"),
+    ("whit.export.errors", "CheckpointError"),
     ("whit.export.evaluate.data", "EvaluationError"),
 )
 
@@ -198,7 +198,7 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _is_option_error(error: Exception) -> TypeGuard[OptionError]:
-    return _is_a(error, "whit.export.checkpoint", "OptionError")
+    return _is_a(error, "whit.export.errors", "OptionError")
 
 
 def _is_a(error: Exception, module: str, name: str) -> bool:
@@ -222,7 +222,7 @@ def _in_words_of_flags(error: Exception, name: str) -> str:
 
 def _is_about_options(error: Exception) -> bool:
     """Whether its words are those of the Python functions behind the command, and not of a recipe, a manifest or a request."""
-    kinds = (("whit.export.checkpoint", "CheckpointError"), ("whit.export.evaluate.data", "EvaluationError"))
+    kinds = (("whit.export.errors", "CheckpointError"), ("whit.export.evaluate.data", "EvaluationError"))
     return any(_is_a(error, *kind) for kind in kinds) and not _is_a(error, "whit.export.recipe.parse", "RecipeError")
 
 

@@ -4,8 +4,8 @@
 weights, ``calibrate`` and ``quantize`` choose integers, ``encoder_graph`` builds the graph, ``report`` says what it cost.
 """
 
-from whit.export.checkpoint import CheckpointError
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.errors import CheckpointError
 from whit.export.report import Report
 
 __all__ = ["CheckpointError", "ExportOptions", "Report", "compile_checkpoint"]

@@ -7,7 +7,6 @@ Knows nothing of graphs.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,10 @@ from safetensors import SafetensorError, safe_open
 
 from whit.contract.manifest import MANIFEST_FILE
 from whit.contract.pooling import POOLING_RULE, is_pooling
+from whit.export.errors import CheckpointError, OptionError
+from whit.export.json_files import read_json
 from whit.export.license import read_license
+from whit.export.modules import read_modules, refuse_rewiring
 from whit.export.tokenizer_settings import lower_case, obey_config
 
 # Beside the weights where ``whit distill --qat`` trained them; ``whit.export.trained`` has what is in it.
@@ -31,15 +33,6 @@ ROUNDING_FILE = "rounding.safetensors"
 FloatArray = NDArray[np.float32]
 Tensors = Mapping[str, FloatArray]
 
-# sentence-transformers' names that are not whit's own.
-_POOLINGS = {
-    "mean_tokens": "mean",
-    "cls_token": "cls",
-    "max_tokens": "max",
-    "mean_sqrt_len_tokens": "mean_sqrt_len",
-    "weightedmean_tokens": "weighted_mean",
-    "weightedmean": "weighted_mean",
-}
 _ACTIVATIONS = {
     "torch.nn.modules.activation.Tanh": "tanh",
     "torch.nn.modules.linear.Identity": "identity",
@@ -48,19 +41,6 @@ _ACTIVATIONS = {
 }
 
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be compiled. The message names the file and says what to do."""
-
-
-class OptionError(CheckpointError):
-    """An option has a value that it cannot have. The message begins with its name, in whose place a command puts its flag."""
-
-    def __init__(self, option: str, fault: str) -> None:
-        super().__init__(f"{option} {fault}")
-        self.option = option
-        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +92,22 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
         raise CheckpointError(f"{folder} is not a folder; give the folder that holds config.json and model.safetensors")
     if (folder / MANIFEST_FILE).is_file():
         raise CheckpointError(f"{folder} is a package; give the checkpoint folder that it was made from")
-    modules = _read_modules(folder)
+    modules = read_modules(folder)
     encoder = folder / modules.encoder
-    config = _read_json(encoder / "config.json")
-    settings = _read_json(encoder / "sentence_bert_config.json", missing_ok=True)
-    extras = _read_json(folder / "config_sentence_transformers.json", missing_ok=True)
+    config = read_json(encoder / "config.json")
+    settings = read_json(encoder / "sentence_bert_config.json", missing_ok=True)
+    extras = read_json(folder / "config_sentence_transformers.json", missing_ok=True)
     weight_files = _weight_files(encoder)
     rounding = [path for path in (encoder / ROUNDING_FILE,) if path.is_file()]
     dense_files = [file for path in modules.dense for file in (path / "config.json", *_weight_files(path))]
     tensors = _read_tensors(weight_files)
     tokenizer = _read_tokenizer(encoder)
-    tokenizer_config = _read_json(encoder / "tokenizer_config.json", missing_ok=True)
+    tokenizer_config = read_json(encoder / "tokenizer_config.json", missing_ok=True)
     notes = obey_config(tokenizer, tokenizer_config)
     if settings.get("do_lower_case"):
         lower_case(tokenizer)
     prompts = _prompts(extras, folder)
-    chosen = choose_pooling(modules.pooling, pooling)
+    chosen = _choose_pooling(modules.pooling, pooling)
     dense = [_pooler(tensors)] if chosen == "pooler" else []
     license_name, license_files = read_license(folder)
     return Checkpoint(
@@ -150,85 +130,7 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     )
 
 
-def encoder_folder(folder: Path) -> Path:
-    """Where a checkpoint folder keeps the encoder's ``config.json``, weights and tokenizer: itself, or a folder in it."""
-    return folder / _read_modules(folder).encoder
-
-
-@dataclass(frozen=True, slots=True)
-class _Modules:
-    encoder: str = ""
-    pooling: str | None = None
-    dense: Sequence[Path] = ()  # folders, in order
-    normalize: bool = True  # a bare Hugging Face folder does not say; unit length is what cosine search wants
-
-
-def _read_modules(folder: Path) -> _Modules:
-    path = folder / "modules.json"
-    if not path.is_file():
-        return _Modules()
-    encoder, poolings, dense, normalize = "", [], [], False
-    for entry in _read_json_list(path):
-        kind, where = str(entry.get("type", "")).rpartition(".")[2], str(entry.get("path", ""))
-        match kind:
-            case "Transformer":
-                encoder = where
-            case "Pooling":
-                poolings.append(_read_pooling(folder / where / "config.json"))
-            case "Dense" if normalize:
-                raise CheckpointError(
-                    f"{path} has a Dense after Normalize; whit compiles Dense modules before Normalize only"
-                )
-            case "Dense":
-                dense.append(folder / where)
-            case "Normalize":
-                _refuse_rewiring(folder / where / "config.json")
-                normalize = True
-            case "Dropout":
-                pass
-            case _:
-                raise CheckpointError(
-                    f"{path} has a module of type {kind!r}; whit compiles Transformer, Pooling, Dense, Normalize"
-                )
-    if len(poolings) != 1:
-        raise CheckpointError(f"{path} has {len(poolings)} Pooling modules; whit compiles exactly one")
-    return _Modules(encoder, poolings[0], tuple(dense), normalize)
-
-
-def _read_pooling(path: Path) -> str:
-    config = _read_json(path)
-    if config.get("include_prompt") is False:
-        raise CheckpointError(
-            f"{path} leaves the prompt out of the pooling (include_prompt false), which whit cannot compile"
-        )
-    mode = config.get("pooling_mode")
-    if mode is None:
-        names = [key.removeprefix("pooling_mode_") for key, on in config.items() if _is_mode(key) and on is True]
-    else:
-        names = [str(name) for name in mode] if isinstance(mode, list) else [str(mode)]
-    chosen = [_POOLINGS.get(name, name) for name in names]
-    if len(chosen) != 1 or not is_pooling(chosen[0]):
-        raise CheckpointError(
-            f"{path} asks for pooling {' + '.join(chosen) or 'none'}; whit compiles one of {POOLING_RULE}"
-        )
-    return chosen[0]
-
-
-def _is_mode(key: str) -> bool:
-    return key.startswith("pooling_mode_")
-
-
-def _refuse_rewiring(path: Path) -> None:
-    """Refuses a Dense or Normalize module that does not simply map the sentence embedding to the next one."""
-    config = _read_json(path, missing_ok=True)
-    for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise CheckpointError(f"{path}: {key} {config[key]!r} cannot be compiled; only 'sentence_embedding' can")
-    if config.get("use_residual"):
-        raise CheckpointError(f"{path}: use_residual cannot be compiled; save the model without it")
-
-
-def choose_pooling(stated: str | None, asked: str | None) -> str:
+def _choose_pooling(stated: str | None, asked: str | None) -> str:
     """The pooling that the checkpoint states, or else the one asked for, or else ``mean``."""
     if asked and not is_pooling(asked):
         raise OptionError("pooling", f"must be one of {POOLING_RULE}, got {asked!r}")
@@ -250,8 +152,8 @@ def _pooler(tensors: Tensors) -> Dense:
 
 def _read_dense(folder: Path) -> Dense:
     path = folder / "config.json"
-    config = _read_json(path)
-    _refuse_rewiring(path)
+    config = read_json(path)
+    refuse_rewiring(path)
     name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     if name not in _ACTIVATIONS:
         raise CheckpointError(f"{path}: activation_function {name!r} is not one of {', '.join(_ACTIVATIONS)}")
@@ -267,7 +169,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
-        files = [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+        files = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
         missing = [path for path in files if not path.is_file()]
         if missing or not files:
             raise CheckpointError(f"{missing[0] if missing else index} is missing; copy all files of the checkpoint")
@@ -367,33 +269,6 @@ def _max_token_count(folder: Path, settings: Mapping[str, Any], special_count: i
                 )
             return int(value)
     return None
-
-
-def _read_json(path: Path, *, missing_ok: bool = False) -> dict[str, Any]:
-    if missing_ok and not path.is_file():
-        return {}
-    content = _parse_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object; copy the file again")
-    return content
-
-
-def _read_json_list(path: Path) -> list[dict[str, Any]]:
-    content = _parse_json(path)
-    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-        raise CheckpointError(f"{path} does not hold a JSON list of objects; copy the file again")
-    return content
-
-
-def _parse_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} is missing; give a sentence-transformers or Hugging Face checkpoint folder"
-        ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); copy the file again") from None
 
 
 def _hash(files: Sequence[Path]) -> str:

@@ -26,10 +26,11 @@ from whit.contract.manifest import (
 )
 from whit.contract.pooling import ditto_head
 from whit.export.calibrate import Activations, Calibration, calibrate, neuron_peaks
-from whit.export.checkpoint import Checkpoint, FloatArray, OptionError, read_checkpoint
+from whit.export.checkpoint import Checkpoint, FloatArray, read_checkpoint
 from whit.export.embed import ATTENTION_BUCKET, embed
 from whit.export.embedding import EMBEDDING_DTYPES, Rows, check_embedding, store_rows
 from whit.export.encoder_graph import Head, build_graph
+from whit.export.errors import OptionError
 from whit.export.families import EncoderWeights, encoder_weights
 from whit.export.gate import Gate
 from whit.export.linear import Plan, Scheme

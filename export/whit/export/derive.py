@@ -19,7 +19,9 @@ import tokenizers
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, Tensors, encoder_folder
+from whit.export.checkpoint import ROUNDING_FILE, Tensors
+from whit.export.errors import CheckpointError
+from whit.export.modules import encoder_folder
 from whit.export.sealing import check_not_here, why
 from whit.export.trained import Rounding
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import FloatArray, OptionError
+from whit.export.checkpoint import FloatArray
+from whit.export.errors import OptionError
 from whit.export.graph import FLOAT, INT32, Graph
 from whit.export.products import Products, check_code_count, product_quantise
 

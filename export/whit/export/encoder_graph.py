@@ -18,8 +18,9 @@ import onnx
 from numpy.typing import NDArray
 
 from whit.contract.pooling import ditto_head
-from whit.export.checkpoint import CheckpointError, Dense
+from whit.export.checkpoint import Dense
 from whit.export.embedding import emit_rows, store_rows
+from whit.export.errors import CheckpointError
 from whit.export.families import EncoderWeights, Layer, Norm
 from whit.export.graph import FLOAT, INT64, MICROSOFT, Graph
 from whit.export.linear import Plan, emit_linear

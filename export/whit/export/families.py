@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, Tensors
+from whit.export.checkpoint import Checkpoint, FloatArray, Tensors
+from whit.export.errors import CheckpointError
 
 
 @dataclass(frozen=True, slots=True)

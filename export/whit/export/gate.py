@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 from whit.contract.manifest import LinearScheme
 from whit.export.calibrate import Calibration
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import FloatArray
 from whit.export.embed import embed
+from whit.export.errors import CheckpointError
 from whit.export.linear import Plan
 from whit.export.report import rank_agreement
 
@@ -69,6 +70,6 @@ class Gate(Calibration):
         )
 
     def _loss(self, plan: Plan, step: int) -> float:
-        """Points that ``plan`` loses on every so manieth text."""
+        """Points that ``plan`` loses on every ``step``-th text."""
         found = embed(self.weights, self.head, self.sequences[::step], plan)
         return 100 - rank_agreement(self.wanted[::step], found)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import FloatArray, OptionError
+from whit.export.checkpoint import FloatArray
+from whit.export.errors import OptionError
 
 CENTROID_COUNT = 256
 _ROUNDS = 12  # of k-means; more change nothing that can be measured

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from whit.contract.manifest import GOLDEN_FILE, MANIFEST_FILE, REPORT_FILE, sha256_of
 from whit.contract.names import MODEL_ID_RULE, model_name, parse_model_name
-from whit.export.checkpoint import CheckpointError, OptionError
+from whit.export.errors import CheckpointError, OptionError
 from whit.runtime.opening import open_encoder, open_tokenizer
 from whit.runtime.package import Package, open_package
 from whit.runtime.verify import verify

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, OptionError, read_checkpoint
+from whit.export.checkpoint import Checkpoint, FloatArray, read_checkpoint
 from whit.export.cosines import unit_rows
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.embed import embed
 from whit.export.encoder_graph import Head
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.families import encoder_weights
 from whit.export.prune.subject import Subject

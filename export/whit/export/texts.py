@@ -6,7 +6,7 @@ import gzip
 import zlib
 from pathlib import Path
 
-from whit.export.checkpoint import CheckpointError
+from whit.export.errors import CheckpointError
 
 
 def read_texts(path: Path, *, least: int = 1, limit: int | None = None, purpose: str = "corpus") -> list[str]:

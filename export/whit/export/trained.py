@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from whit.export.checkpoint import ROUNDING_FILE, CheckpointError, encoder_folder
+from whit.export.checkpoint import ROUNDING_FILE
 from whit.export.embedding import Rows
+from whit.export.errors import CheckpointError
 from whit.export.families import EncoderWeights, Linear
 from whit.export.linear import Plan, Row, Scheme, Static
+from whit.export.modules import encoder_folder
 from whit.export.outliers import Split
 from whit.export.rounding import codes_at
 

@@ -17,16 +17,10 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    FloatArray,
-    OptionError,
-    Tensors,
-    encoder_folder,
-    read_checkpoint,
-)
+from whit.export.checkpoint import Checkpoint, FloatArray, Tensors, read_checkpoint
 from whit.export.derive import check_out, derive_checkpoint
+from whit.export.errors import CheckpointError, OptionError
+from whit.export.modules import encoder_folder
 from whit.export.sharing import needed, share_rows
 from whit.export.splitting import splitting_costs, worth
 from whit.export.texts import read_texts

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import tokenizers
 
-from whit.export.checkpoint import CheckpointError
+from whit.export.errors import CheckpointError
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from whit.export.checkpoint import CheckpointError, FloatArray, OptionError, read_checkpoint
+from whit.export.checkpoint import FloatArray, read_checkpoint
 from whit.export.compile import calibration_texts
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.head import with_dense
 from whit.export.embed import embed
 from whit.export.encoder_graph import Head
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.families import encoder_weights
 from whit.export.prune.subject import Subject
 from whit.export.texts import read_texts

@@ -12,8 +12,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import FloatArray
 from whit.export.derive import copy_folder
+from whit.export.errors import CheckpointError
 from whit.export.sealing import why
 
 

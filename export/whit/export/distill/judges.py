@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.distill.batches import batches
 from whit.export.distill.losses import Scores, maxsim
 from whit.export.distill.student import Student
+from whit.export.errors import CheckpointError
 
 _PAIR_TOKEN_COUNT = 8192  # in a batch of the cross-encoder
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from whit.contract.manifest import MANIFEST_FILE
-from whit.export.checkpoint import CheckpointError, FloatArray, OptionError, read_checkpoint
+from whit.export.checkpoint import FloatArray, read_checkpoint
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines, unit_rows
 from whit.export.derive import check_out, derive_checkpoint
@@ -34,6 +34,7 @@ from whit.export.distill.state import Position, StateFile
 from whit.export.distill.student import Student
 from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, TeacherVectors, open_teacher, text_key
 from whit.export.distill.torch_teacher import TorchTeacher
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.texts import counted, read_texts
 from whit.export.trained import Rounding

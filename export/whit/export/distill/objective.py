@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from whit.export.checkpoint import CheckpointError, FloatArray, OptionError, read_checkpoint
+from whit.export.checkpoint import FloatArray, read_checkpoint
 from whit.export.distill import losses
 from whit.export.distill.judges import CrossEncoder, Judge, Scale, TokenJudge
 from whit.export.distill.losses import Scores
 from whit.export.distill.options import DistillOptions
 from whit.export.distill.student import Encoded, Student
+from whit.export.errors import CheckpointError, OptionError
 from whit.runtime.packing import TokenIds
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from whit.export.checkpoint import OptionError
+from whit.export.errors import OptionError
 
 FREEZE = ("none", "words", "embeddings")
 DECAYS = ("cosine", "linear")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from whit.export.checkpoint import CheckpointError
+from whit.export.errors import CheckpointError
 from whit.export.texts import read_texts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from whit.export.checkpoint import CheckpointError
+from whit.export.errors import CheckpointError
 from whit.export.sealing import why
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from whit.contract.pooling import ditto_head
-from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray
+from whit.export.checkpoint import Checkpoint, FloatArray
 from whit.export.distill.qat import FakeRounding, round_rows
 from whit.export.encoder_graph import relative_buckets
+from whit.export.errors import CheckpointError
 from whit.export.families import LAYER_NAMES, EncoderWeights, Linear, Source, encoder_weights
 from whit.export.trained import Rounding, place
 from whit.runtime.packing import TokenIds

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from whit.contract.manifest import MANIFEST_FILE
-from whit.export.checkpoint import CheckpointError, FloatArray, read_checkpoint
+from whit.export.checkpoint import FloatArray, read_checkpoint
 from whit.export.compile import ExportOptions, Progress, compile_checkpoint
 from whit.export.cosines import unit_rows
 from whit.export.distill.topics import sketch
+from whit.export.errors import CheckpointError
 from whit.runtime.opening import open_encoder, open_tokenizer
 from whit.runtime.package import Package, open_package
 

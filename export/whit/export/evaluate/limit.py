@@ -11,7 +11,7 @@ import random
 from itertools import combinations, product
 from math import comb
 
-from whit.export.checkpoint import OptionError
+from whit.export.errors import OptionError
 from whit.export.evaluate.data import Retrieval
 
 SUBSET_SIZE = 2  # documents that answer a query

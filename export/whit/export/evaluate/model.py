@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from whit.contract.vectors import truncate
-from whit.export.checkpoint import OptionError
+from whit.export.errors import OptionError
 from whit.export.evaluate.metrics import FloatMatrix
 from whit.export.parallel import core_count
 from whit.runtime import open_encoder, open_package, open_tokenizer

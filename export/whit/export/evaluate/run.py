@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from whit.export.checkpoint import OptionError
+from whit.export.errors import OptionError
 from whit.export.evaluate.model import Model, Progress, silent
 from whit.export.evaluate.outcome import ROUNDS, Comparison, Interval, Outcome, compare
 from whit.export.evaluate.sets import EvaluationSet, Form

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
+from whit.export.checkpoint import FloatArray
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines, unit_rows
 from whit.export.derive import check_out
 from whit.export.embed import embed
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.prune.shapes import shapes_of
 from whit.export.prune.subject import Subject, hidden_states, parameter_count, read_subject, write_layers
 

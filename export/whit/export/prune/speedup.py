@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import CheckpointError, OptionError
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines
 from whit.export.derive import check_out
 from whit.export.embed import embed
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.families import EncoderWeights, Layer
 from whit.export.prune.columns import Moments, refit
 from whit.export.prune.latency import DTYPES, LatencyTable, Timer, cut_to_shapes, measure_latency

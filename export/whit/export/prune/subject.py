@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import Checkpoint, CheckpointError, FloatArray, Tensors, read_checkpoint
+from whit.export.checkpoint import Checkpoint, FloatArray, Tensors, read_checkpoint
 from whit.export.compile import calibration_texts
 from whit.export.derive import derive_checkpoint
 from whit.export.embed import micro_batch_feeds
 from whit.export.encoder_graph import Head, build_graph, tap_outputs
+from whit.export.errors import CheckpointError
 from whit.export.families import LAYER_NAMES, EncoderWeights, Layer, Linear, Norm, Source, encoder_weights
 from whit.export.linear import Plan
 from whit.export.parallel import side_by_side

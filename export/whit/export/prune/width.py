@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
+from whit.export.checkpoint import FloatArray
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines
 from whit.export.derive import check_out
 from whit.export.embed import embed
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.families import EncoderWeights, Layer, Linear
 from whit.export.prune.columns import RANKINGS, Indices, Moments, refit
 from whit.export.prune.shapes import Shape, shapes_of

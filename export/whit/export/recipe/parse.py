@@ -13,8 +13,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from whit.export.checkpoint import CheckpointError
 from whit.export.compile import ExportOptions
+from whit.export.errors import CheckpointError
 from whit.export.recipe.steps import STEPS
 from whit.export.static import StaticOptions
 

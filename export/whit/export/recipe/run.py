@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from whit.contract.manifest import sha256_of
-from whit.export.checkpoint import CheckpointError, read_checkpoint
+from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
+from whit.export.errors import CheckpointError
 from whit.export.evaluate import read_sts
 from whit.export.families import encoder_weights
 from whit.export.recipe.measure import Point, measure_stages

@@ -22,11 +22,12 @@ from whit.contract.manifest import (
     Manifest,
     Ngrams,
 )
-from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
+from whit.export.checkpoint import FloatArray
 from whit.export.cosines import unit_rows
 from whit.export.distill.options import cache_folder
 from whit.export.distill.projection import principal_directions, project
 from whit.export.distill.teacher import PackageTeacher, TeacherVectors, open_teacher
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.parallel import core_count
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal
 from whit.export.static.fit import FitOptions, bags, fit, steady

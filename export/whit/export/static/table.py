@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from whit.contract.manifest import KINDS, STATIC, TABLE_FILE
-from whit.export.checkpoint import FloatArray, OptionError
+from whit.export.checkpoint import FloatArray
+from whit.export.errors import OptionError
 from whit.export.products import Weights, check_code_count, product_quantise
 
 DTYPES = tuple(KINDS[STATIC].dtypes)

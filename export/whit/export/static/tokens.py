@@ -16,7 +16,8 @@ import numpy as np
 import tokenizers
 
 from whit.contract.manifest import TOKENIZER_FILE
-from whit.export.checkpoint import CheckpointError, FloatArray, OptionError
+from whit.export.checkpoint import FloatArray
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.vocabulary_kinds import KINDS
 from whit.runtime.opening import open_encoder
 from whit.runtime.package import Package

@@ -15,7 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from whit.export.checkpoint import CheckpointError, FloatArray
+from whit.export.checkpoint import FloatArray
+from whit.export.errors import CheckpointError
 from whit.runtime.ngrams import ngram_buckets
 
 _FASTTEXT_MAGIC = 793_712_314

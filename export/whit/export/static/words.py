@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from whit.contract.manifest import KINDS, STATIC, TABLE_FILE, TOKENIZER_FILE, Manifest, sha256_of
-from whit.export.checkpoint import CheckpointError, OptionError
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal
 from whit.export.static.table import check_storage, write_table
 from whit.export.static.word_vectors import WordVectors, read_word_vectors
