@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -123,28 +124,8 @@ class EmbeddingService:
         if token_ids and plan.prompt_field:
             description = "cannot be put before token ids; tokenise it with the text"
             raise refusal([FieldViolation(plan.prompt_field, description)])
-        engine = self._backend.engine
-        if token_ids:
-            sequences = [item.ids for item in token_ids]
-            embedded = await engine.embed_token_ids(
-                plan.model.id,
-                sequences,
-                plan.spec,
-                lane=Lane.INTERACTIVE,
-                deadline=call.deadline,
-                flow=call.flow,
-                wait=False,
-            )
-        else:
-            embedded = await engine.embed_texts(
-                plan.model.id,
-                texts,
-                plan.spec,
-                lane=Lane.INTERACTIVE,
-                deadline=call.deadline,
-                flow=call.flow,
-                wait=False,
-            )
+        items = [item.ids for item in token_ids] if token_ids else texts
+        embedded = await self._run(field, items, plan, call, Lane.INTERACTIVE, wait=False, path=field)
         return embedding_pb2.EmbedResponse(
             vectors=await self._encoded(embedded, plan),
             items=[describe_item(item) for item in embedded.items],
@@ -183,37 +164,29 @@ class EmbeddingService:
         """Embeds a batch in which each item is a text, token ids, or bad."""
         problems = {row: problem for row, item in enumerate(items) if (problem := _item_problem(item, row, plan))}
         kinds = ["" if row in problems else item.WhichOneof("input") for row, item in enumerate(items)]
-        engine, path = self._backend.engine, "batch.items"
+        path = "batch.items"
         found: list[tuple[str, Embedded]] = []
         # Items that are not of the kind go as empty ones, which the engine refuses: so that every row keeps its place.
         if "text" in kinds or "token_ids" not in kinds:
             texts = [item.text if kind == "text" else "" for item, kind in zip(items, kinds, strict=True)]
-            embedded = await engine.embed_texts(
-                plan.model.id,
-                texts,
-                plan.spec,
-                lane=Lane.BULK,
-                deadline=call.deadline,
-                flow=call.flow,
-                wait=True,
-                field=path,
-            )
-            found.append(("text", embedded))
+            found.append(("text", await self._run("texts", texts, plan, call, Lane.BULK, wait=True, path=path)))
         if "token_ids" in kinds:
             sequences = [item.token_ids.ids if k == "token_ids" else () for item, k in zip(items, kinds, strict=True)]
-            spec = replace(plan.spec, prompt="")
-            embedded = await engine.embed_token_ids(
-                plan.model.id,
-                sequences,
-                spec,
-                lane=Lane.BULK,
-                deadline=call.deadline,
-                flow=call.flow,
-                wait=True,
-                field=path,
-            )
+            embedded = await self._run("token_ids", sequences, plan, call, Lane.BULK, wait=True, path=path)
             found.append(("token_ids", embedded))
         return _merged(found, kinds, problems)
+
+    async def _run(
+        self, kind: str, items: Sequence[Any], plan: Plan, call: Call, lane: Lane, *, wait: bool, path: str
+    ) -> Embedded:
+        """Embeds items that are all ``texts`` or all ``token_ids``; ``path`` is where they are in the request."""
+        engine, spec = self._backend.engine, plan.spec
+        embed: Callable[..., Awaitable[Embedded]] = engine.embed_texts
+        if kind == "token_ids":
+            embed, spec = engine.embed_token_ids, replace(spec, prompt="")  # which can only be put before texts
+        return await embed(
+            plan.model.id, items, spec, lane=lane, deadline=call.deadline, flow=call.flow, wait=wait, field=path
+        )
 
     async def _encoded(self, embedded: Embedded, plan: Plan) -> list[vector_pb2.VectorBatch]:
         def work() -> list[vector_pb2.VectorBatch]:
