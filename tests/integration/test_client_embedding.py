@@ -8,24 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support.clients import (
-    ITEM_LIMIT,
-    KINDS,
-    MESSAGE_BYTES,
-    MODEL,
-    TEXTS,
-    limited_server,
-    open_client,
-)
+from tests.support.clients import ITEM_LIMIT, KINDS, MESSAGE_BYTES, MODEL, TEXTS, limited_server, open_client
 from tests.support.server import DIMENSION_COUNT, MAX_TOKEN_COUNT, server_thread, tiny_package
-from whit.client import (
-    Client,
-    InvalidRequest,
-    ItemErrors,
-    NotFound,
-    Reason,
-    ResourceExhausted,
-)
+from whit.client import Client, InvalidRequest, ItemErrors, NotFound, Reason, ResourceExhausted
 
 
 @pytest.fixture(scope="module")

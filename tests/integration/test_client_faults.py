@@ -16,15 +16,7 @@ import grpc
 import pytest
 
 from tests.support.clients import KINDS, open_client
-from tests.support.scripted import (
-    FULL,
-    FULL_FOR_EVER,
-    GONE,
-    Script,
-    fails,
-    scripted_server,
-    works,
-)
+from tests.support.scripted import FULL, FULL_FOR_EVER, GONE, Script, fails, scripted_server, works
 from tests.support.server import server_thread
 from whit.client import (
     Cancelled,
@@ -40,9 +32,7 @@ from whit.client import (
     Unimplemented,
 )
 from whit.contract.errors import Problem
-from whit.v1 import (
-    model_pb2_grpc,
-)
+from whit.v1 import model_pb2_grpc
 
 
 @pytest.fixture

@@ -11,24 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.clients import KINDS, open_client
-from tests.support.scripted import (
-    FULL,
-    GONE,
-    WINDOW,
-    Script,
-    answers,
-    fails,
-    scripted_server,
-)
-from whit.client import (
-    AsyncClient,
-    Cancelled,
-    Client,
-    DeadlineExceeded,
-    FailedPrecondition,
-    InternalError,
-    Unavailable,
-)
+from tests.support.scripted import FULL, GONE, WINDOW, Script, answers, fails, scripted_server
+from whit.client import AsyncClient, Cancelled, Client, DeadlineExceeded, FailedPrecondition, InternalError, Unavailable
 
 
 @pytest.fixture

@@ -11,24 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.clients import (
-    KINDS,
-    MODEL,
-    TEXTS,
-    WINDOW,
-    limited_server,
-    open_client,
-    threads,
-    wait_until_gone,
-)
+from tests.support.clients import KINDS, MODEL, TEXTS, WINDOW, limited_server, open_client, threads, wait_until_gone
 from tests.support.server import DIMENSION_COUNT
-from whit.client import (
-    AsyncClient,
-    Client,
-    InvalidRequest,
-    ItemErrors,
-    NotFound,
-)
+from whit.client import AsyncClient, Client, InvalidRequest, ItemErrors, NotFound
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,8 @@ from whit.contract.manifest import REQUIRED_FILES, Manifest
 from whit.server.engine import EmbedSpec, Engine, Lane, LoadedModel
 
 DIMENSIONS = 8
-
-
 MAX_TOKENS = 40
-
-
 HEAD, TAIL = 1, 2  # special tokens
-
-
 PATIENCE_S = 10  # how long a test waits for what must happen
 
 

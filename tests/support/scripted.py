@@ -14,9 +14,7 @@ import grpc
 import numpy as np
 from grpc_status import rpc_status
 
-from whit.client import (
-    Reason,
-)
+from whit.client import Reason
 from whit.contract.errors import Problem, to_status
 from whit.v1 import (
     embedding_pb2,
@@ -29,14 +27,8 @@ from whit.v1 import (
 )
 
 WINDOW = 2
-
-
 GONE = Problem(Reason.SHUTTING_DOWN, "the server is shutting down", retry_after_s=0.05)
-
-
 FULL = Problem(Reason.QUEUE_FULL, "too much is waiting", retry_after_s=0.1)
-
-
 FULL_FOR_EVER = Problem(Reason.STORAGE_FULL, "no room on disk")
 
 

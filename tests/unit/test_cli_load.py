@@ -6,18 +6,7 @@ import numpy as np
 import pytest
 
 from whit.cli.load import _rates, load_table
-from whit.cli.load_plan import (
-    LATE,
-    NOT_SENT,
-    OK,
-    Outcome,
-    Report,
-    arrival_times,
-    batches,
-    latencies,
-    summarize,
-    sweep,
-)
+from whit.cli.load_plan import LATE, NOT_SENT, OK, Outcome, Report, arrival_times, batches, latencies, summarize, sweep
 
 
 def outcome(latency_s: float, status: str = OK, lag_s: float = 0.0, retry_after_s: float | None = None) -> Outcome:

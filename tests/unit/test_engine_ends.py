@@ -6,15 +6,7 @@ import time
 
 import pytest
 
-from tests.support.fake_engine import (
-    embed,
-    make_engine,
-    make_model,
-    reason_of,
-    tokens_waiting,
-    until,
-    worker_started,
-)
+from tests.support.fake_engine import embed, make_engine, make_model, reason_of, tokens_waiting, until, worker_started
 from whit.contract.errors import Reason
 from whit.server.engine import WorkerDiedError
 from whit.server.errors import ServiceError

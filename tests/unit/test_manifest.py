@@ -10,11 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.manifests import (
-    remove,
-    write,
-    write_static,
-)
+from tests.support.manifests import remove, write, write_static
 from whit.contract.manifest import (
     GOLDEN_FILE,
     GRAPH_FILE,

@@ -13,14 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.manifests import (
-    REQUIRED_FIELDS,
-    change,
-    refusal,
-    remove,
-    write,
-    write_static,
-)
+from tests.support.manifests import REQUIRED_FIELDS, change, refusal, remove, write, write_static
 from whit.contract.manifest import (
     FORMAT_VERSION,
     GRAPH_FILE,

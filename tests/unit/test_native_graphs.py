@@ -12,11 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.support.native import (
-    POSITION_OFFSET,
-    random_program,
-    static_package,
-)
+from tests.support.native import POSITION_OFFSET, random_program, static_package
 from whit.contract.manifest import GRAPH_FILE
 from whit.runtime.native.cursor import Cursor
 from whit.runtime.native.layout import Layout

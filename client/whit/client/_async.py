@@ -26,14 +26,7 @@ from whit.client._channel import (
 )
 from whit.client._requests import one_of
 from whit.client._retry import RetryPolicy, checked_retry
-from whit.client._types import (
-    DEFAULT,
-    EmbedResult,
-    Model,
-    ServerInfo,
-    Timeout,
-    Verification,
-)
+from whit.client._types import DEFAULT, EmbedResult, Model, ServerInfo, Timeout, Verification
 
 
 class AsyncClient(AsyncPoints):

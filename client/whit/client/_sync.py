@@ -25,14 +25,7 @@ from whit.client._requests import one_of
 from whit.client._retry import RetryPolicy, checked_retry
 from whit.client._sync_points import SyncPoints
 from whit.client._sync_transport import SyncTransport
-from whit.client._types import (
-    DEFAULT,
-    EmbedResult,
-    Model,
-    ServerInfo,
-    Timeout,
-    Verification,
-)
+from whit.client._types import DEFAULT, EmbedResult, Model, ServerInfo, Timeout, Verification
 
 
 class Client(SyncPoints):

@@ -17,13 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.contract.manifest import (
-    GRAPH_FILE,
-    SHALLOWER_VERSION,
-    TOKENIZER_FILE,
-    LinearScheme,
-    Manifest,
-)
+from whit.contract.manifest import GRAPH_FILE, SHALLOWER_VERSION, TOKENIZER_FILE, LinearScheme, Manifest
 from whit.contract.pooling import ditto_head
 from whit.export.calibrate import Activations, Calibration, calibrate, neuron_peaks
 from whit.export.checkpoint import Checkpoint, FloatArray, read_checkpoint
