@@ -13,6 +13,7 @@ DEFAULT_TIMEOUT_S = 60.0
 
 
 _HOST_AND_PORT = re.compile(r"(?:[^\s:/\[\]]+|\[[^\s/\[\]]+\]):([0-9]{1,5})")
+_OWN_ADDRESS = re.compile(r"127(?:\.[0-9]{1,3}){3}")
 _URLS = ("http://", "https://", "grpc://", "tcp://")
 _SCHEMES = ("unix:", "unix-abstract:", "dns:", "ipv4:", "ipv6:", "vsock:", "xds:")  # gRPC's own, for it to read
 
@@ -77,8 +78,10 @@ def options(address: str) -> list[tuple[str, int]]:
 
 def is_loopback(address: str) -> bool:
     """Whether ``address`` is on this machine, so that no proxy from the environment may come between."""
-    host = address.rpartition(":")[0] or address
-    return host.startswith(("127.", "unix")) or address.startswith("unix:") or host in ("localhost", "[::1]", "::1")
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0]
+    return _OWN_ADDRESS.fullmatch(host) is not None or host in ("localhost", "[::1]")
 
 
 _KEY = re.compile(r"[0-9A-Za-z_.-]+")

@@ -8,7 +8,7 @@
     ├── FailedPrecondition   not in this state: another package filled the collection, no permission
     ├── ResourceExhausted    too much work waiting, a message too large, the disk full
     ├── DeadlineExceeded     the timeout passed                                    (also a TimeoutError)
-    ├── Unavailable          no server answered, or it is shutting down            (also a ConnectionError)
+    ├── Unavailable          no server answered, it shuts down, a stream was idle  (also a ConnectionError)
     ├── Cancelled            the call was cancelled or the client closed
     ├── Unimplemented        the server does not know the method or feature
     ├── InternalError        a defect, or a failure of the server's disk
@@ -106,7 +106,7 @@ class DeadlineExceeded(WhitError, TimeoutError):
 
 
 class Unavailable(WhitError, ConnectionError):
-    """No server answered, the connection broke, or the server is shutting down."""
+    """No server answered, the connection broke, the server is shutting down, or it ended a stream that was idle."""
 
 
 class Cancelled(WhitError):

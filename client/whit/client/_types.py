@@ -204,7 +204,7 @@ class EmbedResult:
 
     @property
     def scales(self) -> NDArray[np.float32] | None:
-        """The scales of ``vectors``, float32 [n], if they are int8."""
+        """The scales of ``vectors``, as ``Vectors.scales`` has them."""
         return self._first.scales
 
     @property
