@@ -35,9 +35,7 @@ class WhitenOptions:
     between do it by halves. ``dimension_count`` keeps the directions with the most variance; None: all.
     """
 
-    corpus: Path | None = (
-        None  # text of the kind that will be embedded; None: the calibration text that ships with whit
-    )
+    corpus: Path | None = None  # text of the kind that will be embedded; None: the calibration text of whit
     text_count: int = 20_000  # the first so many of it
     dimension_count: int | None = None
     power: float = 1.0

@@ -11,11 +11,8 @@ import numpy as np
 
 _PASSAGE = 50  # words, at least
 _LONGEST = 180
-_SPANS = (
-    (5, 25),
-    (25, 60),
-    (60, _LONGEST),
-)  # words at least and at most: a query, a sentence or two, most of a passage
+# Words at least and at most: a query, a sentence or two, most of a passage.
+_SPANS = ((5, 25), (25, 60), (60, _LONGEST))
 _TEXTS_A_JOIN = 6
 
 

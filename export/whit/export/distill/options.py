@@ -27,9 +27,7 @@ class DistillOptions:
     texts: tuple[Path, ...] = ()  # UTF-8 files, one text a line, plain or .gz
     pairs: tuple[Path, ...] = ()  # as texts, "TEXT<tab>TARGET": the student reads the one, the teacher the other
     other_teachers: tuple[Path, ...] = ()  # the student learns the mean of all teachers' cosines
-    augment: bool = (
-        False  # also on spans of passages and on joined neighbours: where queries and documents are embedded
-    )
+    augment: bool = False  # also on spans of passages and joined neighbours: where queries and documents are embedded
     topics: bool = False  # the texts of a batch are about the same, so that fine differences count
     epochs: int = 1
     learning_rate: float = 2e-4

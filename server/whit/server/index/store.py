@@ -32,9 +32,8 @@ from whit.server.index.types import STORAGES, CollectionInfo
 log = logging.getLogger(__name__)
 
 _COLLECTIONS = "collections"
-_AWAKE_COUNT = (
-    64  # collections with files open and rows cached; the others rest, so that any number of them may be opened
-)
+# Collections with files open and rows cached; the others rest, so that any number of them may be opened.
+_AWAKE_COUNT = 64
 
 
 class CollectionStore:
