@@ -185,7 +185,7 @@ class Client(SyncPoints):
         Texts are taken only as answers come: at most one batch more than the server's ``stream_window_count`` is on its
         way. An exception of ``texts`` ends the stream and comes out as it is; so does closing the generator, early too.
         The stream is begun again after a failure only while nothing was answered, or where the server ended it because
-        nothing came for long (its ``stream_idle_timeout_s``); then what has no answer is sent again.
+        it was idle for long (its ``stream_idle_timeout_s``); then what has no answer is sent again.
 
         ``batch_size`` is the number of texts in a batch; there are fewer where the server's limits ask for it. If texts
         fail, ``on_error="raise"`` raises ItemErrors, which ends the stream; ``"return"`` sets ``items[i].error`` and goes
