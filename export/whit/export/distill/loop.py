@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from whit.contract.manifest import MANIFEST_FILE
 from whit.export.checkpoint import FloatArray, read_checkpoint
@@ -31,6 +30,7 @@ from whit.export.distill.projection import fit_teacher, principal_directions, pr
 from whit.export.distill.qat import choose_rounding
 from whit.export.distill.schedule import learning_rate_at
 from whit.export.distill.state import Position, StateFile
+from whit.export.distill.steps import make_optimizer, uses_bfloat16
 from whit.export.distill.student import Student
 from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, TeacherVectors, open_teacher, text_key
 from whit.export.distill.torch_teacher import TorchTeacher
@@ -123,7 +123,7 @@ class _Run:
         if self._objective.judge:
             self._objective.fit_scale(self._lesson(order[:_SCALE_SAMPLE]))
         self._parameters = self._student.trainable(options.freeze)
-        self._optimizer = _optimizer(self._parameters, options)
+        self._optimizer = make_optimizer(self._parameters, options)
         self._state = StateFile(
             out,
             {
@@ -339,7 +339,7 @@ class _Run:
         return [np.array(e.ids, np.int64) for e in self._tokenizer.encode_batch_fast(list(texts))]
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=_use_bfloat16(self._options, self._device))
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=uses_bfloat16(self._options, self._device))
 
     def _save(self) -> None:
         tensors = {name: tensor.detach() for name, tensor in self._parameters.items()}
@@ -373,28 +373,3 @@ def _read(options: DistillOptions) -> tuple[Sequence[str], Sequence[str]]:
     if options.augment:
         texts = augment(texts, options.seed)
     return [*texts, *(t for read, _ in pairs for t in read)], [*texts, *(t for _, taught in pairs for t in taught)]
-
-
-def _optimizer(parameters: Mapping[str, Tensor], options: DistillOptions) -> torch.optim.Optimizer:
-    """AdamW; only matrices of linear layers are drawn towards zero."""
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for name, tensor in parameters.items():
-        groups[tensor.ndim == 2 and "embeddings." not in name].append(tensor)
-    return torch.optim.AdamW(
-        [
-            {"params": tensors, "weight_decay": options.weight_decay if decays else 0.0}
-            for decays, tensors in groups.items()
-            if tensors
-        ],
-        lr=options.learning_rate,
-        fused=True,
-    )
-
-
-def _use_bfloat16(options: DistillOptions, device: torch.device) -> bool:
-    if options.precision != "auto":
-        return options.precision == "bfloat16"
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    # Without these instructions bfloat16 is emulated, which is slower than float32.
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
