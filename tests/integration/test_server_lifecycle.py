@@ -168,6 +168,7 @@ def test_an_address_in_use_is_refused(tmp_path, capfd):
         ("unix:nowhere/whit.sock", "there is no directory nowhere"),
         ("unix:/dev/null", "what is there is no socket"),
         ("unix:/tmp", "what is there is no socket"),
+        (f"{'a' * 64}.example:7600", "no host can have this name"),
         ("192.0.2.1:7600", "Cannot assign requested address"),  # of documentation: no machine has it
     ],
 )

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from whit.export.checkpoint import ROUNDING_FILE, Tensors
 from whit.export.errors import CheckpointError
 from whit.export.modules import encoder_folder
-from whit.export.sealing import check_not_here, why
+from whit.export.sealing import check_not_here, publish, why
 from whit.export.trained import Rounding
 
 STEPS_FILE = "whit.json"
@@ -67,9 +67,7 @@ def derive_checkpoint(
             if rounding is not None:
                 rounding.write(new)
             _write_json(new / STEPS_FILE, {"steps": [*read_steps(source), dict(step)]})
-            if out.exists():
-                out.replace(Path(scratch, "old"))
-            new.replace(out)
+            publish(new, out)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
         raise CheckpointError(f"{out} cannot be written ({why(error)}); free space or choose another --out") from None
 

@@ -150,11 +150,16 @@ def _check(package: Package) -> None:
 
 
 def publish(new: Path, out: Path) -> None:
-    """Moves the finished package to ``out``, in place of an older package there."""
+    """Moves what is finished to ``out``, in place of what is there, which stays if that fails."""
     old = new.parent / "old"
-    if out.exists():
-        out.replace(old)
-    new.replace(out)
+    try:
+        if out.exists():
+            out.replace(old)
+        new.replace(out)
+    except BaseException:  # Ctrl-C, too
+        if old.exists() and not out.exists():
+            old.replace(out)
+        raise
 
 
 def file_hashes(directory: Path) -> dict[str, str]:

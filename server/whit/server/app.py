@@ -262,7 +262,11 @@ def _check_path(path: Path) -> None:
 def _check_port(host: str, port: int) -> None:
     # gRPC binds "any address" to IPv4 alone where there is no IPv6.
     refusals = {errno.EADDRINUSE, errno.EACCES} | ({errno.EADDRNOTAVAIL} if host not in ("::", "0.0.0.0") else set())  # noqa: S104
-    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError(errno.EINVAL, "no host can have this name") from None
+    for family, kind, protocol, _, address in found:
         try:
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC: a closed connection is no server
