@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.packages import copy, package
+from tests.support.signals import handled
 from tests.support.tiny import write_checkpoint
 from whit.cli import demo, local_server
 from whit.cli.app import run
@@ -231,22 +232,17 @@ def test_demo_says_why_its_server_did_not_start(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_interrupted_demo_stops_its_server(
-    tmp_path: Path, number: signal.Signals, request: pytest.FixtureRequest
-) -> None:
+def test_interrupted_demo_stops_its_server(tmp_path: Path, number: signal.Signals) -> None:
     address = ""
-    outside = signal.getsignal(signal.SIGINT)
-    # Where the tests run in the background of a shell, Ctrl-C is ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    request.addfinalizer(lambda: signal.signal(signal.SIGINT, outside))
-    before = signal.getsignal(number)
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
-        with local_server.local_server(package(), tmp_path / "data", tmp_path / "log") as address:
-            with Client(address) as client:
-                assert client.models()
-            os.kill(os.getpid(), number)
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    with handled(number, usual):
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012, SIM117
+            with local_server.local_server(package(), tmp_path / "data", tmp_path / "log") as address:
+                with Client(address) as client:
+                    assert client.models()
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is usual
 
-    assert signal.getsignal(number) is before
     assert "stopped" in last_line((tmp_path / "log").read_text())
     with Client(address, timeout=1) as client, pytest.raises((Unavailable, TimeoutError)):
         client.models()

@@ -21,6 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.server import config_for_tests, running_server_for_tests, server_thread, tiny_package
+from tests.support.signals import handled
 from tests.support.waiting import wait_until
 from tests.support.wire import connected, embed_options, point, problem_of, refused
 from whit.contract.errors import Reason
@@ -107,27 +108,17 @@ def test_one_request_to_stop_that_comes_twice_is_one(tmp_path):
 
 
 def test_a_closed_terminal_drains_too(tmp_path):
-    with hangups(signal.SIG_DFL), daemon(tmp_path) as (process, address, _), connected(address) as wire:
+    with handled(signal.SIGHUP, signal.SIG_DFL), daemon(tmp_path) as (process, address, _), connected(address) as wire:
         assert wire.embed("there").items[0].token_count
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=20) == 0
 
 
 def test_nohup_has_it_go_on(tmp_path):
-    with hangups(signal.SIG_IGN), daemon(tmp_path) as (process, address, _), connected(address) as wire:
+    with handled(signal.SIGHUP, signal.SIG_IGN), daemon(tmp_path) as (process, address, _), connected(address) as wire:
         process.send_signal(signal.SIGHUP)
         assert wire.embed("still there").items[0].token_count
         assert process.poll() is None
-
-
-@contextlib.contextmanager
-def hangups(handling):
-    """What processes that are started meanwhile inherit for SIGHUP: nohup has it ignored, whoever runs the tests with it or not."""
-    before = signal.signal(signal.SIGHUP, handling)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_server_on_the_same_data_directory_is_refused_in_one_line(tmp_path):
