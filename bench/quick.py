@@ -5,8 +5,8 @@ python -m bench.quick [--update] [--rounds 5] [--out FILE]
 Everything is a ratio of processor times taken in turns within one run, so that other load on the machine cancels out as far as it can: how
 much cheaper a short text is in int8 than in float32, how much of a text's cost over gRPC is the model's own (a stream; single
 calls), and whether vectors over gRPC are those in process, byte by byte, alone and in any batch. Exit status 1 if a ratio is below
-that in ``bench/results/quick.json`` by more than its tolerance; ``--update`` writes that file. Another kind of processor
-needs figures of its own.
+that in ``bench/results/quick-KERNELS.json`` by more than its tolerance; ``--update`` writes that file. There is one for each
+set of kernels that was measured, for processors differ in these ratios by twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from bench.serving import BATCH
 from whit.client import Client
 from whit.export.compile import ExportOptions, compile_checkpoint
 
-BASELINE = RESULTS / "quick.json"
 TEXTS = 384
 SINGLE = 100
 
@@ -47,12 +46,15 @@ def main() -> None:
     arguments = parser.parse_args()
     require()
     found = measure(*packages(), arguments.rounds)
-    for path in [BASELINE] * arguments.update + [arguments.out] * bool(arguments.out):
+    recorded = RESULTS / f"quick-{found['provider']}.json"
+    for path in [recorded] * arguments.update + [arguments.out] * bool(arguments.out):
         path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    baseline = json.loads(BASELINE.read_text(encoding="utf-8")) if BASELINE.is_file() else None
+    baseline = json.loads(recorded.read_text(encoding="utf-8")) if recorded.is_file() else None
     for name, value in found["ratios"].items():
         before = f", baseline {baseline['ratios'][name]:.3f}" if baseline else ""
         print(f"{name}: {value:.3f}{before}")
+    if baseline is None:
+        print(f"nothing to compare with: there is no {recorded.name} yet; --update writes it")
     if faults := regressions(found, baseline):
         raise SystemExit("\n".join(faults))
 
@@ -102,6 +104,7 @@ def measure(float32: Path, int8: Path, rounds: int) -> dict[str, Any]:
     return {
         "command": "python -m bench.quick --update",
         "machine": describe(),
+        "provider": local["int8"].encoder.provider,
         "rounds": rounds,
         "ratios": ratios(costs),
         "cpu_ms_per_text": {name: round(1e3 * statistics.median(c[name] for c in costs), 4) for name in costs[0]},
