@@ -102,7 +102,7 @@ def measure(float32: Path, int8: Path, rounds: int) -> dict[str, Any]:
             for _ in range(rounds)
         ]
     return {
-        "command": "python -m bench.quick --update",
+        "command": f"python -m bench.quick --update --rounds {rounds}",
         "machine": describe(),
         "provider": local["int8"].encoder.provider,
         "rounds": rounds,

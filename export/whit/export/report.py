@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from whit.runtime.opening import AnyEncoder
 
 _ROUNDS = 5
-_TIMED_EVERY = 9  # of the calibration texts: few are enough for a ratio, more so in many turns
+_TIMED_TEXTS = 30  # at least, if there are as many; in turns, a ratio needs no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +79,10 @@ def measure(
             vectors = encoders[1].encode(sequences, executor=executor)
         cosines = row_cosines(wanted, vectors)
         loss = 100 - rank_agreement(wanted, vectors)
+        timed = sequences[:: max(1, len(sequences) // _TIMED_TEXTS)]
         ratios = []
         for done in range(_ROUNDS):
-            seconds = [_time(encoder, sequences[::_TIMED_EVERY]) for encoder in encoders]
+            seconds = [_time(encoder, timed) for encoder in encoders]
             ratios.append(seconds[0] / seconds[1])
             progress("measure (rounds)", done + 1, _ROUNDS)
         ratio = statistics.median(ratios)

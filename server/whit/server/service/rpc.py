@@ -331,6 +331,8 @@ def _fitted(problem: Problem) -> Problem:
 
 def _cut(message: str) -> str:
     """As much of the message as its header holds."""
+    if 3 * len(message.encode()) <= _MESSAGE_BYTES:  # nearly all, and refusals under load must be cheap
+        return message
     sizes = accumulate(1 if " " <= c <= "~" and c != "%" else 3 * len(c.encode()) for c in message)
     count = sum(size <= _MESSAGE_BYTES for size in sizes)
     return message if count == len(message) else message[: count - 1] + "…"
