@@ -18,10 +18,12 @@ KERNELS := server/build_kernels.py $(wildcard server/whit/runtime/native/*.[ch])
 
 # One stamp for each set of extras, so that a warm rerun installs nothing.
 $(VENV)/.demo: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
+	@echo "Installing whit and what it needs into $(VENV), and compiling its kernels: a minute or more, without a word from pip"
 	$(PIP) -c constraints.txt -e '.[server,export]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
+	@echo "Installing whit, its extras and the tools of development into $(VENV): some minutes, without a word from pip"
 	$(PIP) -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.demo
 

@@ -85,8 +85,8 @@ class Answer:
 def demo(directory: Path, as_json: bool) -> None:
     """Compile a model, serve it, index the docs of Python's standard library, ask five questions. All on this machine.
 
-    Uses no network. The server is a process of its own on a free port, and is stopped at the end. The first run takes a minute
-    or two, the next ones seconds.
+    Uses no network. The server is a process of its own on a free port, and is stopped at the end. The first run takes a few
+    minutes, the next ones seconds.
     """
     start, timings = time.perf_counter(), Timings()
     say = notice if as_json else _say
@@ -135,14 +135,14 @@ def _make_package(package: Path, timings: Timings, say: Any) -> Manifest:
     package.parent.mkdir(parents=True, exist_ok=True)
     manifest = current_package(package, checkpoint, asdict(options))
     if manifest is None:
-        say(f"compiling {checkpoint.parent.name} to int8, about a minute …")
+        say(f"compiling {MODEL} to int8, a minute or two …")
         start = time.perf_counter()
         with stages() as show:
             report = compile_checkpoint(checkpoint, package, options, show)
         timings.compile_s = time.perf_counter() - start
         say(
             f"compiled  {package} in {timings.compile_s:.0f} s: {size(report.graph_bytes)} "
-            f"(float32: {size(report.float_graph_bytes)}), {report.speed_ratio:.1f} times as fast, "
+            f"(float32: {size(report.float_graph_bytes)}), {report.speed_ratio:.1f} times as fast on this CPU, "
             f"cosine to float32 {report.mean_cosine:.4f} on average"
         )
         return read_manifest(package)

@@ -19,10 +19,19 @@ INTRODUCTION = """\
 
 Made from the program's own help by `python -m whit.cli.reference > docs/cli.md`; do not edit.
 
-`pip install 'whit[cli]'` has every command that talks to a server; `verify` and `serve` need `whit[server]`, `demo` that and
-`whit[export]`, `static` needs `whit[static]` and `distill` `whit[train]`; other commands that make or score models need
-`whit[export]`. Results go to stdout, progress and failures to stderr. A failure is one line that says what to do, and an exit
-code other than 0; `WHIT_DEBUG=1` adds the traceback. With `--json` stdout holds nothing but JSON.
+This page has the `--help` of every command, in the order in which a model is made, served and used. Commands need
+*extras* of the install: `pip install 'whit[cli]'`, or from a clone `pip install '.[cli]'`.
+
+| Extra | Commands |
+|---|---|
+| `cli` | every command that talks to a server |
+| `server` | `verify`, `serve` |
+| `export` | all others that make or score models; `demo`, which needs `server` as well |
+| `static` | `static` |
+| `train` | `distill` |
+
+Results go to stdout, progress and failures to stderr. A failure is one line that says what to do, and an exit code
+other than 0; `WHIT_DEBUG=1` adds the traceback. With `--json` stdout holds nothing but JSON.
 """
 
 
