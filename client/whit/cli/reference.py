@@ -24,7 +24,7 @@ This page has the `--help` of every command, in the order in which a model is ma
 
 | Extra | Commands |
 |---|---|
-| `cli` | every command that talks to a server |
+| `cli` | every command that talks to a server, and `inspect` |
 | `server` | `verify`, `serve` |
 | `export` | all others that make or score models; `demo`, which needs `server` as well |
 | `static` | `static` |
