@@ -148,7 +148,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"cross_encoder {folder} has no config.json; give the folder of a saved cross-encoder")
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call, unused-ignore]
     before = logging.get_verbosity()
     logging.set_verbosity(40)  # errors only: what is missing is refused below
     try:

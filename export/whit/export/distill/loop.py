@@ -256,7 +256,7 @@ class _Run:
             aims = self._objective.aims(lesson)
         loss = self._objective(encoded, aims)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._options.max_norm)
         self._optimizer.step()
         value = loss.item()  # waits for a GPU, so last of all
