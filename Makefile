@@ -29,6 +29,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
 
 # With torch, for the tests that compare with the checkpoint's own framework. Gigabytes elsewhere than on CPU builds of torch.
 $(VENV)/.train: pyproject.toml constraints.txt $(KERNELS) | $(BIN)/python
+	@echo "Installing torch and all the rest into $(VENV): some minutes, without a word from pip"
 	$(PIP) -c constraints.txt -e '.[dev,train]'
 	touch $@ $(VENV)/.dev $(VENV)/.demo
 
