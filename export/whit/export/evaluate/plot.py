@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from whit.export.evaluate.labels import Box, place_labels
+
 _WIDTH, _HEIGHT = 480, 380
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 20, 34, 48
 _KEPT, _DOMINATED, _LINE = "#c2410c", "#94a3b8", "#fdba74"
@@ -76,14 +78,18 @@ def _panel(panel: Panel) -> list[str]:
         parts.append(_text(across(x), _HEIGHT - _BOTTOM + 17, f"{x:g}"))
     frontier = sorted((point.x, point.y) for point in panel.points if not point.dominated)
     parts.append(_stroke([(across(x), up(y)) for x, y in frontier], _LINE, 2))
-    for point in panel.points:
-        x, y = across(point.x), up(point.y)
+    places = [(across(point.x), up(point.y)) for point in panel.points]
+    bounds = Box(_LEFT, _TOP - 8, _WIDTH - 4, _HEIGHT - _BOTTOM)
+    labels = place_labels(places, [point.name for point in panel.points], bounds)
+    for (x, y), label in zip(places, labels, strict=True):
+        if label.is_far:
+            parts.append(_stroke([(x, y), (label.x, label.y - 4)], "#94a3b8", 1))
+    for point, (x, y), label in zip(panel.points, places, labels, strict=True):
         color = _DOMINATED if point.dominated else _KEPT
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{color}"><title>{escape(point.name)}</title></circle>'
         )
-        is_right = x > _WIDTH * 0.6  # its name would run out of the panel
-        parts.append(_text(x - 8 if is_right else x + 8, y - 6, point.name, anchor="end" if is_right else "start"))
+        parts.append(_text(label.x, label.y, point.name, anchor=label.anchor))
     return parts
 
 
