@@ -134,8 +134,13 @@ def test_one_that_is_loaded_while_the_store_closes_is_closed_too(store, pool, mo
         closing.append(pool.submit(store.close))
         assert has_begun.wait(WAIT_S)
 
+    def close(handle, *args, **options):
+        closed.append(repr(handle))
+        close_handle(handle, *args, **options)
+
+    close_handle = CollectionHandle.close
     monkeypatch.setattr(store, "_turns", Turns())
-    monkeypatch.setattr(CollectionHandle, "close", lambda handle, _: closed.append(repr(handle)))
+    monkeypatch.setattr(CollectionHandle, "close", close)
     before(monkeypatch, "CollectionHandle", close_store)
     with pytest.raises(ServiceError, match="stopping"):
         store.open("a")
