@@ -161,6 +161,7 @@ def test_no_special_token_is_put_in_or_read(corpus: Path, cache: Path, tmp_path:
     [
         ({"dimension_count": 4000}, "dimension_count must be at most"),
         ({"dimension_count": 0}, "dimension_count must be at least 1"),
+        ({"text_count": 2}, "text_count must be at least 3"),
         ({"dtype": "int4"}, "dtype must be one of float16, int8, pq, got 'int4'"),
         ({"dtype": "pq", "code_count": 5}, "code_count must divide dimension_count (16), got 5"),
         ({"vocabulary_size": 10}, "vocabulary_size must be at least"),
@@ -183,6 +184,31 @@ def test_what_cannot_be_done_is_refused(
 
     assert message in str(refused.value)
     assert not (tmp_path / "static").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [(["the same"] * 200, "1 different texts"), (["\u200b" * n for n in range(1, 200)], "0 different")],
+)
+def test_texts_of_which_nothing_can_be_learned(lines: list[str], words: str, cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{words}.*give at least 3"):
+        make_static(packages.package(), tmp_path / "out", StaticOptions((path,), cache=cache, dimension_count=16))
+
+
+def test_texts_without_a_token_are_left_out_and_a_report_is_json(cache: Path, tmp_path: Path) -> None:
+    """All others are one unknown character, so that nothing correlates; the held-out ones would have had no token."""
+    path = tmp_path / "texts.txt"
+    lines = ["\u200b" * n for n in range(1, 2000)] + [chr(0x1F600 + n) for n in range(200)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    report = make_static(
+        packages.package(), tmp_path / "out", StaticOptions((path,), cache=cache, dimension_count=16, epochs=1)
+    )
+
+    assert (report.text_count, report.held_out_count) == (200, 4)
+    assert np.isfinite([report.cosine, report.similarity_correlation]).all()
 
 
 def test_a_teacher_without_a_tokenizer_teaches_ngrams_only(corpus: Path, cache: Path, tmp_path: Path) -> None:
