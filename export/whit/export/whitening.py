@@ -63,6 +63,8 @@ def whiten(
     check_out(out, source)
     if not 0 <= options.power <= 1:
         raise OptionError("power", f"must be between 0 and 1, got {options.power}")
+    if options.text_count < 1:
+        raise OptionError("text_count", f"must be at least 1, got {options.text_count}")
     checkpoint = read_checkpoint(source, pooling=options.pooling)
     texts = read_texts(options.corpus, limit=options.text_count) if options.corpus else calibration_texts(None)
     head = Head(checkpoint.pooling, checkpoint.dense, normalize=False)
@@ -71,12 +73,16 @@ def whiten(
     vectors = embed(subject.weights, head, subject.token_ids(texts))
     progress("whiten (texts)", len(texts), len(texts))
 
-    count = options.dimension_count or vectors.shape[1]
+    count = vectors.shape[1] if options.dimension_count is None else options.dimension_count
     if not 1 <= count <= vectors.shape[1]:
         raise OptionError("dimension_count", f"must be 1 to {vectors.shape[1]}, got {count}")
     if len(texts) <= count:
         raise CheckpointError(
             f"{count} dimensions need more than {count} texts to whiten on, got {len(texts)}; give a larger corpus"
+        )
+    if not np.ptp(vectors, axis=0).any():
+        raise CheckpointError(
+            f"all {len(texts)} texts have one vector, which has no directions; give a corpus of texts that differ"
         )
     weight, bias, share = whitening(vectors, count, options.power)
     report = WhitenReport(len(texts), vectors.shape[1], count, round(share, 6))
