@@ -25,8 +25,9 @@ def embed(weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds], pl
     """Vectors float32 [len(sequences), dimension_count] of the graph that ``plan`` says; None: the float32 graph."""
     session = open_session(build_graph(weights, head, plan or Plan()).SerializeToString())
     vectors = np.empty((len(sequences), head.dimension_count(weights.hidden_count)), np.float32)
-    batches, feeds = zip(*micro_batch_feeds(weights, sequences), strict=True)
-    for batch, (rows,) in zip(batches, side_by_side(partial(session.run, [OUTPUT]), feeds), strict=True):
+    found = micro_batch_feeds(weights, sequences)
+    runs = side_by_side(partial(session.run, [OUTPUT]), [feeds for _, feeds in found])
+    for (batch, _), (rows,) in zip(found, runs, strict=True):
         vectors[batch] = rows
     return vectors
 
