@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny import write_checkpoint
+from tests.support.tiny import edit_json, write_checkpoint
 from whit.cli.app import run
 from whit.contract.manifest import read_manifest
 from whit.export.errors import CheckpointError
@@ -184,6 +184,19 @@ def test_nothing_is_run_twice_and_a_change_runs_what_depends_on_it(folder: Path)
     assert ran() == [True, True]
 
 
+def test_folders_of_a_checkpoint_that_are_links_count(folder: Path) -> None:
+    def ran() -> list[bool]:
+        return [
+            step.ran for step in run_recipe(read_recipe(folder / "recipe.toml"), folder / "out", folder / "work").steps
+        ]
+
+    (folder / "model" / "1_Pooling").rename(folder / "pooling")
+    (folder / "model" / "1_Pooling").symlink_to(folder / "pooling")
+    assert ran() == [True, True]
+    edit_json(folder / "pooling" / "config.json", pooling_mode="max")
+    assert ran() == [True, True]
+
+
 def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
@@ -210,6 +223,9 @@ def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatc
         ('"corpus.txt"', '"nowhere.txt"', ("[[step]] number 1 (trim): corpus", "nowhere.txt", "does not exist")),
         ('"pairs.tsv"', '"corpus.txt"', ("corpus.txt", "sentence1")),
         ('dtype = "float32"', 'calibration = "nowhere.txt"', ("[export]", "calibration", "does not exist")),
+        ('dtype = "float32"', 'dtype = "int4"', ("[export]: dtype must be one of float32, int8, got 'int4'",)),
+        ('dtype = "float32"', 'name = "a/b"', ("[export]: name must be",)),
+        ("[export]", '[[step]]\nstep = "soup"\nothers = []\n[export]', ("number 3 (soup): a soup needs at least 2",)),
     ],
 )
 def test_what_a_later_step_needs_is_looked_for_before_the_first(

@@ -87,6 +87,28 @@ class StaticOptions:
         """Tokens of a text that are read."""
         return self.max_token_count or (512 if self.ngram_row_count is None else 4096)
 
+    def check(self) -> None:
+        """Raises CheckpointError for the first option that is out of range, whatever the teacher."""
+        import scipy.sparse  # noqa: F401  (where it is missing, that is said before the teacher's work and not after)
+
+        check_storage(self.dtype, self.dimension_count, self.code_count)
+        if self.name is not None:
+            check_name(self.name)
+        for name in ("text_count", "dimension_count", "max_token_count", "epochs", "teacher_token_count", "threads"):
+            value, least = getattr(self, name), _LEAST_TEXTS if name == "text_count" else 1
+            if value is not None and value < least:
+                raise OptionError(name, f"must be at least {least}, got {value}")
+        for name in ("smoothing", "learning_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise OptionError(name, f"must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.typo_share <= 1:
+            raise OptionError("typo_share", f"must be 0 to 1, got {self.typo_share}")
+        for name in ("word_count", "similarity_weight", "seed"):
+            if not getattr(self, name) >= 0:
+                raise OptionError(name, f"must be 0 or more, got {getattr(self, name)}")
+        if self.ngram_row_count is not None:
+            _check_ngrams(self, self.ngram_row_count)
+
 
 @dataclass(frozen=True, slots=True)
 class StaticReport:
@@ -125,7 +147,7 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         CheckpointError: teacher, texts or an option cannot be used, or ``out`` exists and is no package. Says what to do.
         PackageError: the teacher is a package and damaged.
     """
-    _check(options)
+    options.check()
     check_out(out)
     with scratch_beside(out) as scratch:
         cache = cache_folder(options.cache)
@@ -165,28 +187,6 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         report = replace(report, fingerprint=open_package(new).manifest.fingerprint)
         publish(new, out)
     return report
-
-
-def _check(options: StaticOptions) -> None:
-    import scipy.sparse  # noqa: F401  (where it is missing, that is said before the teacher's work and not after)
-
-    check_storage(options.dtype, options.dimension_count, options.code_count)
-    if options.name is not None:
-        check_name(options.name)
-    for name in ("text_count", "dimension_count", "max_token_count", "epochs", "teacher_token_count", "threads"):
-        value, least = getattr(options, name), _LEAST_TEXTS if name == "text_count" else 1
-        if value is not None and value < least:
-            raise OptionError(name, f"must be at least {least}, got {value}")
-    for name in ("smoothing", "learning_rate"):
-        if not 0 < getattr(options, name) < 1:
-            raise OptionError(name, f"must be between 0 and 1, got {getattr(options, name)}")
-    if not 0 <= options.typo_share <= 1:
-        raise OptionError("typo_share", f"must be 0 to 1, got {options.typo_share}")
-    for name in ("word_count", "similarity_weight", "seed"):
-        if not getattr(options, name) >= 0:
-            raise OptionError(name, f"must be 0 or more, got {getattr(options, name)}")
-    if options.ngram_row_count is not None:
-        _check_ngrams(options, options.ngram_row_count)
 
 
 def _check_ngrams(options: StaticOptions, row_count: int) -> None:
