@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import packages, tables
+from tests.support import packages, tables, tiny
 from whit.contract.manifest import STATIC, TABLE_FILE, TOKENIZER_FILE, Ngrams, read_manifest
+from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.errors import CheckpointError
 from whit.runtime import Tokenizer, Verification, open_encoder, open_package, open_tokenizer, verify
 
 pytest.importorskip("scipy")
 
 from whit.export.static import StaticOptions, StaticReport, make_static
+from whit.export.static.tokens import choose_tokens
 
 WORDS = [
     "the",
@@ -131,6 +133,22 @@ def test_frequent_words_in_pieces_become_tokens(cache: Path, tmp_path: Path) -> 
     tokenizer = Tokenizer(open_package(tmp_path / "static"))
     (ids,) = tokenizer.encode(["Embedding"])
     assert len(ids) == 1
+
+
+def test_each_token_stands_for_the_teachers_own(tmp_path: Path) -> None:
+    """New words got the ids of tokens that somebody had added to the vocabulary, and these began with the words' rows."""
+    source = tiny.write_checkpoint(tmp_path / "source", vocab_size=len(tiny.vocabulary()) + 1)
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["whit-24"])
+    tokenizer.save(str(source / "tokenizer.json"))
+    compile_checkpoint(source, tmp_path / "teacher", ExportOptions(dtype="float32"))
+    text = "The embedding of whit-24 helicopters"
+
+    tokens = choose_tokens(open_package(tmp_path / "teacher"), [text] * 5, None, 2)
+
+    (ids,) = tokens.encode([text], 64)
+    assert len(ids) == 5
+    assert [row for i in ids for row in tokens.pieces[i]] == tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def test_a_student_of_ngrams_comes_near_its_teacher_without_a_tokenizer(
