@@ -34,6 +34,7 @@ from whit.export.quantize import Subject, choose_scheme, scheme_error
 from whit.export.report import Report, measure
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal, tokenize
 from whit.export.texts import read_texts
+from whit.export.tokenless import texts_with_tokens
 from whit.export.trained import Rounding, read_rounding
 from whit.runtime.package import Package
 
@@ -100,7 +101,7 @@ def compile_checkpoint(
     limit = _max_token_count(source, weights, options)
     # No text reaches the positions beyond the limit: they are left out of the package.
     weights = replace(weights, positions=weights.positions[: limit + weights.position_offset])
-    texts = calibration_texts(options.calibration)
+    texts = texts_with_tokens(calibration_texts(options.calibration), source.tokenizer)
     rounding = read_rounding(checkpoint)
 
     with scratch_beside(out) as scratch:

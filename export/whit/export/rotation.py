@@ -27,6 +27,7 @@ from whit.export.errors import CheckpointError, OptionError
 from whit.export.families import encoder_weights
 from whit.export.prune.subject import Subject
 from whit.export.texts import read_texts
+from whit.export.tokenless import texts_with_tokens
 
 # Beyond this the bits hardly change any more.
 _TURNS = 50
@@ -73,6 +74,7 @@ def rotate(
         raise OptionError("text_count", f"must be at least 1, got {options.text_count}")
     checkpoint = read_checkpoint(source, pooling=options.pooling)
     texts = read_texts(options.corpus, limit=options.text_count) if options.corpus else calibration_texts(None)
+    texts = texts_with_tokens(texts, checkpoint.tokenizer)
     head = Head(checkpoint.pooling, checkpoint.dense, normalize=True)  # signs know no lengths
     subject = Subject(source, checkpoint, encoder_weights(checkpoint), head, texts)
     progress("rotate (texts)", 0, len(texts))

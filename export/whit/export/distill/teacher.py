@@ -18,6 +18,7 @@ from whit.export.compile import ExportOptions, Progress, compile_checkpoint
 from whit.export.cosines import unit_rows
 from whit.export.distill.topics import sketch
 from whit.export.errors import CheckpointError
+from whit.export.tokenless import encode_any
 from whit.runtime.opening import open_encoder, open_tokenizer
 from whit.runtime.package import Package, open_package
 
@@ -74,7 +75,9 @@ class PackageTeacher:
         """As ``Teacher.encode``."""
         sequences = [self._tokenizer.cut(ids, max_token_count) for ids in self._tokenizer.encode(texts)]
         with ThreadPoolExecutor(self._threads) as executor:
-            return self._encoder.encode(sequences, token_budget=_TOKEN_BUDGET, executor=executor)
+            return encode_any(
+                self._encoder, sequences, self.dimension_count, token_budget=_TOKEN_BUDGET, executor=executor
+            )
 
 
 class JointTeacher:
