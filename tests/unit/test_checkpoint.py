@@ -196,6 +196,39 @@ def test_license_from_the_model_card(folder: Path) -> None:
     assert [path.name for path in found.license_files] == ["LICENSE"]
 
 
+@pytest.mark.parametrize(
+    ("card", "name"),
+    [
+        ('---\nlicense: "apache-2.0"\n---\n', "apache-2.0"),
+        ("\ufeff---\r\nlicense: mit  # as the base\r\n---\r\n", "mit"),
+        ("---\nlicense:\ntags:\n- en\n---\n", "unknown"),  # it was "tags:"
+        ("---\nlicense_name: own\n---\nTo pass it on write\nlicense: mit\n---\n", "unknown"),
+        ("A model\n---\nlicense: mit\n---\n", "unknown"),
+    ],
+)
+def test_license_as_model_cards_spell_it(card: str, name: str, folder: Path) -> None:
+    (folder / "README.md").write_text(card, encoding="utf-8", newline="")
+
+    assert read_checkpoint(folder).license == name
+
+
+def test_a_prompt_that_is_null_is_none(folder: Path) -> None:
+    """It was the word None before every query."""
+    tiny.write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": None, "document": "d: "}})
+
+    assert read_checkpoint(folder).prompts == {"query": "", "document": "d: "}
+
+
+def test_vectors_that_sentence_transformers_cuts_are_whole_and_that_is_said(folder: Path) -> None:
+    tiny.write_json(folder / "config_sentence_transformers.json", {"truncate_dim": None})
+    assert read_checkpoint(folder).notes == ()
+
+    tiny.write_json(folder / "config_sentence_transformers.json", {"truncate_dim": 8})
+    (said,) = read_checkpoint(folder).notes
+    assert said.startswith("sentence-transformers cuts this model's vectors to 8 dimensions (truncate_dim)")
+    assert said.endswith("whit embed --dimensions 8")
+
+
 def test_matryoshka_sizes(folder: Path) -> None:
     tiny.write_json(folder / "config_sentence_transformers.json", {"matryoshka_dims": [32, 16]})
 

@@ -197,6 +197,7 @@ def test_dense_that_states_no_activation_uses_tanh(tmp_path: Path) -> None:
     [
         ("sentence_bert_config.json", {"max_seq_length": 2}, "max_seq_length 2 leaves no room for a text"),
         ("config_sentence_transformers.json", {"prompts": ["query: "]}, "prompts must be an object"),
+        ("config_sentence_transformers.json", {"prompts": {"query": 5}}, "prompts: 'query' must be a text, got 5"),
         (
             "config_sentence_transformers.json",
             {"prompts": {"query": "q: "}, "default_prompt_name": "title"},

@@ -1,5 +1,6 @@
 """Distillation, the parts without torch: order of the texts, teacher vectors on disk, projections, options."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,14 @@ def test_teacher_vectors_are_the_packages_and_are_computed_once(
     assert sorted(computed) == sorted(set(everything) - set(some))
 
 
-def test_teacher_vectors_that_were_removed_are_computed_again(package: Package, tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [None, 0, 100])
+def test_teacher_vectors_that_were_removed_or_cut_short_are_computed_again(
+    size: int | None, package: Package, tmp_path: Path
+) -> None:
     everything = np.arange(len(TEXTS))
     before = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64).rows(everything)
-    next(tmp_path.rglob("vectors.f16")).unlink()
+    file = next(tmp_path.rglob("vectors.f16"))
+    file.unlink() if size is None else os.truncate(file, size)
 
     again = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64).rows(everything)
 

@@ -47,6 +47,13 @@ def test_sts_with_windows_line_ends_and_byte_order_mark(tmp_path: Path) -> None:
     assert read_sts(file).scores.tolist() == [1, 2]
 
 
+def test_a_carriage_return_in_a_text_ends_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "s.tsv"
+    file.write_bytes(b"sentence1\tsentence2\tscore\na\rb\tc\t1\nd\te\t2\r\n")
+
+    assert read_sts(file).first == ["a\rb", "d"]
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [

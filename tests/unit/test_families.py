@@ -187,3 +187,29 @@ def test_embedding_size_without_a_projection(tmp_path: Path) -> None:
     write_tensors(folder, {name: array for name, array in tensors.items() if "embeddings_project" not in name})
 
     refuses(folder, "embeddings of size 16", "hidden size of 32", "no projection")
+
+
+@pytest.mark.parametrize(
+    ("second", "bias", "words"),
+    [((16, 8), (8,), "Dense number 2 has weights of shape [8, 16]"), ((24, 8), (7,), "a bias of [7]")],
+)
+def test_a_dense_module_that_does_not_fit(
+    second: tuple[int, int], bias: tuple[int], words: str, tmp_path: Path
+) -> None:
+    folder = tiny.write_checkpoint(tmp_path, dense_sizes=(24, 8))
+    tensors = {"linear.weight": np.zeros(second[::-1], np.float32), "linear.bias": np.zeros(bias, np.float32)}
+    save_file(tensors, folder / "3_Dense" / "model.safetensors")
+
+    refuses(folder, words, "24 values come in")
+
+
+def test_layers_of_the_same_weights_are_one_that_is_run_twice(tmp_path: Path) -> None:
+    folder = tiny.write_checkpoint(tmp_path, num_hidden_layers=3)
+    tensors = dict(read_checkpoint(folder).tensors)
+    first = {name: array for name, array in tensors.items() if "layer.0." in name}
+    write_tensors(folder, tensors | {name.replace("layer.0.", "layer.2."): array for name, array in first.items()})
+
+    layers = encoder_weights(read_checkpoint(folder)).layers
+
+    assert layers[2] is layers[0]
+    assert layers[1] is not layers[0]

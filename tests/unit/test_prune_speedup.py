@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,20 @@ def test_the_search_finds_what_is_not_needed(tmp_path: Path) -> None:
     assert table.total_s(shapes) <= 2.1
     assert all(errors[max(errors)] == 0 for errors in database.errors.values())
     assert all(errors[0] > 0 for errors in database.errors.values())
+
+
+def test_a_layer_with_nothing_left_stays_so(tmp_path: Path) -> None:
+    """As the first ``--speedup`` leaves some; time is made up here, too."""
+    subject = read_subject(tiny.write_checkpoint(tmp_path), None)
+    emptied = cut_to_shapes(subject.weights, [Shape(0, 0), Shape(4, 64)])
+    subject = replace(subject, weights=emptied)
+    database = build_database(subject, [0, 4], [0, 64], "obs", lambda *_: None)
+    table = LatencyTable(0.1, {0: 0.0, 4: 1.0}, {0: 0.0, 64: 1.0})
+
+    shapes = search(subject, database, table, 1.1, SpeedupOptions(2, trials=2), lambda *_: None)
+
+    assert shapes[0] == Shape(0, 0)
+    assert shapes[1] in (Shape(4, 0), Shape(0, 64))
 
 
 def test_a_model_gets_faster_by_the_clock(tmp_path: Path) -> None:

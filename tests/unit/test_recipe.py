@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tiny import write_checkpoint
+from tests.support.tiny import edit_json, write_checkpoint
 from whit.cli.app import run
 from whit.contract.manifest import read_manifest
 from whit.export.errors import CheckpointError
@@ -184,6 +184,19 @@ def test_nothing_is_run_twice_and_a_change_runs_what_depends_on_it(folder: Path)
     assert ran() == [True, True]
 
 
+def test_folders_of_a_checkpoint_that_are_links_count(folder: Path) -> None:
+    def ran() -> list[bool]:
+        return [
+            step.ran for step in run_recipe(read_recipe(folder / "recipe.toml"), folder / "out", folder / "work").steps
+        ]
+
+    (folder / "model" / "1_Pooling").rename(folder / "pooling")
+    (folder / "model" / "1_Pooling").symlink_to(folder / "pooling")
+    assert ran() == [True, True]
+    edit_json(folder / "pooling" / "config.json", pooling_mode="max")
+    assert ran() == [True, True]
+
+
 def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
@@ -210,6 +223,9 @@ def test_an_interrupted_run_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatc
         ('"corpus.txt"', '"nowhere.txt"', ("[[step]] number 1 (trim): corpus", "nowhere.txt", "does not exist")),
         ('"pairs.tsv"', '"corpus.txt"', ("corpus.txt", "sentence1")),
         ('dtype = "float32"', 'calibration = "nowhere.txt"', ("[export]", "calibration", "does not exist")),
+        ('dtype = "float32"', 'dtype = "int4"', ("[export]: dtype must be one of float32, int8, got 'int4'",)),
+        ('dtype = "float32"', 'name = "a/b"', ("[export]: name must be",)),
+        ("[export]", '[[step]]\nstep = "soup"\nothers = []\n[export]', ("number 3 (soup): a soup needs at least 2",)),
     ],
 )
 def test_what_a_later_step_needs_is_looked_for_before_the_first(
@@ -230,6 +246,17 @@ def test_a_step_that_refuses_is_named(folder: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"recipe\.toml: \[\[step\]\] number 2 \(drop-layers\): keep must name"):
         run_recipe(read_recipe(folder / "recipe.toml"), folder / "out", folder / "work")
+
+
+def test_stages_are_pooled_as_the_package_is(folder: Path) -> None:
+    """A bare folder does not say how; measured by the mean, the package seemed to lose points that it does not lose."""
+    write_checkpoint(folder / "model", pooling=None)
+    (folder / "model" / "modules.json").unlink()
+    (folder / "recipe.toml").write_text('checkpoint = "model"\n[export]\npooling = "cls"\ndtype = "float32"\n')
+
+    report = run_recipe(read_recipe(folder / "recipe.toml"), folder / "out", folder / "work")
+
+    assert [point.agreement for point in report.points] == [100, 100]
 
 
 def test_the_command_prints_a_line_a_stage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

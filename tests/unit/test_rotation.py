@@ -105,3 +105,5 @@ def test_too_few_texts_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match="32 dimensions need more than 32 texts to learn a rotation from, got 32"):
         rotate(tiny.write_checkpoint(tmp_path / "a"), tmp_path / "out", RotateOptions(corpus))
+    with pytest.raises(CheckpointError, match="text_count must be at least 1, got -5"):
+        rotate(tmp_path / "a", tmp_path / "out", RotateOptions(corpus, text_count=-5))

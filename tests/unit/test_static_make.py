@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import packages, tables
+from tests.support import packages, tables, tiny
 from whit.contract.manifest import STATIC, TABLE_FILE, TOKENIZER_FILE, Ngrams, read_manifest
+from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.errors import CheckpointError
 from whit.runtime import Tokenizer, Verification, open_encoder, open_package, open_tokenizer, verify
 
 pytest.importorskip("scipy")
 
 from whit.export.static import StaticOptions, StaticReport, make_static
+from whit.export.static.tokens import choose_tokens
 
 WORDS = [
     "the",
@@ -133,6 +135,22 @@ def test_frequent_words_in_pieces_become_tokens(cache: Path, tmp_path: Path) -> 
     assert len(ids) == 1
 
 
+def test_each_token_stands_for_the_teachers_own(tmp_path: Path) -> None:
+    """New words got the ids of tokens that somebody had added to the vocabulary, and these began with the words' rows."""
+    source = tiny.write_checkpoint(tmp_path / "source", vocab_size=len(tiny.vocabulary()) + 1)
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens(["whit-24"])
+    tokenizer.save(str(source / "tokenizer.json"))
+    compile_checkpoint(source, tmp_path / "teacher", ExportOptions(dtype="float32"))
+    text = "The embedding of whit-24 helicopters"
+
+    tokens = choose_tokens(open_package(tmp_path / "teacher"), [text] * 5, None, 2)
+
+    (ids,) = tokens.encode([text], 64)
+    assert len(ids) == 5
+    assert [row for i in ids for row in tokens.pieces[i]] == tokenizer.encode(text, add_special_tokens=False).ids
+
+
 def test_a_student_of_ngrams_comes_near_its_teacher_without_a_tokenizer(
     corpus: Path, cache: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +179,7 @@ def test_no_special_token_is_put_in_or_read(corpus: Path, cache: Path, tmp_path:
     [
         ({"dimension_count": 4000}, "dimension_count must be at most"),
         ({"dimension_count": 0}, "dimension_count must be at least 1"),
+        ({"text_count": 2}, "text_count must be at least 3"),
         ({"dtype": "int4"}, "dtype must be one of float16, int8, pq, got 'int4'"),
         ({"dtype": "pq", "code_count": 5}, "code_count must divide dimension_count (16), got 5"),
         ({"vocabulary_size": 10}, "vocabulary_size must be at least"),
@@ -183,6 +202,31 @@ def test_what_cannot_be_done_is_refused(
 
     assert message in str(refused.value)
     assert not (tmp_path / "static").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [(["the same"] * 200, "1 different texts"), (["\u200b" * n for n in range(1, 200)], "0 different")],
+)
+def test_texts_of_which_nothing_can_be_learned(lines: list[str], words: str, cache: Path, tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=f"{words}.*give at least 3"):
+        make_static(packages.package(), tmp_path / "out", StaticOptions((path,), cache=cache, dimension_count=16))
+
+
+def test_texts_without_a_token_are_left_out_and_a_report_is_json(cache: Path, tmp_path: Path) -> None:
+    """All others are one unknown character, so that nothing correlates; the held-out ones would have had no token."""
+    path = tmp_path / "texts.txt"
+    lines = ["\u200b" * n for n in range(1, 2000)] + [chr(0x1F600 + n) for n in range(200)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    report = make_static(
+        packages.package(), tmp_path / "out", StaticOptions((path,), cache=cache, dimension_count=16, epochs=1)
+    )
+
+    assert (report.text_count, report.held_out_count) == (200, 4)
+    assert np.isfinite([report.cosine, report.similarity_correlation]).all()
 
 
 def test_a_teacher_without_a_tokenizer_teaches_ngrams_only(corpus: Path, cache: Path, tmp_path: Path) -> None:

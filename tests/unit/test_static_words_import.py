@@ -60,6 +60,18 @@ def test_words_and_values_come_back(write, tmp_path: Path) -> None:  # type: ign
     assert np.array_equal(found.vectors, VECTORS)
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_a_byte_order_mark_is_no_part_of_the_first_word(header: bool, tmp_path: Path) -> None:
+    path = text(tmp_path / "words.txt", header)
+    plain = read_word_vectors(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+    marked = read_word_vectors(path)
+
+    assert marked.words == plain.words
+    assert np.array_equal(marked.vectors, plain.vectors)
+
+
 def test_only_so_many_words(tmp_path: Path) -> None:
     for write in (text, word2vec):
         assert read_word_vectors(write(tmp_path / "vectors"), 2).words == WORDS[:2]

@@ -139,6 +139,21 @@ def test_words_that_a_corpus_lacks_are_needed_as_much_as_their_neighbours_say() 
     assert need[0] > need[1600] > need[1500]
 
 
+def test_pieces_that_no_text_gives_alone_can_go(tmp_path: Path) -> None:
+    """What reading them in smaller pieces costs cannot be measured: it ended in an internal error."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    kept = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    content = json.loads(tokenizer().to_str())
+    content["model"]["vocab"] = {token: i for i, token in enumerate([*kept, "##ing", "##ed", "##er"])}
+    source = write_checkpoint(tmp_path / "source", vocab_size=len(kept) + 3)
+    (source / "tokenizer.json").write_text(json.dumps(content))
+    corpus = write_corpus(tmp_path / "corpus.txt", ["reading", "singing", "asked"])
+
+    trim_vocabulary(source, tmp_path / "out", TrimOptions(corpus, len(kept) + 1))
+
+    assert "##ing" in read_checkpoint(tmp_path / "out").tokenizer.get_vocab()
+
+
 def test_without_a_corpus_only_what_no_text_can_produce_goes(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "source")
     path = source / "tokenizer.json"

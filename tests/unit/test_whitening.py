@@ -69,6 +69,8 @@ def _unit(source: Path, pooling: str | None) -> np.ndarray:
     [
         ({"power": 2}, "power must be between 0 and 1, got 2"),
         ({"dimension_count": 33}, "dimension_count must be 1 to 32, got 33"),
+        ({"dimension_count": 0}, "dimension_count must be 1 to 32, got 0"),
+        ({"text_count": -1}, "text_count must be at least 1, got -1"),
         ({"text_count": 20}, "32 dimensions need more than 32 texts"),
     ],
 )
@@ -77,6 +79,16 @@ def test_what_cannot_be_done_is_refused(options: dict[str, float], message: str,
     corpus.write_text("\n".join(TEXTS))
     with pytest.raises(CheckpointError, match=message):
         whiten(write_checkpoint(tmp_path / "a"), tmp_path / "out", WhitenOptions(corpus, **options))  # type: ignore[arg-type]
+
+
+def test_texts_that_are_all_the_same_say_nothing(tmp_path: Path) -> None:
+    """They gave a Dense of numbers that are none."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("the same\n" * 40)
+
+    with pytest.raises(CheckpointError, match=r"all 40 texts have one vector.*texts that differ"):
+        whiten(write_checkpoint(tmp_path / "a"), tmp_path / "out", WhitenOptions(corpus))
+    assert not (tmp_path / "out").exists()
 
 
 def test_prefixes_longer_than_the_vectors_that_are_left_are_not_offered(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
         matryoshka_dimension_counts=_matryoshka(config, extras, folder),
         license=license_name,
         license_files=license_files,
-        notes=(*notes, *_prompt_notes(extras, prompts, folder)),
+        notes=(*notes, *_prompt_notes(extras, prompts, folder), *_length_notes(extras)),
         sha256=_hash([*weight_files, *rounding, *dense_files, encoder / "config.json", encoder / "tokenizer.json"]),
     )
 
@@ -232,7 +232,12 @@ def _prompts(extras: Mapping[str, Any], folder: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{folder / 'config_sentence_transformers.json'}: prompts must be an object of texts by role, got {prompts!r}"
         )
-    return {str(role): str(prompt) for role, prompt in prompts.items()}
+    for role, prompt in prompts.items():
+        if not isinstance(prompt, str | None):
+            raise CheckpointError(
+                f"{folder / 'config_sentence_transformers.json'}: prompts: {role!r} must be a text, got {prompt!r}; correct it there"
+            )
+    return {role: prompt or "" for role, prompt in prompts.items()}
 
 
 def _prompt_notes(extras: Mapping[str, Any], prompts: Mapping[str, str], folder: Path) -> Sequence[str]:
@@ -247,6 +252,15 @@ def _prompt_notes(extras: Mapping[str, Any], prompts: Mapping[str, str], folder:
         return ()
     said = f"sentence-transformers puts the prompt {name!r} before texts for which none is named (default_prompt_name); whit"
     return (f"{said} puts one there only if it is asked to: whit embed --role {name}",)
+
+
+def _length_notes(extras: Mapping[str, Any]) -> Sequence[str]:
+    """Says so where sentence-transformers gives fewer dimensions than the model has."""
+    count = extras.get("truncate_dim")
+    if not count:
+        return ()
+    said = f"sentence-transformers cuts this model's vectors to {count} dimensions (truncate_dim); whit"
+    return (f"{said} gives all of them unless it is asked for fewer: whit embed --dimensions {count}",)
 
 
 def _matryoshka(config: Mapping[str, Any], extras: Mapping[str, Any], folder: Path) -> tuple[int, ...]:

@@ -34,6 +34,7 @@ from whit.export.quantize import Subject, choose_scheme, scheme_error
 from whit.export.report import Report, measure
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal, tokenize
 from whit.export.texts import read_texts
+from whit.export.tokenless import texts_with_tokens
 from whit.export.trained import Rounding, read_rounding
 from whit.runtime.package import Package
 
@@ -63,6 +64,21 @@ class ExportOptions:
     embedding_dtype: str = "int8"  # int8: how word embeddings are stored, one of embedding.EMBEDDING_DTYPES
     embedding_code_count: int | None = None  # embedding_dtype pq: codes a row; default: one for four values
 
+    def check(self) -> None:
+        """Raises OptionError for the first option that is out of range, whatever the checkpoint."""
+        if self.dtype not in DTYPES:
+            raise OptionError("dtype", f"must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.dtype == "float32" and self.embedding_dtype != EMBEDDING_DTYPES[0]:
+            raise OptionError(
+                "embedding_dtype", f"{self.embedding_dtype} needs dtype int8: float32 packages round nothing"
+            )
+        if self.name is not None:
+            check_name(self.name)
+        if not 0 < self.max_layer_error < 1:
+            raise OptionError("max_layer_error", f"must be between 0 and 1, got {self.max_layer_error}")
+        if not 0 <= self.max_loss <= 100:
+            raise OptionError("max_loss", f"must be between 0 and 100 points, got {self.max_loss}")
+
 
 @one_thread_a_product()
 def compile_checkpoint(
@@ -76,7 +92,7 @@ def compile_checkpoint(
     """
     options = options or ExportOptions()
     source = read_checkpoint(checkpoint, pooling=options.pooling)
-    _check_options(options)
+    options.check()
     check_out(out)
     weights = encoder_weights(source)
     head = Head(source.pooling, source.dense, source.normalize)
@@ -85,7 +101,7 @@ def compile_checkpoint(
     limit = _max_token_count(source, weights, options)
     # No text reaches the positions beyond the limit: they are left out of the package.
     weights = replace(weights, positions=weights.positions[: limit + weights.position_offset])
-    texts = calibration_texts(options.calibration)
+    texts = texts_with_tokens(calibration_texts(options.calibration), source.tokenizer)
     rounding = read_rounding(checkpoint)
 
     with scratch_beside(out) as scratch:
@@ -108,21 +124,6 @@ def compile_checkpoint(
         seal(package, report.lasting())
         publish(new_dir, out)
     return report
-
-
-def _check_options(options: ExportOptions) -> None:
-    if options.dtype not in DTYPES:
-        raise OptionError("dtype", f"must be one of {', '.join(DTYPES)}, got {options.dtype!r}")
-    if options.dtype == "float32" and options.embedding_dtype != EMBEDDING_DTYPES[0]:
-        raise OptionError(
-            "embedding_dtype", f"{options.embedding_dtype} needs dtype int8: float32 packages round nothing"
-        )
-    if options.name is not None:
-        check_name(options.name)
-    if not 0 < options.max_layer_error < 1:
-        raise OptionError("max_layer_error", f"must be between 0 and 1, got {options.max_layer_error}")
-    if not 0 <= options.max_loss <= 100:
-        raise OptionError("max_loss", f"must be between 0 and 100 points, got {options.max_loss}")
 
 
 def _without_effect(options: ExportOptions) -> tuple[str, ...]:

@@ -22,11 +22,15 @@ _TOKEN_BUDGET = 512
 
 
 def embed(weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds], plan: Plan | None = None) -> FloatArray:
-    """Vectors float32 [len(sequences), dimension_count] of the graph that ``plan`` says; None: the float32 graph."""
+    """Vectors float32 [len(sequences), dimension_count] of the graph that ``plan`` says; None: the float32 graph.
+
+    Without a token there is nothing to compute: the vector is zero.
+    """
     session = open_session(build_graph(weights, head, plan or Plan()).SerializeToString())
-    vectors = np.empty((len(sequences), head.dimension_count(weights.hidden_count)), np.float32)
-    batches, feeds = zip(*micro_batch_feeds(weights, sequences), strict=True)
-    for batch, (rows,) in zip(batches, side_by_side(partial(session.run, [OUTPUT]), feeds), strict=True):
+    vectors = np.zeros((len(sequences), head.dimension_count(weights.hidden_count)), np.float32)
+    found = micro_batch_feeds(weights, sequences)
+    runs = side_by_side(partial(session.run, [OUTPUT]), [feeds for _, feeds in found])
+    for (batch, _), (rows,) in zip(found, runs, strict=True):
         vectors[batch] = rows
     return vectors
 
@@ -34,11 +38,19 @@ def embed(weights: EncoderWeights, head: Head, sequences: Sequence[TokenIds], pl
 def micro_batch_feeds(
     weights: EncoderWeights, sequences: Sequence[TokenIds]
 ) -> list[tuple[list[int], dict[str, NDArray[np.generic]]]]:
-    """The micro-batches of ``sequences``: which of them, and the graph's inputs. The order depends on the lengths alone."""
+    """The micro-batches of ``sequences`` but for those without a token: which of them, and the graph's inputs.
+
+    The order depends on the lengths alone.
+    """
     length_of = partial(attention_length, bucket=ATTENTION_BUCKET)
-    counts = [len(ids) for ids in sequences]
+    some = [i for i, ids in enumerate(sequences) if len(ids)]
     found = []
-    for batch in micro_batches(counts, length_of=length_of, token_budget=_TOKEN_BUDGET):
-        texts = [sequences[i] for i in batch]
-        found.append((batch, pack(texts, length=length_of(len(texts[0])), position_offset=weights.position_offset)))
+    for batch in micro_batches([len(sequences[i]) for i in some], length_of=length_of, token_budget=_TOKEN_BUDGET):
+        texts = [sequences[some[i]] for i in batch]
+        found.append(
+            (
+                [some[i] for i in batch],
+                pack(texts, length=length_of(len(texts[0])), position_offset=weights.position_offset),
+            )
+        )
     return found

@@ -15,6 +15,7 @@ import numpy as np
 
 from whit.export.checkpoint import Checkpoint, FloatArray, Tensors
 from whit.export.errors import CheckpointError
+from whit.export.shape_checks import check_dense, check_shapes, check_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,8 @@ def encoder_weights(checkpoint: Checkpoint) -> EncoderWeights:
     """The weights of a checkpoint in the common form.
 
     Raises:
-        CheckpointError: unknown architecture, a tensor is missing or has the wrong shape, or the tokenizer has more tokens
-            than the weights.
+        CheckpointError: unknown architecture, a tensor is missing or has the wrong shape, those of Dense modules among them, or
+            the tokenizer has more tokens than the weights.
     """
     family = FAMILIES.get(checkpoint.model_type)
     if family is None:
@@ -117,8 +118,9 @@ def encoder_weights(checkpoint: Checkpoint) -> EncoderWeights:
             "config.json: is_decoder is true; whit compiles encoders, whose attention sees the whole text"
         )
     weights = family(Settings(checkpoint.config), Source(checkpoint.tensors))
-    _check_shapes(weights)
-    _check_tokens(checkpoint, weights)
+    check_shapes(weights)
+    check_tokens(checkpoint, weights)
+    check_dense(checkpoint.dense, weights.hidden_count)
     return weights
 
 
@@ -234,8 +236,21 @@ class Source:
         )
 
     def layers(self, names: LayerNames, count: int) -> list[Layer]:
-        """The first ``count`` encoder layers."""
-        return [self.layer(names, i) for i in range(count)]
+        """The first ``count`` encoder layers; those with the same weights are one object, a layer that is run several times."""
+        found: list[Layer] = []
+        for i in range(count):
+            layer = self.layer(names, i)
+            found.append(next((other for other in found if _same(layer, other)), layer))
+        return found
+
+
+def _same(one: Layer, other: Layer) -> bool:
+    """Whether two layers, as they were read, have the same weights."""
+    parts = [(getattr(one, name), getattr(other, name)) for name in ("qkv", "out", "up", "down")]
+    norms = [(getattr(one, name), getattr(other, name)) for name in ("attention_norm", "output_norm")]
+    return all(np.array_equal(a.weight, b.weight) and np.array_equal(a.bias, b.bias) for a, b in parts) and all(
+        np.array_equal(a.gain, b.gain) and np.array_equal(a.bias, b.bias) for a, b in norms
+    )
 
 
 BERT_LAYER = LayerNames(
@@ -342,57 +357,3 @@ LAYER_NAMES: Mapping[str, LayerNames] = {
 
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
-
-
-def _check_tokens(checkpoint: Checkpoint, weights: EncoderWeights) -> None:
-    """Refuses a tokenizer that can give a token without an embedding: the first text with it would fail, at run time."""
-    token, largest = max(checkpoint.tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda entry: entry[1])
-    if largest >= len(weights.words):
-        raise CheckpointError(
-            f"tokenizer.json has token {token!r} with id {largest}, but the weights have {len(weights.words)} word "
-            "embeddings; save the model again after resize_token_embeddings, or copy the tokenizer that belongs to it"
-        )
-
-
-def _check_shapes(weights: EncoderWeights) -> None:
-    embedding, hidden = weights.words.shape[1], weights.hidden_count
-    if hidden % weights.head_count:
-        raise CheckpointError(
-            f"config.json: {weights.head_count} attention heads do not divide the hidden size {hidden}"
-        )
-    if weights.max_token_count < 1:
-        raise CheckpointError(f"the weights have {len(weights.positions)} positions, none of them beyond the padding's")
-    expected: list[tuple[str, FloatArray, tuple[int, ...]]] = [
-        ("embedding LayerNorm", weights.embedding_norm.gain, (embedding,)),
-    ]
-    if weights.relative_bias is not None:
-        expected.append(
-            ("relative attention bias", weights.relative_bias, (len(weights.relative_bias), weights.head_count))
-        )
-    if weights.projection is not None:
-        expected.append(("embedding projection", weights.projection.weight, (embedding, hidden)))
-    elif embedding != hidden:
-        raise CheckpointError(
-            f"the weights have embeddings of size {embedding}, a hidden size of {hidden} and no projection"
-        )
-    for i, layer in enumerate(weights.layers):
-        # Pruned layers are narrower, each in its own way.
-        attention, inner = weights.heads_of(layer) * weights.head_width, layer.up.weight.shape[1]
-        if weights.relative_bias is not None and attention != hidden:
-            raise CheckpointError(
-                f"layer {i} has {weights.heads_of(layer)} attention heads, but the relative attention bias is shared by "
-                f"layers of {weights.head_count}; restore the pruned heads"
-            )
-        expected += [
-            (f"query, key and value of layer {i}", layer.qkv.weight, (hidden, 3 * attention)),
-            (f"attention output of layer {i}", layer.out.weight, (attention, hidden)),
-            (f"first feed-forward of layer {i}", layer.up.weight, (hidden, inner)),
-            (f"second feed-forward of layer {i}", layer.down.weight, (inner, hidden)),
-            (f"attention LayerNorm of layer {i}", layer.attention_norm.gain, (hidden,)),
-            (f"output LayerNorm of layer {i}", layer.output_norm.gain, (hidden,)),
-        ]
-    for what, array, shape in expected:
-        if array.shape != shape:
-            raise CheckpointError(
-                f"the {what} has shape {list(array.shape)}, expected {list(shape)}; is this checkpoint complete?"
-            )

@@ -14,6 +14,7 @@ def read_license(folder: Path) -> tuple[str, list[Path]]:
         if re.match(r"(LICEN[CS]E|NOTICE|COPYING)", path.name, re.IGNORECASE) and path.is_file()
     )
     readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
-    match = re.match(r"---\n.*?^license:\s*(\S+)\s*$.*?^---", text, re.DOTALL | re.MULTILINE)
-    return (match.group(1) if match else "see licence file" if files else "unknown"), files
+    text = readme.read_text(encoding="utf-8-sig", errors="replace") if readme.is_file() else ""
+    front = re.match(r"---\n(.*?)^---", text, re.DOTALL | re.MULTILINE)
+    match = re.search(r"^license:[ \t]*[\"']?([^\s\"'#]+)", front[1], re.MULTILINE) if front else None
+    return (match[1] if match else "see licence file" if files else "unknown"), files

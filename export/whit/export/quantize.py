@@ -68,10 +68,12 @@ def choose_scheme(subject: Subject, max_error: float) -> tuple[str, Scheme, floa
     """The cheapest scheme that keeps a layer's error within ``max_error``: its name, itself and its error.
 
     In order of cost: ``static``, ``smoothed``, ``row``. If none is within, the most exact of them, or ``float32`` where
-    even that one is off by more than three times the limit.
+    even that one is off by more than three times the limit. A ``shared`` layer is not smoothed: its codes would be of one place.
     """
     tried: list[tuple[str, Candidate]] = []
     for name, make in (("static", static_candidate), ("smoothed", smoothed_candidate), ("row", row_candidate)):
+        if subject.shared and make is smoothed_candidate:
+            continue
         candidate = make(subject)
         if candidate.error <= max_error:
             return name, candidate.scheme, candidate.error

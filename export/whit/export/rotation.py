@@ -23,10 +23,11 @@ from whit.export.derive import check_out, derive_checkpoint
 from whit.export.distill.head import with_dense
 from whit.export.embed import embed
 from whit.export.encoder_graph import Head
-from whit.export.errors import CheckpointError
+from whit.export.errors import CheckpointError, OptionError
 from whit.export.families import encoder_weights
 from whit.export.prune.subject import Subject
 from whit.export.texts import read_texts
+from whit.export.tokenless import texts_with_tokens
 
 # Beyond this the bits hardly change any more.
 _TURNS = 50
@@ -69,8 +70,11 @@ def rotate(
         CheckpointError: checkpoint, corpus or an option cannot be used, the rotation does not help, or ``out`` cannot be written.
     """
     check_out(out, source)
+    if options.text_count < 1:
+        raise OptionError("text_count", f"must be at least 1, got {options.text_count}")
     checkpoint = read_checkpoint(source, pooling=options.pooling)
     texts = read_texts(options.corpus, limit=options.text_count) if options.corpus else calibration_texts(None)
+    texts = texts_with_tokens(texts, checkpoint.tokenizer)
     head = Head(checkpoint.pooling, checkpoint.dense, normalize=True)  # signs know no lengths
     subject = Subject(source, checkpoint, encoder_weights(checkpoint), head, texts)
     progress("rotate (texts)", 0, len(texts))

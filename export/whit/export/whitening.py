@@ -22,6 +22,7 @@ from whit.export.errors import CheckpointError, OptionError
 from whit.export.families import encoder_weights
 from whit.export.prune.subject import Subject
 from whit.export.texts import read_texts
+from whit.export.tokenless import texts_with_tokens
 
 # Directions with less variance than this share of the largest hold rounding noise only.
 _LEAST_VARIANCE = 1e-7
@@ -63,20 +64,27 @@ def whiten(
     check_out(out, source)
     if not 0 <= options.power <= 1:
         raise OptionError("power", f"must be between 0 and 1, got {options.power}")
+    if options.text_count < 1:
+        raise OptionError("text_count", f"must be at least 1, got {options.text_count}")
     checkpoint = read_checkpoint(source, pooling=options.pooling)
     texts = read_texts(options.corpus, limit=options.text_count) if options.corpus else calibration_texts(None)
+    texts = texts_with_tokens(texts, checkpoint.tokenizer)
     head = Head(checkpoint.pooling, checkpoint.dense, normalize=False)
     subject = Subject(source, checkpoint, encoder_weights(checkpoint), head, texts)
     progress("whiten (texts)", 0, len(texts))
     vectors = embed(subject.weights, head, subject.token_ids(texts))
     progress("whiten (texts)", len(texts), len(texts))
 
-    count = options.dimension_count or vectors.shape[1]
+    count = vectors.shape[1] if options.dimension_count is None else options.dimension_count
     if not 1 <= count <= vectors.shape[1]:
         raise OptionError("dimension_count", f"must be 1 to {vectors.shape[1]}, got {count}")
     if len(texts) <= count:
         raise CheckpointError(
             f"{count} dimensions need more than {count} texts to whiten on, got {len(texts)}; give a larger corpus"
+        )
+    if not np.ptp(vectors, axis=0).any():
+        raise CheckpointError(
+            f"all {len(texts)} texts have one vector, which has no directions; give a corpus of texts that differ"
         )
     weight, bias, share = whitening(vectors, count, options.power)
     report = WhitenReport(len(texts), vectors.shape[1], count, round(share, 6))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from whit.contract.manifest import MANIFEST_FILE
 from whit.export.checkpoint import FloatArray, read_checkpoint
@@ -37,6 +38,7 @@ from whit.export.distill.torch_teacher import TorchTeacher
 from whit.export.errors import CheckpointError, OptionError
 from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.texts import counted, read_texts
+from whit.export.tokenless import places_with_tokens
 from whit.export.trained import Rounding
 from whit.runtime.packing import TokenIds
 
@@ -106,7 +108,8 @@ class _Run:
         if options.qat:
             self._rounding, start = choose_rounding(checkpoint, progress)
             self._student.round_as(self._rounding, start)
-        self._texts, self._taught = _read(options)  # what the student reads, and what the teacher reads in its place
+        # What the student reads, and what the teacher reads in its place.
+        self._texts, self._taught = _read(options, self._tokenizer)
         cache = cache_folder(options.cache)
         teacher = self._open_teachers(cache)
         self._fingerprint = teacher.fingerprint
@@ -328,9 +331,11 @@ class _Run:
         """The student's vectors in float32, in the order of the texts; None: with all its layers."""
         depth = layer_count or self._student.layer_count
         sequences = self._tokenize(texts)
-        found = np.empty((len(texts), self._student.dimension_count), np.float32)
+        some = [i for i, ids in enumerate(sequences) if len(ids)]  # a text without a token has the zero vector
+        found = np.zeros((len(texts), self._student.dimension_count), np.float32)
         with torch.no_grad():
-            for batch in batches([len(ids) for ids in sequences], 2 * self._options.batch_token_count, (0,)):
+            for places in batches([len(sequences[i]) for i in some], 2 * self._options.batch_token_count, (0,)):
+                batch = [some[i] for i in places]
                 encoded = self._student.encode([sequences[i] for i in batch])
                 found[batch] = self._student.vectors_after(encoded, depth).cpu().numpy()
         return found
@@ -361,15 +366,20 @@ class _Run:
         return position
 
 
-def _read(options: DistillOptions) -> tuple[Sequence[str], Sequence[str]]:
+def _read(options: DistillOptions, tokenizer: Tokenizer) -> tuple[Sequence[str], Sequence[str]]:
     """What the student reads, and what the teacher reads in its place: the same, but for pairs."""
     texts = [text for path in options.texts for text in read_texts(path)]
     pairs = [read_pairs(path) for path in options.pairs]
-    count = len(texts) + sum(len(read) for read, _ in pairs)
+    count = len(texts) + sum(len(own) for own, _ in pairs)
     if count < _LEAST_TEXTS:
         raise CheckpointError(
             f"{(*options.texts, *options.pairs)[0]} has {counted(count)}; give at least {_LEAST_TEXTS}, better 100,000"
         )
     if options.augment:
         texts = augment(texts, options.seed)
-    return [*texts, *(t for read, _ in pairs for t in read)], [*texts, *(t for _, taught in pairs for t in taught)]
+    read = [*texts, *(t for own, _ in pairs for t in own)]
+    taught = [*texts, *(t for _, targets in pairs for t in targets)]
+    some = places_with_tokens(read, tokenizer)
+    if len(some) < _LEAST_TEXTS:
+        raise CheckpointError(f"only {counted(len(some))} of {len(read)} has a token; give at least {_LEAST_TEXTS}")
+    return [read[i] for i in some], [taught[i] for i in some]

@@ -18,6 +18,7 @@ from whit.export.compile import ExportOptions, Progress, compile_checkpoint
 from whit.export.cosines import unit_rows
 from whit.export.distill.topics import sketch
 from whit.export.errors import CheckpointError
+from whit.export.tokenless import encode_any
 from whit.runtime.opening import open_encoder, open_tokenizer
 from whit.runtime.package import Package, open_package
 
@@ -74,7 +75,9 @@ class PackageTeacher:
         """As ``Teacher.encode``."""
         sequences = [self._tokenizer.cut(ids, max_token_count) for ids in self._tokenizer.encode(texts)]
         with ThreadPoolExecutor(self._threads) as executor:
-            return self._encoder.encode(sequences, token_budget=_TOKEN_BUDGET, executor=executor)
+            return encode_any(
+                self._encoder, sequences, self.dimension_count, token_budget=_TOKEN_BUDGET, executor=executor
+            )
 
 
 class JointTeacher:
@@ -109,9 +112,10 @@ class TeacherVectors:
         vectors, done = folder / "vectors.f16", folder / "done.u8"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not vectors.is_file():
-                done.unlink(missing_ok=True)  # vectors removed for their room: zeros would be learned in their place
-            self._vectors = _open_rows(vectors, np.float16, (len(texts), self.dimension_count))
+            shape = (len(texts), self.dimension_count)
+            if not _is_whole(vectors, np.float16, shape):
+                done.unlink(missing_ok=True)  # vectors removed or cut short: zeros would be learned in their place
+            self._vectors = _open_rows(vectors, np.float16, shape)
             self._done = _open_rows(done, np.uint8, (len(texts),))
         except OSError as error:
             raise CheckpointError(
@@ -150,10 +154,19 @@ def text_key(texts: Sequence[str], about: str = "") -> str:
     return digest.hexdigest()[:24]
 
 
+def _size(dtype: type, shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+def _is_whole(path: Path, dtype: type, shape: tuple[int, ...]) -> bool:
+    """Whether a file of rows is there, with room for all of them."""
+    return path.is_file() and path.stat().st_size == _size(dtype, shape)
+
+
 def _open_rows(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap[tuple[int, ...], np.dtype[np.generic]]:
     """A file of rows, zeros where it is new. Its space is taken at once: a full disk is an error here, not a crash later."""
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    if not path.is_file() or path.stat().st_size != size:
+    if not _is_whole(path, dtype, shape):
+        size = _size(dtype, shape)
         with path.open("wb") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)

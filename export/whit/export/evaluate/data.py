@@ -185,7 +185,7 @@ def _items(file: Path) -> dict[str, str]:
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines that are not blank. Split at line feeds only: texts may hold other characters that break lines."""
     try:
-        content = file.read_text(encoding="utf-8-sig")
+        content = file.read_bytes().decode("utf-8-sig")  # read as text, single carriage returns would break lines, too
     except UnicodeDecodeError as error:
         number = error.object.count(b"\n", 0, error.start) + 1
         raise EvaluationError(f"{file}, line {number}: not UTF-8; convert the file") from error

@@ -14,6 +14,7 @@ from whit.contract.vectors import truncate
 from whit.export.errors import OptionError
 from whit.export.evaluate.metrics import FloatMatrix
 from whit.export.parallel import core_count
+from whit.export.tokenless import encode_any
 from whit.runtime import open_encoder, open_package, open_tokenizer
 from whit.runtime.packing import TokenIds
 
@@ -84,7 +85,7 @@ class Model:
         return self.package.manifest.dimension_count
 
     def embed(self, texts: Sequence[str], *, role: str | None = None) -> FloatMatrix:
-        """Vectors of length 1, float32 [len(texts), dimension_count], each computed once.
+        """Vectors of length 1, float32 [len(texts), dimension_count], each computed once; 0 for a text without a token.
 
         Args:
             texts: any number, any length.
@@ -126,7 +127,9 @@ class Model:
         return time.process_time() - cpu, time.perf_counter() - wall
 
     def _encode(self, sequences: Sequence[TokenIds], executor: Executor | None = None) -> FloatMatrix:
-        return self._encoder.encode(sequences, executor=executor, layer_count=self.layer_count)
+        return encode_any(
+            self._encoder, sequences, self.dimension_count, executor=executor, layer_count=self.layer_count
+        )
 
 
 def open_models(

@@ -20,6 +20,7 @@ from whit.export.errors import CheckpointError
 from whit.export.families import LAYER_NAMES, EncoderWeights, Layer, Linear, Norm, Source, encoder_weights
 from whit.export.linear import Plan
 from whit.export.parallel import side_by_side
+from whit.export.tokenless import texts_with_tokens
 from whit.runtime.encoder import open_session
 from whit.runtime.packing import TokenIds
 
@@ -50,13 +51,16 @@ def read_subject(folder: Path, calibration: Path | None) -> Subject:
     """
     checkpoint = read_checkpoint(folder)
     head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
-    return Subject(folder, checkpoint, encoder_weights(checkpoint), head, calibration_texts(calibration))
+    texts = texts_with_tokens(calibration_texts(calibration), checkpoint.tokenizer)
+    return Subject(folder, checkpoint, encoder_weights(checkpoint), head, texts)
 
 
 def linear_inputs(
     weights: EncoderWeights, sequences: Sequence[TokenIds], names: Sequence[str]
 ) -> dict[str, FloatArray]:
     """What enters the linear layers called ``names`` (``layers.0.down``): float32 [tokens of all sequences, in] each."""
+    if not names:  # to onnxruntime no outputs are all there are
+        return {}
     taps: dict[str, str] = {}
     session = open_session(build_graph(weights, Head("mean"), Plan(), taps=taps).SerializeToString())
     outputs = tap_outputs({name: taps[name] for name in names})

@@ -180,8 +180,7 @@ def _sums(
 ) -> dict[Block, FloatArray]:
     """What the unpruned model adds up before the norms of one layer: block plus residual, float32 [tokens, hidden]."""
     found = {}
-    inputs = block_inputs(weights, sequences, i, blocks) if blocks else []
-    for block, (rest, columns) in zip(blocks, inputs, strict=True):
+    for block, (rest, columns) in zip(blocks, block_inputs(weights, sequences, i, blocks), strict=True):
         leave: Linear = getattr(weights.layers[i], block.leave)
         found[block] = rest + columns @ leave.weight + leave.bias
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from whit.contract.manifest import STATIC
 from whit.export.compile import ExportOptions, calibration_texts, compile_checkpoint
 from whit.export.evaluate import read_sts, sts_score
 from whit.export.evaluate.model import Model
@@ -41,13 +42,15 @@ def measure_stages(
     """Measures all stages beside each other; the package is the last."""
     texts = calibration_texts(None)
     pairs = read_sts(sts) if sts else None
+    made = open_package(package).manifest
+    pooling = None if made.kind == STATIC else made.pooling  # of a folder that does not say, its steps and [export] do
     with tempfile.TemporaryDirectory() as scratch:
         models: list[Model] = []
         for name, checkpoint in checkpoints.items():
             directory = Path(scratch, str(len(models)))
-            compile_checkpoint(checkpoint, directory, ExportOptions(dtype="float32", name="stage"))
+            compile_checkpoint(checkpoint, directory, ExportOptions(dtype="float32", name="stage", pooling=pooling))
             models.append(Model(directory, name=name, threads=1))
-        models.append(Model(package, name=f"package ({open_package(package).manifest.dtype})", threads=1))
+        models.append(Model(package, name=f"package ({made.dtype})", threads=1))
         speeds = _speed_ratios(models, texts[:_TIMED_TEXTS], progress)
         points: list[Point] = []
         for model, speed in zip(models, speeds, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import metadata
@@ -92,24 +93,32 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
 
 
 def _package(recipe: Recipe, folder: Path, out: Path, progress: Progress) -> Report | StaticReport:
-    table = "[export]"
     try:
         if isinstance(recipe.export, ExportOptions):
             return compile_checkpoint(folder, out, recipe.export, progress)
-        table = "[static]"
         return make_static(folder, out, recipe.export, progress)
     except CheckpointError as error:
-        raise RecipeError(f"{recipe.file}: {table}: {error}") from error
+        raise RecipeError(f"{recipe.file}: {_package_table(recipe)}: {error}") from error
+
+
+def _package_table(recipe: Recipe) -> str:
+    return "[export]" if isinstance(recipe.export, ExportOptions) else "[static]"
 
 
 def _check(recipe: Recipe, out: Path) -> None:
-    """Refuses now what would be refused after an hour: a checkpoint, a file or a place for the package that cannot be used."""
+    """Refuses now what would be refused after an hour: a checkpoint, an option, a file or a place that cannot be used."""
     encoder_weights(read_checkpoint(recipe.checkpoint))
     check_out(out)
     if recipe.sts:
         read_sts(recipe.sts)
     tables = [(stage_name(number, stage.step), stage.options) for number, stage in enumerate(recipe.stages, start=1)]
-    for table, options in [*tables, ("[export] or [static]", recipe.export)]:
+    for table, options in [*tables, (_package_table(recipe), recipe.export)]:
+        try:
+            getattr(
+                options, "check", lambda: None
+            )()  # what can be said without the checkpoint that the step will be given
+        except CheckpointError as error:
+            raise RecipeError(f"{recipe.file}: {table}: {error}") from error
         for option in fields(options):
             value = getattr(options, option.name)
             for path in value if isinstance(value, tuple) else (value,):
@@ -145,7 +154,8 @@ def _hash_of(path: Path) -> str:
     """Of a file, or of a folder's files and their names; a path that is not there has a hash too: the step refuses it."""
     if not path.is_dir():
         return sha256_of(path) if path.is_file() else ""
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    found = (Path(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    files = sorted(file for file in found if file.is_file())
     return hashlib.sha256("".join(f"{f.relative_to(path)} {sha256_of(f)}\n" for f in files).encode()).hexdigest()
 
 

@@ -28,6 +28,7 @@ from whit.export.distill.options import cache_folder
 from whit.export.distill.projection import principal_directions, project
 from whit.export.distill.teacher import PackageTeacher, TeacherVectors, open_teacher
 from whit.export.errors import CheckpointError, OptionError
+from whit.export.evaluate.metrics import correlation
 from whit.export.parallel import core_count
 from whit.export.sealing import check_name, check_out, file_hashes, name_from, publish, scratch_beside, seal
 from whit.export.static.fit import FitOptions, bags, fit, steady
@@ -42,6 +43,7 @@ from whit.runtime.static import StaticEncoder
 
 Progress = Callable[[str, int, int], None]
 
+_LEAST_TEXTS = 3  # two are held out
 _HELD_OUT = 0.02  # share of the texts that nothing is fitted to; the report is about them
 _START_LENGTH = 0.1  # mean length of a row at the start; learning rates are chosen for it
 _MOST_ROWS = 1 << 22  # more than a corpus has n-grams of up to five letters
@@ -85,6 +87,28 @@ class StaticOptions:
         """Tokens of a text that are read."""
         return self.max_token_count or (512 if self.ngram_row_count is None else 4096)
 
+    def check(self) -> None:
+        """Raises CheckpointError for the first option that is out of range, whatever the teacher."""
+        import scipy.sparse  # noqa: F401  (where it is missing, that is said before the teacher's work and not after)
+
+        check_storage(self.dtype, self.dimension_count, self.code_count)
+        if self.name is not None:
+            check_name(self.name)
+        for name in ("text_count", "dimension_count", "max_token_count", "epochs", "teacher_token_count", "threads"):
+            value, least = getattr(self, name), _LEAST_TEXTS if name == "text_count" else 1
+            if value is not None and value < least:
+                raise OptionError(name, f"must be at least {least}, got {value}")
+        for name in ("smoothing", "learning_rate"):
+            if not 0 < getattr(self, name) < 1:
+                raise OptionError(name, f"must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 <= self.typo_share <= 1:
+            raise OptionError("typo_share", f"must be 0 to 1, got {self.typo_share}")
+        for name in ("word_count", "similarity_weight", "seed"):
+            if not getattr(self, name) >= 0:
+                raise OptionError(name, f"must be 0 or more, got {getattr(self, name)}")
+        if self.ngram_row_count is not None:
+            _check_ngrams(self, self.ngram_row_count)
+
 
 @dataclass(frozen=True, slots=True)
 class StaticReport:
@@ -123,7 +147,7 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         CheckpointError: teacher, texts or an option cannot be used, or ``out`` exists and is no package. Says what to do.
         PackageError: the teacher is a package and damaged.
     """
-    _check(options)
+    options.check()
     check_out(out)
     with scratch_beside(out) as scratch:
         cache = cache_folder(options.cache)
@@ -135,6 +159,7 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
             )
         texts = _read(options)
         tokens = _vocabulary(teacher, texts, options)
+        texts, sequences = _readable(texts, tokens.encode(texts, options.limit))
         vectors = TeacherVectors(
             PackageTeacher(teacher, options.threads or core_count()),
             texts,
@@ -146,7 +171,6 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         if options.dtype == "pq":
             directions = directions @ random_turn(options.dimension_count, options.seed)
         targets = unit_rows(project(wanted, directions))
-        sequences = tokens.encode(texts, options.limit)
         if isinstance(tokens, HashedNgrams):
             held = _held_out(len(texts))[0]
             said = common_vectors(bags(sequences[:held], len(tokens)), targets[:held])
@@ -163,28 +187,6 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
         report = replace(report, fingerprint=open_package(new).manifest.fingerprint)
         publish(new, out)
     return report
-
-
-def _check(options: StaticOptions) -> None:
-    import scipy.sparse  # noqa: F401  (where it is missing, that is said before the teacher's work and not after)
-
-    check_storage(options.dtype, options.dimension_count, options.code_count)
-    if options.name is not None:
-        check_name(options.name)
-    for name in ("text_count", "dimension_count", "max_token_count", "epochs", "teacher_token_count", "threads"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise OptionError(name, f"must be at least 1, got {value}")
-    for name in ("smoothing", "learning_rate"):
-        if not 0 < getattr(options, name) < 1:
-            raise OptionError(name, f"must be between 0 and 1, got {getattr(options, name)}")
-    if not 0 <= options.typo_share <= 1:
-        raise OptionError("typo_share", f"must be 0 to 1, got {options.typo_share}")
-    for name in ("word_count", "similarity_weight", "seed"):
-        if not getattr(options, name) >= 0:
-            raise OptionError(name, f"must be 0 or more, got {getattr(options, name)}")
-    if options.ngram_row_count is not None:
-        _check_ngrams(options, options.ngram_row_count)
 
 
 def _check_ngrams(options: StaticOptions, row_count: int) -> None:
@@ -205,6 +207,16 @@ def _read(options: StaticOptions) -> list[str]:
     texts = list(dict.fromkeys(text for path in options.texts for text in read_texts(path, least=100)))
     order = np.random.default_rng(options.seed).permutation(len(texts))[: options.text_count]
     return [texts[i] for i in order]
+
+
+def _readable(texts: Sequence[str], sequences: Sequence[TokenIds]) -> tuple[list[str], list[TokenIds]]:
+    """The texts that have a token, and their tokens; of white space and control characters alone a table learns nothing."""
+    some = [i for i, ids in enumerate(sequences) if len(ids)]
+    if len(some) < _LEAST_TEXTS:
+        raise CheckpointError(
+            f"there are {len(some)} different texts with anything to read in them; give at least {_LEAST_TEXTS}, better 100,000"
+        )
+    return [texts[i] for i in some], [sequences[i] for i in some]
 
 
 def _vocabulary(teacher: Package, texts: Sequence[str], options: StaticOptions) -> Tokens | HashedNgrams:
@@ -229,9 +241,8 @@ def _learn(
     progress: Progress,
 ) -> tuple[FloatArray, FloatArray, TokenIds]:
     """The table, what it was at the start, and how often each token occurs."""
-    held = _held_out(len(sequences))
-    used = [i for i in range(held[0]) if len(sequences[i])]
-    read, wanted = [sequences[i] for i in used], targets[used]
+    held = int(_held_out(len(sequences))[0])
+    read, wanted = sequences[:held], targets[:held]
     counts = np.bincount(np.concatenate(read), minlength=len(tokens))
     ranks = np.empty(len(counts))
     ranks[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
@@ -240,7 +251,7 @@ def _learn(
     start = np.asarray(start * (_START_LENGTH / np.linalg.norm(start, axis=1).mean()), np.float32)
     if options.typo_share:
         rng = np.random.default_rng(options.seed)
-        slips = [misspell(texts[i], rng, share=options.typo_share) for i in used]
+        slips = [misspell(text, rng, share=options.typo_share) for text in texts[:held]]
         read, wanted = [*read, *tokens.encode(slips, options.limit)], np.concatenate([wanted, wanted])
     table = fit(
         bags(read, len(tokens)),
@@ -317,13 +328,12 @@ def _report(
     start: FloatArray,
     held: TokenIds,
 ) -> StaticReport:
-    some = np.array([i for i in held if len(sequences[i])])
-    texts = [sequences[i] for i in some]
+    texts = [sequences[i] for i in held]
     before = unit_rows(bags(texts, len(tokens)) @ start)
     after = StaticEncoder(package).run(texts)
-    found, wanted = (vectors[:1000] @ vectors[:1000].T for vectors in (after, targets[some]))
+    found, wanted = ((v[:1000] @ v[:1000].T).astype(np.float64) for v in (after, targets[held]))
     pairs = np.triu_indices(len(found), 1)
-    correlation = np.corrcoef(found[pairs], wanted[pairs])[0, 1] if len(pairs[0]) > 1 else 1.0
+    alike = correlation(found[pairs], wanted[pairs]) if len(pairs[0]) > 1 else 1.0
     return StaticReport(
         name=package.manifest.name,
         fingerprint="",
@@ -333,8 +343,8 @@ def _report(
         token_count=len(tokens),
         seen_token_count=int((counts > 0).sum()),
         text_count=len(sequences),
-        held_out_count=len(some),
-        start_cosine=round(float((before * targets[some]).sum(axis=1).mean()), 6),
-        cosine=round(float((after * targets[some]).sum(axis=1).mean()), 6),
-        similarity_correlation=round(float(correlation), 6),
+        held_out_count=len(held),
+        start_cosine=round(float((before * targets[held]).sum(axis=1).mean()), 6),
+        cosine=round(float((after * targets[held]).sum(axis=1).mean()), 6),
+        similarity_correlation=round(alike, 6),
     )

@@ -80,7 +80,7 @@ def choose_tokens(teacher: Package, texts: Sequence[str], size: int | None, word
             texts[start : start + _BATCH], full.encode_batch(list(texts[start : start + _BATCH])), strict=True
         ):
             np.add.at(counts, encoding.ids, 1)
-            if word_count:
+            if word_count and name == "WordPiece":
                 words.update(_split_words(full, text, encoding))
     kept = kind.essential()
     kept = kept.union(*(kind.needs(row) for row in kept))
@@ -99,23 +99,27 @@ def choose_tokens(teacher: Package, texts: Sequence[str], size: int | None, word
             kept |= group
     order = sorted(kept)
     model = kind.cut({old: new for new, old in enumerate(order)})
+    own = len(model["vocab"])  # a tokenizer numbers what was added to it after all that its model has
     for word in new_words:
         model["vocab"][word] = len(model["vocab"])
-    added = [token for token in content.get("added_tokens", []) if token["id"] in kept and token["id"] not in special]
-    content |= {"model": model, "added_tokens": [token | {"id": order.index(token["id"])} for token in added]}
-    pieces: list[tuple[int, ...]] = [(row,) for row in order]
+    pieces: list[tuple[int, ...]] = [(row,) for row in order[:own]]
     pieces += [tuple(e.ids) for e in full.encode_batch(new_words)] if new_words else []
+    pieces += [(row,) for row in order[own:]]
+    added = [token for token in content.get("added_tokens", []) if token["id"] in kept and token["id"] not in special]
+    content |= {"model": model, "added_tokens": [token | {"id": pieces.index((token["id"],))} for token in added]}
     return Tokens(tokenizers.Tokenizer.from_str(json.dumps(content)), pieces)
 
 
 def _split_words(tokenizer: tokenizers.Tokenizer, text: str, encoding: Any) -> list[str]:
     """The words of a text that became several tokens, as the vocabulary would spell them."""
-    ids = [word for word in encoding.word_ids if word is not None]
-    if len(ids) == len(set(ids)):
+    if len(encoding.ids) == len(set(encoding.word_ids)):
         return []
-    normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
-    words = [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)]
-    return [words[word] for word, count in Counter(ids).items() if count > 1 and word < len(words)]
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for word, span in zip(encoding.word_ids, encoding.offsets, strict=True):
+        if word is not None:
+            spans.setdefault(word, []).append(span)
+    words = [text[parts[0][0] : parts[-1][1]] for parts in spans.values() if len(parts) > 1]
+    return [tokenizer.normalizer.normalize_str(word) for word in words] if tokenizer.normalizer else words
 
 
 def _new_words(words: Counter[str], known: Sequence[str | None], count: int) -> list[str]:

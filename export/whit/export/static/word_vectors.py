@@ -6,6 +6,7 @@ of buckets by a hash (Bojanowski et al., TACL 2017); words are read here with th
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import struct
 from collections.abc import Iterator
@@ -85,15 +86,15 @@ def _is_number(text: bytes) -> bool:
 
 
 def _text(file: BinaryIO, limit: int | None) -> Iterator[tuple[bytes, FloatArray]]:
-    first = file.readline().split()
+    line = file.readline().removeprefix(codecs.BOM_UTF8)
+    first, lines = line.split(), itertools.chain([line], file)
     count, size = None, len(first) - 1
     if len(first) == 2:  # GloVe has no header
         count, size = _checked(*(int(part) for part in first))
         limit = count if limit is None else min(count, limit)
-    else:
-        file.seek(0)
+        next(lines)
     start, number = 1 if count is None else 2, 0
-    for number, line in enumerate(itertools.islice(file, limit), start=1):
+    for number, line in enumerate(itertools.islice(lines, limit), start=1):
         at = f"line {start + number - 1}"
         # From the right: GloVe has words with blanks in them.
         word, *values = line.strip().rsplit(b" ", size)
