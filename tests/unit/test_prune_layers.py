@@ -113,9 +113,8 @@ def test_a_layer_that_runs_twice_is_stored_once(tmp_path: Path, dtype: str) -> N
 
     assert once.parameter_count == twice.parameter_count
     assert twice.mean_cosine < 0.99
-    assert (
-        deep.graph_bytes - small.graph_bytes < 16_000
-    )  # ops, and biases of each place; the weights of both would be 98,304
+    # Ops, and biases of each place; the weights of both would be 98,304.
+    assert deep.graph_bytes - small.graph_bytes < 16_000
 
 
 def test_loss_keeps_the_first_layers(tmp_path: Path) -> None:

@@ -113,10 +113,9 @@ def _check(recipe: Recipe, out: Path) -> None:
         read_sts(recipe.sts)
     tables = [(stage_name(number, stage.step), stage.options) for number, stage in enumerate(recipe.stages, start=1)]
     for table, options in [*tables, (_package_table(recipe), recipe.export)]:
+        check = getattr(options, "check", lambda: None)  # of what needs no checkpoint; not all steps have such options
         try:
-            getattr(
-                options, "check", lambda: None
-            )()  # what can be said without the checkpoint that the step will be given
+            check()
         except CheckpointError as error:
             raise RecipeError(f"{recipe.file}: {table}: {error}") from error
         for option in fields(options):
