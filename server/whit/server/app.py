@@ -23,6 +23,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from whit.contract.manifest import read_manifest
 from whit.server.config import Config, describe
 from whit.server.engine import Engine, LoadedModel, WorkerDiedError, usable_core_count
 from whit.server.index import CollectionStore
@@ -112,6 +113,7 @@ async def running_server(config: Config) -> AsyncIterator[RunningServer]:
     async with contextlib.AsyncExitStack() as stack:
         # First what fails fast, then the models. It is all undone in the reverse order, whatever fails in between: but
         # the drain comes first, while everything is still there that the calls in progress need.
+        await asyncio.to_thread(_check_models, config)
         worker_count = config.worker_count or usable_core_count()
         store = await asyncio.to_thread(CollectionStore, config.data)
         storage = Storage(store, reader_count=worker_count)
@@ -177,6 +179,12 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
+
+
+def _check_models(config: Config) -> None:
+    """Refuses directories that are no packages before anything is made on disk for their collections."""
+    for directory in config.models:
+        read_manifest(directory)
 
 
 def _load_models(config: Config) -> dict[str, LoadedModel]:
