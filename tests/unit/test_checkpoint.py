@@ -164,6 +164,20 @@ def test_tokenizer_config_counts_where_transformers_obeys_it(
     assert list(found.notes) == ([said] if obeyed else [])
 
 
+def test_a_cased_tokenizer_without_do_lower_case_is_read_as_transformers_reads_it(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+    tokenizer.save(str(path))
+    tiny.write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+
+    found = read_checkpoint(folder)
+
+    assert found.tokenizer.encode("SERVER").tokens == ["[CLS]", "server", "[SEP]"]
+    said = "tokenizer_config.json has no do_lower_case, which means true, tokenizer.json has lowercase false"
+    assert list(found.notes) == [f"{said}; the former counts, as in transformers"]
+
+
 def test_a_default_prompt_is_not_put_before_texts_and_that_is_said(tmp_path: Path) -> None:
     folder = tiny.write_checkpoint(tmp_path, prompts={"query": "q: ", "plain": ""})
     file = folder / "config_sentence_transformers.json"

@@ -90,6 +90,13 @@ def test_broken_tokenizer(folder: Path) -> None:
     refuses(folder, "tokenizer.json cannot be read")
 
 
+@pytest.mark.parametrize("setting", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+def test_a_setting_of_the_tokenizer_that_is_not_true_or_false(folder: Path, setting: str) -> None:
+    tiny.write_json(folder / "tokenizer_config.json", {setting: "yes"})
+
+    refuses(folder, f"tokenizer_config.json: {setting} must be true or false, got 'yes'; correct it there")
+
+
 def test_two_poolings_at_once(folder: Path) -> None:
     tiny.edit_json(folder / "1_Pooling" / "config.json", pooling_mode_max_tokens=True)
     refuses(folder, "1_Pooling", "mean + max", "one of mean, cls, max")

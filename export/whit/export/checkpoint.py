@@ -103,7 +103,7 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     tensors = _read_tensors(weight_files)
     tokenizer = _read_tokenizer(encoder)
     tokenizer_config = read_json(encoder / "tokenizer_config.json", missing_ok=True)
-    notes = obey_config(tokenizer, tokenizer_config)
+    notes = obey_config(tokenizer, tokenizer_config, config)
     if settings.get("do_lower_case"):
         lower_case(tokenizer)
     prompts = _prompts(extras, folder)
