@@ -97,12 +97,30 @@ def test_a_setting_of_the_tokenizer_that_is_not_true_or_false(folder: Path, sett
     refuses(folder, f"tokenizer_config.json: {setting} must be true or false, got 'yes'; correct it there")
 
 
-def test_two_poolings_at_once(folder: Path) -> None:
-    tiny.edit_json(folder / "1_Pooling" / "config.json", pooling_mode_max_tokens=True)
-    refuses(folder, "1_Pooling", "mean + max", "one of mean, cls, max")
+def test_joined_poolings_of_which_one_cannot_be_compiled(folder: Path) -> None:
+    tiny.edit_json(folder / "1_Pooling" / "config.json", pooling_mode_lasttoken=True)
+    refuses(folder, "1_Pooling", "mean+lasttoken", "one of mean, cls, max", "several of the first 5 joined by +")
 
-    tiny.write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": ["cls", "mean"]})
-    refuses(folder, "cls + mean")
+    for modes in (["cls", "pooler"], ["first_last", "mean"], ["mean", "ditto-1-1"]):
+        tiny.write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": modes})
+        refuses(folder, "+".join(modes))
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "max+mean"),
+        (dict.fromkeys(("pooling_mode_weightedmean_tokens", "pooling_mode_cls_token"), True), "cls+weighted_mean"),
+        ({"pooling_mode": ["mean", "cls"]}, "mean+cls"),
+        ({"pooling_mode": ["mean_sqrt_len_tokens"]}, "mean_sqrt_len"),
+    ],
+)
+def test_joined_poolings_in_the_order_in_which_sentence_transformers_joins_them(
+    folder: Path, config: dict[str, object], pooling: str
+) -> None:
+    tiny.write_json(folder / "1_Pooling" / "config.json", config)
+
+    assert read_checkpoint(folder).pooling == pooling
 
 
 def test_two_pooling_modules(folder: Path) -> None:
