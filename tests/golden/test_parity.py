@@ -25,7 +25,13 @@ FEW_TEXTS = 40
 FOR_ALL_POOLINGS = ("bert", "roberta", "mpnet")
 
 # Dense modules and Normalize, by pooling: each of them is left out and there at least once.
-HEADS = {"mean": ((), True), "cls": ((), False), "max": ((24, 16), True)}
+HEADS = {
+    "mean": ((), True),
+    "cls": ((), False),
+    "max": ((24, 16), True),
+    "max+mean": ((24,), True),
+    "cls+mean": ((), False),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,6 +52,21 @@ def test_float_vectors_are_those_of_the_framework(model: str, pooling: str, tmp_
     found = parity.compare(parity.whit_vectors(folder, texts), parity.reference_vectors(folder, texts))
 
     assert found.holds, found
+
+
+def test_poolings_that_are_stated_as_flags_are_joined_in_the_order_of_the_framework(tmp_path: Path) -> None:
+    folder = parity.save_model(tmp_path, "bert", pooling="cls+max+weighted_mean", normalize=False)
+    # In another order than theirs, as a file may have them.
+    flags = ("pooling_mode_weightedmean_tokens", "pooling_mode_max_tokens", "pooling_mode_cls_token")
+    tiny.write_json(
+        folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **dict.fromkeys(flags, True)}
+    )
+    texts = parity.mixed_texts(FEW_TEXTS)
+
+    found = parity.whit_vectors(folder, texts)
+
+    assert found.shape == (FEW_TEXTS, 3 * 32)
+    assert parity.compare(found, parity.reference_vectors(folder, texts)).holds
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

@@ -199,6 +199,15 @@ def test_a_bad_package_is_refused_by_name_and_everything_is_free_again(tmp_path)
             pass
 
 
+def test_a_package_that_is_not_there_is_refused_and_nothing_is_left_behind(tmp_path):
+    with (
+        pytest.raises(PackageError, match="nowhere is not a directory"),
+        server_thread(tmp_path / "made" / "data", models=[tiny_package(), tmp_path / "nowhere"]),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_package_whose_golden_vectors_differ_is_refused_unless_allowed(tmp_path):
     package = tmp_path / "package"
     shutil.copytree(tiny_package(), package)

@@ -35,11 +35,12 @@ FloatArray = NDArray[np.float32]
 MIN_COSINE = 0.99999
 MAX_ABS_DIFFERENCE = 5e-6
 
-POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "pooler", "first_last", "ditto-1-2")
+JOINED = ("cls+mean", "max+mean", "weighted_mean+max+mean_sqrt_len")
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", *JOINED, "pooler", "first_last", "ditto-1-2")
 
 # What sentence-transformers calls those of its own that whit calls otherwise. It has none of the last three.
 _THEIR_NAMES = {"mean_sqrt_len": "mean_sqrt_len_tokens", "weighted_mean": "weightedmean"}
-_NOT_THEIRS = POOLINGS[5:]
+_NOT_THEIRS = POOLINGS[-3:]
 WITHOUT_POOLER = ("distilbert", "electra")
 
 # Not a multiple of the attention bucket, and beyond the distance (128) from which MPNet's bias no longer changes.
@@ -153,8 +154,9 @@ def save_model(
     torch.manual_seed(1)
     encoder = parts.Transformer(str(folder / "encoder"))
     size = encoder.get_embedding_dimension()
-    theirs = "mean" if pooling in _NOT_THEIRS else _THEIR_NAMES.get(pooling, pooling)
+    theirs = ["mean"] if pooling in _NOT_THEIRS else [_THEIR_NAMES.get(part, part) for part in pooling.split("+")]
     modules: list[torch.nn.Module] = [encoder, parts.Pooling(size, theirs)]
+    size *= len(theirs)
     for output in dense_sizes:
         modules.append(parts.Dense(size, output))
         size = output

@@ -17,6 +17,8 @@ from grpc_status import rpc_status
 from whit.client import Reason
 from whit.contract.errors import Problem, to_status
 from whit.v1 import (
+    collection_pb2,
+    collection_pb2_grpc,
     embedding_pb2,
     embedding_pb2_grpc,
     model_pb2,
@@ -36,10 +38,12 @@ FULL_FOR_EVER = Problem(Reason.STORAGE_FULL, "no room on disk")
 class Script(
     server_pb2_grpc.ServerServiceServicer,
     model_pb2_grpc.ModelServiceServicer,
+    collection_pb2_grpc.CollectionServiceServicer,
     embedding_pb2_grpc.EmbeddingServiceServicer,
 ):
     """What the server does at each call of a method; ``calls`` has the time of each."""
 
+    collections: list[collection_pb2.Collection] = field(default_factory=list)
     list_models: list[Callable[[Any], Any]] = field(default_factory=list)
     streams: list[Callable[[Iterator[Any], Any], Iterator[Any]]] = field(default_factory=list)
     calls: list[float] = field(default_factory=list)
@@ -59,7 +63,14 @@ class Script(
         self.metadata = dict(context.invocation_metadata())
         return self.list_models.pop(0)(context) or model_pb2.ListModelsResponse()
 
-    Embed = GetModel = VerifyModel = None  # type: ignore[assignment]
+    def ListCollections(self, request: Any, context: Any) -> collection_pb2.ListCollectionsResponse:  # noqa: N802
+        return collection_pb2.ListCollectionsResponse(collections=self.collections)
+
+    def GetCollection(self, request: Any, context: Any) -> collection_pb2.GetCollectionResponse:  # noqa: N802
+        [found] = [collection for collection in self.collections if collection.name == request.name]
+        return collection_pb2.GetCollectionResponse(collection=found)
+
+    Embed = GetModel = VerifyModel = CreateCollection = DeleteCollection = None  # type: ignore[assignment]
 
     def StreamEmbed(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802
         self.calls.append(time.monotonic())
@@ -107,6 +118,7 @@ def scripted_server(script: Script) -> Iterator[str]:
     server = grpc.server(futures.ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
     server_pb2_grpc.add_ServerServiceServicer_to_server(script, server)
     model_pb2_grpc.add_ModelServiceServicer_to_server(script, server)
+    collection_pb2_grpc.add_CollectionServiceServicer_to_server(script, server)
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(script, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

@@ -233,6 +233,7 @@ def _write_modules(
     if pooling not in modes:
         stated = {"pooling_mode": pooling}
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": size} | stated)
+    size *= len(pooling.split("+"))
     for output in dense_sizes:
         modules.append(("Dense", f"{len(modules)}_Dense"))
         write_dense(folder / modules[-1][1], size, output, seed=seed + len(modules))

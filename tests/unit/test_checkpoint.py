@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,6 +167,20 @@ def test_tokenizer_config_counts_where_transformers_obeys_it(
     assert list(found.notes) == ([said] if obeyed else [])
 
 
+def test_a_cased_tokenizer_without_do_lower_case_is_read_as_transformers_reads_it(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)
+    tokenizer.save(str(path))
+    tiny.write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+
+    found = read_checkpoint(folder)
+
+    assert found.tokenizer.encode("SERVER").tokens == ["[CLS]", "server", "[SEP]"]
+    said = "tokenizer_config.json has no do_lower_case, which means true, tokenizer.json has lowercase false"
+    assert list(found.notes) == [f"{said}; the former counts, as in transformers"]
+
+
 def test_a_default_prompt_is_not_put_before_texts_and_that_is_said(tmp_path: Path) -> None:
     folder = tiny.write_checkpoint(tmp_path, prompts={"query": "q: ", "plain": ""})
     file = folder / "config_sentence_transformers.json"
@@ -235,18 +252,55 @@ def test_matryoshka_sizes(folder: Path) -> None:
     assert read_checkpoint(folder).matryoshka_dimension_counts == (32, 16)
 
 
-@pytest.mark.parametrize("file", ["model.safetensors", "2_Dense/model.safetensors", "config.json", "tokenizer.json"])
-def test_hash_covers_every_file_that_shapes_vectors(tmp_path: Path, file: str) -> None:
-    first = tiny.write_checkpoint(tmp_path / "a", dense_sizes=(24,))
-    second = tiny.write_checkpoint(tmp_path / "b", dense_sizes=(24,))
+def change_weights(folder: Path, file: str) -> None:
+    save_file({name: array + 1 for name, array in load_file(folder / file).items()}, folder / file)
+
+
+def change_tokens(folder: Path) -> None:
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["whit"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+def json_change(file: str, **changes: Any) -> Callable[[Path], None]:
+    return lambda folder: tiny.edit_json(folder / file, **changes)
+
+
+DECISIVE: dict[str, Callable[[Path], None]] = {
+    "weights": lambda folder: change_weights(folder, "model.safetensors"),
+    "weights of a Dense": lambda folder: change_weights(folder, "2_Dense/model.safetensors"),
+    "activation of a Dense": json_change("2_Dense/config.json", activation_function="torch.nn.modules.linear.Identity"),
+    "configuration": json_change("config.json", layer_norm_eps=0.5),
+    "tokenizer": change_tokens,
+    "class of the tokenizer": json_change(
+        "tokenizer_config.json", tokenizer_class="BertTokenizer", do_lower_case=False
+    ),
+    "lower case": json_change("sentence_bert_config.json", do_lower_case=True),
+    "limit": json_change("sentence_bert_config.json", max_seq_length=8),
+    "pooling": json_change("1_Pooling/config.json", pooling_mode_mean_tokens=False, pooling_mode_cls_token=True),
+    "prompts": json_change("config_sentence_transformers.json", prompts={"query": "q: "}),
+    "normalisation": lambda folder: tiny.write_json(
+        folder / "modules.json", json.loads((folder / "modules.json").read_text(encoding="utf-8"))[:-1]
+    ),
+}
+INCIDENTAL: dict[str, Callable[[Path], None]] = {
+    "model card": lambda folder: (folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8"),
+    "spaces": lambda folder: (folder / "config.json").write_bytes((folder / "config.json").read_bytes() + b"\n"),
+    "version of transformers": json_change("config.json", transformers_version="0.0", _name_or_path="/elsewhere"),
+    "where the tokenizer came from": json_change("tokenizer_config.json", name_or_path="/elsewhere"),
+    "setting that says what is so": json_change("tokenizer_config.json", clean_up_tokenization_spaces=True),
+}
+
+
+@pytest.mark.parametrize("change", [*DECISIVE, *INCIDENTAL])
+def test_hash_changes_with_what_decides_vectors_and_with_nothing_else(tmp_path: Path, change: str) -> None:
+    first = tiny.write_checkpoint(tmp_path / "a", dense_sizes=(24,), prompts={})
+    second = tiny.write_checkpoint(tmp_path / "b", dense_sizes=(24,), prompts={})
     assert read_checkpoint(first).sha256 == read_checkpoint(second).sha256
 
-    if file.endswith(".safetensors"):
-        save_file({name: array + 1 for name, array in load_file(second / file).items()}, second / file)
-    else:
-        (second / file).write_bytes((second / file).read_bytes() + b"\n")
+    (DECISIVE | INCIDENTAL)[change](second)
 
-    assert read_checkpoint(first).sha256 != read_checkpoint(second).sha256
+    assert (read_checkpoint(first).sha256 != read_checkpoint(second).sha256) == (change in DECISIVE)
 
 
 def test_hash_covers_the_rounding_that_the_weights_were_trained_with(folder: Path) -> None:

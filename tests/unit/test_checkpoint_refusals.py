@@ -90,12 +90,37 @@ def test_broken_tokenizer(folder: Path) -> None:
     refuses(folder, "tokenizer.json cannot be read")
 
 
-def test_two_poolings_at_once(folder: Path) -> None:
-    tiny.edit_json(folder / "1_Pooling" / "config.json", pooling_mode_max_tokens=True)
-    refuses(folder, "1_Pooling", "mean + max", "one of mean, cls, max")
+@pytest.mark.parametrize("setting", ["do_lower_case", "strip_accents", "tokenize_chinese_chars"])
+def test_a_setting_of_the_tokenizer_that_is_not_true_or_false(folder: Path, setting: str) -> None:
+    tiny.write_json(folder / "tokenizer_config.json", {setting: "yes"})
 
-    tiny.write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": ["cls", "mean"]})
-    refuses(folder, "cls + mean")
+    refuses(folder, f"tokenizer_config.json: {setting} must be true or false, got 'yes'; correct it there")
+
+
+def test_joined_poolings_of_which_one_cannot_be_compiled(folder: Path) -> None:
+    tiny.edit_json(folder / "1_Pooling" / "config.json", pooling_mode_lasttoken=True)
+    refuses(folder, "1_Pooling", "mean+lasttoken", "one of mean, cls, max", "several of the first 5 joined by +")
+
+    for modes in (["cls", "pooler"], ["first_last", "mean"], ["mean", "ditto-1-1"]):
+        tiny.write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": modes})
+        refuses(folder, "+".join(modes))
+
+
+@pytest.mark.parametrize(
+    ("config", "pooling"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}, "max+mean"),
+        (dict.fromkeys(("pooling_mode_weightedmean_tokens", "pooling_mode_cls_token"), True), "cls+weighted_mean"),
+        ({"pooling_mode": ["mean", "cls"]}, "mean+cls"),
+        ({"pooling_mode": ["mean_sqrt_len_tokens"]}, "mean_sqrt_len"),
+    ],
+)
+def test_joined_poolings_in_the_order_in_which_sentence_transformers_joins_them(
+    folder: Path, config: dict[str, object], pooling: str
+) -> None:
+    tiny.write_json(folder / "1_Pooling" / "config.json", config)
+
+    assert read_checkpoint(folder).pooling == pooling
 
 
 def test_two_pooling_modules(folder: Path) -> None:

@@ -48,6 +48,8 @@ def test_a_teacher_in_torch_gives_the_vectors_of_its_package(tmp_path: Path) -> 
         ("bert", {"pooling": "weighted_mean"}),
         ("bert", {"pooling": "pooler", "dense_sizes": (8,)}),
         ("mpnet", {"pooling": "first_last"}),
+        ("roberta", {"pooling": "cls+weighted_mean"}),
+        ("bert", {"pooling": "max+mean", "dense_sizes": (24,)}),
         ("electra", {"pooling": "mean_sqrt_len", "normalize": False}),
     ],
 )

@@ -99,6 +99,8 @@ def reference(weights: EncoderWeights, head: Head, ids: NDArray[np.int64]) -> ND
 def pool(
     pooling: str, states: list[NDArray[np.float64]], diagonals: dict[tuple[int, int], NDArray[np.float64]]
 ) -> NDArray[np.float64]:
+    if "+" in pooling:
+        return np.concatenate([pool(part, states, diagonals) for part in pooling.split("+")])
     first, last = states[0], states[-1]
     match pooling.split("-"):
         case ["cls" | "pooler"]:
@@ -150,7 +152,10 @@ def agree(weights: EncoderWeights, head: Head, counts: tuple[int, ...] = COUNTS)
     np.testing.assert_allclose(embed(weights, head, sequences), expected, atol=2e-5)
 
 
-POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "first_last", "ditto-1-1", "ditto-2-3")
+POOLINGS = (
+    *("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "first_last", "ditto-1-1", "ditto-2-3"),
+    *("cls+mean", "weighted_mean+max+mean_sqrt_len"),
+)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

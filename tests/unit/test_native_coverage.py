@@ -14,11 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support import tiny
 from tests.support.native import needs_kernels, open_model
-from whit.contract.manifest import GRAPH_FILE
+from whit.contract.manifest import GRAPH_FILE, PackageError
 from whit.export.compile import ExportOptions, compile_checkpoint
 from whit.export.linear import Scheme
 from whit.export.quantize import Subject, row_candidate, smoothed_candidate, static_candidate
-from whit.runtime import Tokenizer, open_encoder, open_package
+from whit.runtime import Tokenizer, open_encoder, open_package, verify
 from whit.runtime.native.encoder import NativeEncoder
 from whit.runtime.native.layout import Layout
 from whit.runtime.native.memory import aligned_memory
@@ -213,6 +213,21 @@ POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "pooler", "f
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling(tmp_path: Path, pooling: str) -> None:
     check(compiled(write(tmp_path, pooling=pooling, normalize=False)))
+
+
+@pytest.mark.parametrize("pooling", ["cls+mean", "mean+cls", "max+mean", "mean+mean_sqrt_len", "weighted_mean+max"])
+def test_joined_poolings_run_in_onnxruntime(tmp_path: Path, pooling: str) -> None:
+    package = open_package(compiled(write(tmp_path, pooling=pooling, dense_sizes=(16,))))
+    with pytest.raises(PackageError, match=r"cannot run in whit's own kernels: .*; use provider"):
+        open_encoder(package, "native")
+
+    encoder, tokenizer = open_encoder(package, "auto"), Tokenizer(package)
+    ids = [tokenizer.cut(each, package.manifest.max_token_count) for each in tokenizer.encode(TEXTS)]
+    found = encoder.encode(ids)
+
+    assert found.shape == (len(TEXTS), 16)
+    assert np.array_equal(found, np.concatenate([encoder.encode([each]) for each in ids]))
+    assert verify(package, tokenizer, encoder).verified
 
 
 def test_pooling_by_a_head_that_a_position_bias_bears_on(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import grpc
 import grpc.aio
 
+from whit.contract import keepalive
+
 DEFAULT_ADDRESS = "127.0.0.1:7600"
 DEFAULT_TIMEOUT_S = 60.0
 
@@ -62,7 +64,7 @@ def aio_channel(address: str, credentials: grpc.ChannelCredentials | None) -> gr
 
 
 def options(address: str) -> list[tuple[str, int]]:
-    """Channel options: no message limits of our own (the server says its), quick reconnection, no proxy to ourselves."""
+    """Channel options: no message limits of our own (the server says its), quick reconnection, no proxy to ourselves, pings."""
     found = [
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
@@ -70,6 +72,9 @@ def options(address: str) -> list[tuple[str, int]]:
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 100),
         ("grpc.max_reconnect_backoff_ms", 5000),
+        # Notices a connection that died without a word (the laptop slept, a router forgot it), if possible before a call does.
+        *keepalive.ping_options(keepalive.CLIENT_INTERVAL_MS),
+        ("grpc.http2.max_pings_without_data", 0),  # no limit: gRPC would stop after two
     ]
     if is_loopback(address):
         found.append(("grpc.enable_http_proxy", 0))

@@ -120,13 +120,13 @@ def memory(message: server_pb2.Memory) -> Memory:
 
 
 def collection(message: collection_pb2.Collection) -> Collection:
-    """A collection."""
+    """A collection; a storage that this version does not know is "unknown" with its number."""
     return Collection(
         name=plain_id(message.name),
         model=plain_id(message.model),
         fingerprint=message.model_fingerprint,
         dimension_count=message.dimension_count,
-        storage=ENCODINGS.get(message.storage, Encoding.FLOAT32),
+        storage=ENCODINGS.get(message.storage) or f"unknown ({message.storage})",
         point_count=message.point_count,
         create_time=message.create_time.ToDatetime(tzinfo=UTC),
     )

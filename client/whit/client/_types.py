@@ -222,13 +222,16 @@ class EmbedResult:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A set of points whose vectors were all made by the package with ``fingerprint``."""
+    """A set of points whose vectors were all made by the package with ``fingerprint``.
+
+    ``storage`` is how they are stored; of a newer server it may be ``"unknown (9)"``, with the number on the wire.
+    """
 
     name: str
     model: str
     fingerprint: str
     dimension_count: int
-    storage: Encoding
+    storage: Encoding | str
     point_count: int
     create_time: datetime
 

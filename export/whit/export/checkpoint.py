@@ -7,9 +7,10 @@ Knows nothing of graphs.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ _ACTIVATIONS = {
     "torch.nn.modules.activation.GELU": "gelu",
 }
 
+# Fields of config.json that say where a model comes from or what it was trained for, not what it computes.
+INCIDENTAL_FIELDS = frozenset(
+    ("_name_or_path", "architectures", "dtype", "matryoshka_dims", "torch_dtype", "transformers_version")
+)
+
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
 
@@ -69,7 +75,7 @@ class Checkpoint:
     license: str = "unknown"
     license_files: Sequence[Path] = ()
     notes: Sequence[str] = ()  # where whit, or the folder itself, is not what it may be taken for; a sentence each
-    sha256: str = ""  # over the weights and the rounding they were trained with, the configuration and the tokenizer
+    sha256: str = ""  # over all that decides vectors, as read: see ``_hash``
 
     @property
     def model_type(self) -> str:
@@ -97,20 +103,17 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
     config = read_json(encoder / "config.json")
     settings = read_json(encoder / "sentence_bert_config.json", missing_ok=True)
     extras = read_json(folder / "config_sentence_transformers.json", missing_ok=True)
-    weight_files = _weight_files(encoder)
-    rounding = [path for path in (encoder / ROUNDING_FILE,) if path.is_file()]
-    dense_files = [file for path in modules.dense for file in (path / "config.json", *_weight_files(path))]
-    tensors = _read_tensors(weight_files)
+    tensors = _read_tensors(_weight_files(encoder))
     tokenizer = _read_tokenizer(encoder)
     tokenizer_config = read_json(encoder / "tokenizer_config.json", missing_ok=True)
-    notes = obey_config(tokenizer, tokenizer_config)
+    notes = obey_config(tokenizer, tokenizer_config, config)
     if settings.get("do_lower_case"):
         lower_case(tokenizer)
     prompts = _prompts(extras, folder)
     chosen = _choose_pooling(modules.pooling, pooling)
     dense = [_pooler(tensors)] if chosen == "pooler" else []
     license_name, license_files = read_license(folder)
-    return Checkpoint(
+    found = Checkpoint(
         name=folder.resolve().name,
         config=config,
         tensors=tensors,
@@ -126,8 +129,8 @@ def read_checkpoint(folder: Path, *, pooling: str | None = None) -> Checkpoint:
         license=license_name,
         license_files=license_files,
         notes=(*notes, *_prompt_notes(extras, prompts, folder), *_length_notes(extras)),
-        sha256=_hash([*weight_files, *rounding, *dense_files, encoder / "config.json", encoder / "tokenizer.json"]),
     )
+    return replace(found, sha256=_hash(found, encoder / ROUNDING_FILE))
 
 
 def _choose_pooling(stated: str | None, asked: str | None) -> str:
@@ -285,8 +288,29 @@ def _max_token_count(folder: Path, settings: Mapping[str, Any], special_count: i
     return None
 
 
-def _hash(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(path.read_bytes())
+def _hash(found: Checkpoint, rounding: Path) -> str:
+    """Over all that decides vectors: weights and how they will be rounded, Dense modules, and every setting as it was read.
+
+    It is not over files, which hold much that decides none, and of which several may say the same.
+    """
+    settings = {
+        "config": {key: value for key, value in found.config.items() if key not in INCIDENTAL_FIELDS},
+        "tokenizer": found.tokenizer.to_str(),
+        "pooling": found.pooling,
+        "activations": [dense.activation for dense in found.dense],
+        "normalize": found.normalize,
+        "max_token_count": found.max_token_count,
+        "prompts": found.prompts,
+    }
+    arrays = dict(found.tensors)
+    for number, dense in enumerate(found.dense):
+        arrays[f"dense {number} weight"] = dense.weight
+        if dense.bias is not None:
+            arrays[f"dense {number} bias"] = dense.bias
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\n{name} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    if rounding.is_file():
+        digest.update(b"\nrounding " + rounding.read_bytes())
     return "sha256:" + digest.hexdigest()

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from whit.contract.pooling import ditto_head
+from whit.contract.pooling import ditto_head, pooling_parts
 from whit.export.checkpoint import Dense
 from whit.export.embedding import emit_rows, store_rows
 from whit.export.errors import CheckpointError
@@ -41,7 +41,7 @@ MASKED = -1e4
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What comes after the encoder; ``pooling`` is one of ``whit.contract.pooling.POOLINGS``."""
+    """What comes after the encoder; ``pooling`` is a name that ``whit.contract.pooling.is_pooling`` knows."""
 
     pooling: str
     dense: Sequence[Dense] = ()
@@ -49,7 +49,7 @@ class Head:
 
     def dimension_count(self, hidden_count: int) -> int:
         """Values in a vector."""
-        return int(self.dense[-1].weight.shape[1]) if self.dense else hidden_count
+        return int(self.dense[-1].weight.shape[1]) if self.dense else hidden_count * len(pooling_parts(self.pooling))
 
 
 def build_graph(
@@ -276,7 +276,13 @@ def _activate(g: Graph, x: str, kind: str) -> str:
 
 
 def _pool(g: Graph, first: str, x: str, pooling: str, diagonal: str) -> str:
-    """One row a text, [B, H], from what leaves the first layer and the last, [T, H]; ``diagonal`` weighs tokens for Ditto."""
+    """One row a text, [B, H * parts], from what leaves the first layer and the last, [T, H]; ``diagonal`` is for Ditto."""
+    parts = [_pool_once(g, first, x, part, diagonal) for part in pooling_parts(pooling)]
+    return parts[0] if len(parts) == 1 else g.op("Concat", *parts, axis=1)
+
+
+def _pool_once(g: Graph, first: str, x: str, pooling: str, diagonal: str) -> str:
+    """One row a text, [B, H]; ``diagonal`` weighs tokens for Ditto."""
     if pooling in ("cls", "pooler"):
         return g.op("Gather", x, g.op("Gather", "gather_idx", g.const(np.array(0, np.int64)), axis=1))
     if pooling == "max":

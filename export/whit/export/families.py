@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from whit.contract.pooling import pooling_parts
 from whit.export.checkpoint import Checkpoint, FloatArray, Tensors
 from whit.export.errors import CheckpointError
 from whit.export.shape_checks import check_dense, check_shapes, check_tokens
@@ -120,7 +121,7 @@ def encoder_weights(checkpoint: Checkpoint) -> EncoderWeights:
     weights = family(Settings(checkpoint.config), Source(checkpoint.tensors))
     check_shapes(weights)
     check_tokens(checkpoint, weights)
-    check_dense(checkpoint.dense, weights.hidden_count)
+    check_dense(checkpoint.dense, weights.hidden_count * len(pooling_parts(checkpoint.pooling)))
     return weights
 
 

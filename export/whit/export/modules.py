@@ -10,11 +10,11 @@ from whit.contract.pooling import POOLING_RULE, is_pooling
 from whit.export.errors import CheckpointError
 from whit.export.json_files import read_json, read_json_list
 
-# sentence-transformers' names that are not whit's own.
+# sentence-transformers' names that are not whit's own; it joins the first five, which are flags, in this order.
 _POOLINGS = {
-    "mean_tokens": "mean",
     "cls_token": "cls",
     "max_tokens": "max",
+    "mean_tokens": "mean",
     "mean_sqrt_len_tokens": "mean_sqrt_len",
     "weightedmean_tokens": "weighted_mean",
     "weightedmean": "weighted_mean",
@@ -77,14 +77,13 @@ def _read_pooling(path: Path) -> str:
     mode = config.get("pooling_mode")
     if mode is None:
         names = [key.removeprefix("pooling_mode_") for key, on in config.items() if _is_mode(key) and on is True]
+        names.sort(key=lambda name: list(_POOLINGS).index(name) if name in _POOLINGS else len(_POOLINGS))
     else:
         names = [str(name) for name in mode] if isinstance(mode, list) else [str(mode)]
-    chosen = [_POOLINGS.get(name, name) for name in names]
-    if len(chosen) != 1 or not is_pooling(chosen[0]):
-        raise CheckpointError(
-            f"{path} asks for pooling {' + '.join(chosen) or 'none'}; whit compiles one of {POOLING_RULE}"
-        )
-    return chosen[0]
+    chosen = "+".join(_POOLINGS.get(name, name) for name in names)
+    if not is_pooling(chosen):
+        raise CheckpointError(f"{path} asks for pooling {chosen or 'none'}; whit compiles one of {POOLING_RULE}")
+    return chosen
 
 
 def _is_mode(key: str) -> bool:

@@ -67,9 +67,9 @@ def check_shapes(weights: EncoderWeights) -> None:
             )
 
 
-def check_dense(modules: Sequence[Dense], hidden_count: int) -> None:
-    """Refuses Dense modules of which one does not take what the one before it gives, beginning with the hidden states."""
-    width = hidden_count
+def check_dense(modules: Sequence[Dense], pooled_count: int) -> None:
+    """Refuses Dense modules of which one does not take what the one before it gives, beginning with what is pooled."""
+    width = pooled_count
     for number, dense in enumerate(modules, start=1):
         shape = dense.weight.shape
         if len(shape) != 2 or shape[0] != width or (dense.bias is not None and dense.bias.shape != shape[1:]):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.export.checkpoint import Checkpoint, FloatArray, read_checkpoint
+from whit.export.checkpoint import INCIDENTAL_FIELDS, Checkpoint, FloatArray, read_checkpoint
 from whit.export.cosines import unit_rows
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.embed import embed
@@ -27,9 +27,6 @@ from whit.export.prune.subject import Subject
 
 Progress = Callable[[str, int, int], None]
 Shares = NDArray[np.float64]  # [checkpoints], adding up to 1
-
-# Fields of config.json that say where a model comes from or what it was trained for, not what it computes.
-_ORIGIN = {"_name_or_path", "architectures", "dtype", "matryoshka_dims", "torch_dtype", "transformers_version"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +176,7 @@ def _refuse_difference(source: Path, first: Checkpoint, folder: Path, other: Che
 def _difference(first: Checkpoint, other: Checkpoint) -> str | None:
     for key in sorted(first.config.keys() | other.config.keys()):
         ours, theirs = (checkpoint.config.get(key) for checkpoint in (first, other))
-        if key not in _ORIGIN and ours != theirs:
+        if key not in INCIDENTAL_FIELDS and ours != theirs:
             return f"{key} is {theirs!r} there and {ours!r} here"
     for name in sorted(first.tensors.keys() ^ other.tensors.keys()):
         return f"only one of them has the tensor {name!r}"

@@ -7,14 +7,29 @@ import re
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "pooler", "first_last", "ditto-LAYER-HEAD")
 """All of them; of the last, LAYER and HEAD are numbers from 1: ``ditto-1-10`` is the one of the paper for BERT-base."""
 
-POOLING_RULE = ", ".join(POOLINGS)
+JOINABLE = POOLINGS[:5]
+"""Those of which several may be joined end to end, in the order of their names: ``cls+mean``, ``max+mean+weighted_mean``."""
+
+POOLING_RULE = f"{', '.join(POOLINGS)}, or several of the first {len(JOINABLE)} joined by +"
 
 _DITTO = re.compile(r"ditto-([1-9]\d{0,3})-([1-9]\d{0,3})")
 
 
 def is_pooling(name: object) -> bool:
     """Whether whit knows a pooling of this name."""
-    return isinstance(name, str) and (name in POOLINGS[:-1] or _DITTO.fullmatch(name) is not None)
+    if not isinstance(name, str):
+        return False
+    parts = pooling_parts(name)
+    return (
+        name in POOLINGS[:-1]
+        or _DITTO.fullmatch(name) is not None
+        or (len(parts) > 1 and all(part in JOINABLE for part in parts))
+    )
+
+
+def pooling_parts(name: str) -> list[str]:
+    """The poolings whose vectors are joined end to end; most names are of one alone."""
+    return name.split("+")
 
 
 def ditto_head(name: str) -> tuple[int, int] | None:

@@ -23,6 +23,8 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from whit.contract import keepalive
+from whit.contract.manifest import read_manifest
 from whit.server.config import Config, describe
 from whit.server.engine import Engine, LoadedModel, WorkerDiedError, usable_core_count
 from whit.server.index import CollectionStore
@@ -112,6 +114,7 @@ async def running_server(config: Config) -> AsyncIterator[RunningServer]:
     async with contextlib.AsyncExitStack() as stack:
         # First what fails fast, then the models. It is all undone in the reverse order, whatever fails in between: but
         # the drain comes first, while everything is still there that the calls in progress need.
+        await asyncio.to_thread(_check_models, config)
         worker_count = config.worker_count or usable_core_count()
         store = await asyncio.to_thread(CollectionStore, config.data)
         storage = Storage(store, reader_count=worker_count)
@@ -179,6 +182,12 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+def _check_models(config: Config) -> None:
+    """Refuses directories that are no packages before anything is made on disk for their collections."""
+    for directory in config.models:
+        read_manifest(directory)
+
+
 def _load_models(config: Config) -> dict[str, LoadedModel]:
     # Brings in onnxruntime, in a thread, while the loop answers health checks.
     from whit.server.engine.loading import load_models
@@ -199,17 +208,7 @@ def _engine(config: Config, models: dict[str, LoadedModel], worker_count: int) -
 def _bind(config: Config, dispatcher: Dispatcher, status: health.aio.HealthServicer) -> tuple[grpc.aio.Server, int]:
     """A server with all handlers, bound to its address but not started."""
     server = grpc.aio.server(
-        options=(
-            ("grpc.max_receive_message_length", config.message_byte_count),
-            ("grpc.max_send_message_length", config.message_byte_count),
-            # A second server on the same port must fail, not take half of the connections.
-            ("grpc.so_reuseport", 0),
-            # Notices clients that vanished without a word, and bears with those that ask as often themselves.
-            ("grpc.keepalive_time_ms", 60_000),
-            ("grpc.keepalive_timeout_ms", 20_000),
-            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ),
+        options=_options(config),
         # The dispatcher refuses with a reason; this only bounds what may pile up before it.
         maximum_concurrent_rpcs=2 * (config.max_call_count + config.max_stream_count),
     )
@@ -222,6 +221,18 @@ def _bind(config: Config, dispatcher: Dispatcher, status: health.aio.HealthServi
     except (OSError, RuntimeError) as error:
         raise _listen_error(config.listen, error) from None
     return server, port
+
+
+def _options(config: Config) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", config.message_byte_count),
+        ("grpc.max_send_message_length", config.message_byte_count),
+        # A second server on the same port must fail, not take half of the connections.
+        ("grpc.so_reuseport", 0),
+        # Notices clients that vanished without a word, and bears with those that ask the same of it.
+        *keepalive.ping_options(keepalive.SERVER_INTERVAL_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", keepalive.LEAST_INTERVAL_MS),
+    ]
 
 
 def _listen_error(listen: str, error: OSError | RuntimeError) -> ListenError:

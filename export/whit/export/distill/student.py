@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whit.contract.pooling import ditto_head
+from whit.contract.pooling import ditto_head, pooling_parts
 from whit.export.checkpoint import Checkpoint, FloatArray
 from whit.export.distill.qat import FakeRounding, round_rows
 from whit.export.encoder_graph import relative_buckets
@@ -56,8 +56,8 @@ class Student:
         self.tensors = {name: self._tensor(array) for name, array in checkpoint.tensors.items()}
         self._rounding: FakeRounding | None = None
         self.extra: tuple[Tensor, Tensor] | None = None  # a Dense to the teacher's width: weight [out, in], bias
-        dense_count = len(checkpoint.dense[-1].weight.T) if checkpoint.dense else self._weights.hidden_count
-        self.dimension_count = dense_count
+        pooled = self._weights.hidden_count * len(pooling_parts(checkpoint.pooling))
+        self.dimension_count = len(checkpoint.dense[-1].weight.T) if checkpoint.dense else pooled
         self.layer_count = len(self._weights.layers)
         self.hidden_count = self._weights.hidden_count
         self.max_token_count = self._weights.max_token_count
@@ -223,7 +223,11 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> T
 
 
 def _pool(first: Tensor, x: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """One vector a text [B, h] from what leaves the first and the last layer [B, S, h], as the compiled graph does it."""
+    """One vector a text [B, h * parts] from what leaves the first and the last layer [B, S, h], as the compiled graph does it."""
+    return torch.cat([_pool_once(first, x, mask, part) for part in pooling_parts(pooling)], dim=1)
+
+
+def _pool_once(first: Tensor, x: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling in ("cls", "pooler"):
         return x[:, 0]
     if pooling == "max":

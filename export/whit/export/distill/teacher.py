@@ -37,10 +37,7 @@ def open_teacher(folder: Path, cache: Path, dtype: str, progress: Progress) -> P
     """
     if (folder / MANIFEST_FILE).is_file():
         return open_package(folder)
-    found = read_checkpoint(folder)
-    # The same weights with another pooling, or another limit, are another teacher.
-    read_so = f"{found.sha256} {found.pooling} {found.normalize} {found.max_token_count}"
-    key = text_key([found.tokenizer.to_str()], read_so)[:16]
+    key = read_checkpoint(folder).sha256.removeprefix("sha256:")[:16]
     package = cache / f"teacher-{key}-{dtype}"
     if not (package / MANIFEST_FILE).is_file():
         try:
