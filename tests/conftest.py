@@ -12,9 +12,12 @@ import sys
 import pytest
 from hypothesis import settings
 
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
-assert "numpy" not in sys.modules, "numpy reads these variables when it is imported"
+missing = [name for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if name not in os.environ]
+os.environ |= dict.fromkeys(missing, "1")
+assert not missing or "numpy" not in sys.modules, (
+    f"a pytest plugin imported numpy before {' and '.join(missing)} could be set: set to 1 in the environment, or turn the "
+    "plugin off with -p no:NAME"
+)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")

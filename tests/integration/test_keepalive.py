@@ -40,7 +40,7 @@ def short(monkeypatch: pytest.MonkeyPatch, permitted_ms: int) -> None:
     """Short intervals on both sides, and a server that ends a connection at the second bad ping (gRPC: at the third)."""
     monkeypatch.setattr(keepalive, "CLIENT_INTERVAL_MS", LEAST_PING_MS)
     monkeypatch.setattr(keepalive, "SERVER_INTERVAL_MS", LEAST_PING_MS)
-    monkeypatch.setattr(keepalive, "TIMEOUT_MS", 300)
+    monkeypatch.setattr(keepalive, "TIMEOUT_MS", 1500)  # longer than a busy machine keeps an answer waiting
     monkeypatch.setattr(keepalive, "LEAST_INTERVAL_MS", permitted_ms)
     usual = app._options
     monkeypatch.setattr(app, "_options", lambda config: [*usual(config), ("grpc.http2.max_ping_strikes", 1)])
@@ -52,11 +52,11 @@ def proxy(tmp_path: Path, short: None) -> Iterator[SilentProxy]:
         yield proxy
 
 
-def idle_connections(kind: str, proxy: SilentProxy) -> int:
-    """Connections that a client made which called, was idle for more than two pings, and called again."""
+def idle_connections(kind: str, proxy: SilentProxy, pings: float = 2.3) -> int:
+    """Connections that a client made which called, was idle for so many pings, and called again."""
     with open_client(kind, proxy.address) as whit:
         whit.models()
-        time.sleep(2.3 * LEAST_PING_MS / 1e3)
+        time.sleep(pings * LEAST_PING_MS / 1e3)
         whit.models()
     return proxy.connection_count
 
@@ -67,7 +67,7 @@ def test_an_idle_connection_is_kept(kind: str, proxy: SilentProxy) -> None:
 
 @pytest.mark.parametrize("permitted_ms", [PERMITTED_MS])
 def test_a_server_that_permits_less_would_end_it(proxy: SilentProxy) -> None:
-    assert idle_connections("Client", proxy) == 2
+    assert idle_connections("Client", proxy, pings=3.5) == 2  # two would do, but a busy machine sends them late
 
 
 def test_a_call_on_a_connection_that_died_goes_out_on_another(kind: str, proxy: SilentProxy) -> None:
