@@ -59,7 +59,7 @@ class Model(google.protobuf.message.Message):
     max_token_count: builtins.int
     """Tokens the model reads, special tokens included."""
     pooling: builtins.str
-    """"mean", "cls" or "max"."""
+    """How token vectors become one, by the names in docs/package-format.md: "mean", "cls", "max", "cls+mean" and others."""
     dtype: builtins.str
     """Weight and activation type of the linear layers: "float32" or "int8"."""
     provider: builtins.str
