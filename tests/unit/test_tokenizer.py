@@ -129,18 +129,19 @@ class Watched:
         self.batches: list[list[str]] = []
         self._library = library
 
-    def encode(self, text: str) -> tokenizers.Encoding:
-        return self.encode_batch_fast([text])[0]
+    def encode(self, text: str, *, add_special_tokens: bool) -> tokenizers.Encoding:
+        return self.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
 
-    def encode_batch_fast(self, texts: list[str]) -> list[tokenizers.Encoding]:
+    def encode_batch_fast(self, texts: list[str], *, add_special_tokens: bool) -> list[tokenizers.Encoding]:
         self.batches.append(texts)
-        return self._library.encode_batch_fast(texts)
+        return self._library.encode_batch_fast(texts, add_special_tokens=add_special_tokens)
 
 
 @pytest.fixture
 def watched(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Watched:
     found = Watched(tiny.tokenizer())
     monkeypatch.setattr(tokenizer, "_tokenizer", found)
+    monkeypatch.setattr(tokenizer, "_words", None)  # as if no text were plain
     monkeypatch.setattr(module, "_SHORT_LENGTH", 0)
     monkeypatch.setattr(module, "_PART_LENGTH", 12)
     return found

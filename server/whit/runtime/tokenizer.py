@@ -13,10 +13,10 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from whit.contract.manifest import STATIC, TOKENIZER_FILE, PackageError
+from whit.contract.manifest import TOKENIZER_FILE, PackageError
 from whit.runtime.package import Package
 from whit.runtime.pieces import cutting_places, split
-from whit.runtime.words import WordMemory, reads_words_apart
+from whit.runtime.words import WordMemory, added_texts, reads_words_apart
 
 # Up to so many characters are read without giving the interpreter's lock away: to have it back from a thread that computes takes
 # longer, up to the interpreter's switch interval of 5 ms.
@@ -42,8 +42,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._head_count, self._tail_count = self._special_counts()
         self._places = cutting_places(self._tokenizer) if self._has_special_ends_only() else None
-        plain = package.manifest.kind == STATIC and reads_words_apart(self._tokenizer.to_str())
-        self._words = WordMemory(self._read) if plain else None
+        self._words = self._word_memory()
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each text, special tokens included, int64 [token count]. Releases the GIL if they are long.
@@ -90,14 +89,16 @@ class Tokenizer:
         rest = iter(self._read(left)) if left else iter(())
         return [np.array(next(rest), np.int64) if ids is None else ids for ids in found]
 
-    def _read(self, texts: Sequence[str]) -> list[list[int]]:
-        return [ids for part in _parts(texts) for ids in self._read_part(part)]
+    def _read(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """Token ids by the library; ``special``: with the special tokens around a text."""
+        return [ids for part in _parts(texts) for ids in self._read_part(part, special)]
 
-    def _read_part(self, texts: Sequence[str]) -> list[list[int]]:
+    def _read_part(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         try:
             if sum(map(len, texts)) <= _SHORT_LENGTH:
-                return [self._tokenizer.encode(text).ids for text in texts]
-            return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+                return [self._tokenizer.encode(text, add_special_tokens=special).ids for text in texts]
+            found = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=special)
+            return [encoding.ids for encoding in found]
         except TypeError:  # how the library says that it cannot read a text
             for text in texts:
                 text.encode()
@@ -109,6 +110,19 @@ class Tokenizer:
             return ids
         tail = self._tail_count if self._head_count + self._tail_count < max_token_count else 0
         return np.concatenate([ids[: max_token_count - tail], ids[len(ids) - tail :]])
+
+    def _word_memory(self) -> WordMemory | None:
+        """The short cut for plain text, where the tokenizer is one that it gives the same tokens as."""
+        content = self._tokenizer.to_str()
+        if not (self._has_special_ends_only() and reads_words_apart(content)):
+            return None
+        ids = self._tokenizer.encode("a").ids
+        return WordMemory(
+            lambda words: self._read(words, special=False),
+            head=ids[: self._head_count],
+            tail=ids[len(ids) - self._tail_count :],
+            added=added_texts(content),
+        )
 
     def _special_counts(self) -> tuple[int, int]:
         """Special tokens put before and after a text."""

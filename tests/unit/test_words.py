@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import packages, tables
+from tests.support import packages, tables, tiny
 from whit.contract.manifest import TOKENIZER_FILE
 from whit.runtime import Tokenizer, open_package, words
 from whit.runtime.words import WordMemory, reads_words_apart
@@ -24,12 +25,16 @@ TEXTS = [
     "x" * 200,
     " ",
     "[CLS] [UNK] ##ing",
+    "the [mask] of a[SEP]house",
 ]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    found = Tokenizer(open_package(tables.write(tmp_path_factory.mktemp("words") / "static")))
+@pytest.fixture(scope="module", params=["table", "graph"])
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Of a table of rows, without special tokens, and of a graph, with [CLS] and [SEP] around a text."""
+    is_table = request.param == "table"
+    folder = tables.write(tmp_path_factory.mktemp("words") / "static") if is_table else packages.package()
+    found = Tokenizer(open_package(folder))
     assert found._words is not None
     return found
 
@@ -79,8 +84,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"added_tokens": [{"id": 1, "content": "the house", "special": False}]},
-        {"post_processor": {"type": "TemplateProcessing"}},
+        {"added_tokens": [{"id": 1, "content": "caf\u00e9", "special": False}]},
         {"normalizer": None},
         {"normalizer": {"type": "BertNormalizer", "lowercase": False}},
         {"pre_tokenizer": {"type": "Metaspace"}},
@@ -94,5 +98,33 @@ def test_other_tokenizers_are_left_alone(change: dict[str, object], tmp_path: Pa
     assert not reads_words_apart(json.dumps(content | change))
 
 
-def test_a_graph_takes_no_short_cut() -> None:
-    assert Tokenizer(open_package(packages.package()))._words is None
+def with_library(folder: Path, library: tokenizers.Tokenizer) -> Tokenizer:
+    packages.copy(folder)
+    library.save(str(folder / TOKENIZER_FILE))
+    packages.reseal(folder)
+    return Tokenizer(open_package(folder))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"single_word": True}, {"normalized": False}, {"lstrip": True, "rstrip": True}]
+)
+def test_a_token_of_two_words_is_found(tmp_path: Path, options: dict[str, bool]) -> None:
+    library = tiny.tokenizer()
+    library.add_tokens([tokenizers.AddedToken("The Time", **options)])
+    tokenizer = with_library(tmp_path / "package", library)
+    assert tokenizer._words is not None
+
+    texts = ["again the time the time again", "The Time again", "bathe timeless", "THE  TIME", "the-time", "time the"]
+    assert same(tokenizer, texts)
+
+
+@pytest.mark.parametrize("template", ["[CLS] $A", "$A [SEP]", "$A"])
+def test_special_tokens_at_one_end_or_none(tmp_path: Path, template: str) -> None:
+    library = tiny.tokenizer()
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single=template, special_tokens=[(token, tiny.vocabulary()[token]) for token in ("[CLS]", "[SEP]")]
+    )
+    tokenizer = with_library(tmp_path / "package", library)
+    assert tokenizer._words is not None
+
+    assert same(tokenizer, TEXTS)
