@@ -124,6 +124,7 @@ def test_paths_are_relative_to_the_file_and_may_name_variables(folder: Path, mon
 def test_the_recipes_that_ship_can_be_read(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORPUS", str(tmp_path / "corpus.txt"))
     monkeypatch.setenv("SENTENCES", str(tmp_path / "sentences.txt"))
+    monkeypatch.setenv("PASSAGES", str(tmp_path / "passages.txt"))
     monkeypatch.setenv("TEACHER", str(tmp_path / "teacher"))
     monkeypatch.setenv("CALIBRATION", str(tmp_path / "calibration.txt"))
 

@@ -114,7 +114,7 @@ async def running_server(config: Config) -> AsyncIterator[RunningServer]:
     async with contextlib.AsyncExitStack() as stack:
         # First what fails fast, then the models. It is all undone in the reverse order, whatever fails in between: but
         # the drain comes first, while everything is still there that the calls in progress need.
-        await asyncio.to_thread(_check_models, config)
+        await asyncio.to_thread(_check, config)
         worker_count = config.worker_count or usable_core_count()
         store = await asyncio.to_thread(CollectionStore, config.data)
         storage = Storage(store, reader_count=worker_count)
@@ -182,10 +182,14 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _check_models(config: Config) -> None:
-    """Refuses directories that are no packages before anything is made on disk for their collections."""
+def _check(config: Config) -> None:
+    """Refuses directories that are no packages, and an address that cannot be had, before anything is made on disk."""
     for directory in config.models:
         read_manifest(directory)
+    try:
+        _check_address(config.listen)
+    except OSError as error:
+        raise _listen_error(config.listen, error) from None
 
 
 def _load_models(config: Config) -> dict[str, LoadedModel]:
@@ -216,9 +220,8 @@ def _bind(config: Config, dispatcher: Dispatcher, status: health.aio.HealthServi
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((*_SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     try:
-        _check_address(config.listen)
         port = server.add_insecure_port(config.listen)
-    except (OSError, RuntimeError) as error:
+    except RuntimeError as error:
         raise _listen_error(config.listen, error) from None
     return server, port
 
