@@ -70,6 +70,18 @@ def test_a_short_job_is_the_callers_to_run_while_all_workers_wait_and_nothing_ha
         worker.join()
 
 
+def test_what_the_caller_runs_keeps_to_the_token_budget():
+    scheduler = make_scheduler(budget=64)
+    job, _ = make_job([36, 36, 28, 100, 10])
+
+    batches = scheduler.start(job)
+
+    assert [rows(batch) for batch in batches] == [[(job, 0)], [(job, 1)], [(job, 2)], [(job, 3)], [(job, 4)]]
+    assert [batch.token_count for batch in batches] == [36, 36, 28, 100, 10]
+    assert job.waiting_tokens == 0
+    assert not any(job.groups.values())
+
+
 def mixing(*, run_s, cell_s=1e-6, budget=512, unmasked=0):
     clock = Clock()
     scheduler = make_scheduler(budget=budget, clock=clock, mixes=lambda _, length: length != unmasked)

@@ -82,13 +82,17 @@ class Job:
         """Whether a part of it was started."""
         return self.last_start_time > 0
 
-    def all_at_once(self, numbers: Iterator[int], now: float, core_count: int) -> list[MicroBatch]:
-        """Takes all that waits into micro-batches of its own, one for each attention length."""
+    def all_at_once(self, numbers: Iterator[int], now: float, most_tokens: int, core_count: int) -> list[MicroBatch]:
+        """Takes all that waits into micro-batches of its own, of one attention length and at most so many tokens each."""
         batches = []
         for length, group in self.groups.items():
-            entries, tokens = [(self, waiting) for waiting in group], sum(len(waiting.ids) for waiting in group)
-            content = self.model_id, self.lane, length, entries, tokens, now, self.depth, core_count
-            batches.append(MicroBatch(next(numbers), *content))
+            while group:
+                draft = Draft(most_tokens, length)
+                draft.take(self, length)
+                content = length, draft.entries, draft.token_count
+                batches.append(
+                    MicroBatch(next(numbers), self.model_id, self.lane, *content, now, self.depth, core_count)
+                )
         self.groups.clear()
         self.waiting_tokens = self.waiting_cells = 0
         return batches

@@ -121,7 +121,7 @@ class Scheduler:
             self._statistics.lanes[job.lane].token_count += job.waiting_tokens
             self._statistics.lanes[job.lane].job_count += 1
             cores = self._cores(job, job.waiting_tokens, self._worker_count, now) if job.unfinished == 1 else 1
-            batches = job.all_at_once(self._batch_numbers, now, cores)
+            batches = job.all_at_once(self._batch_numbers, now, self._forecast.micro_batch_token_count, cores)
             self._runs += len(batches)
             return batches
 
