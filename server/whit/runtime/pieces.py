@@ -18,13 +18,22 @@ def cutting_places(tokenizer: tokenizers.Tokenizer) -> re.Pattern[str] | None:
     Known is BERT's: it normalises character by character (or a letter with its accents), and reads each word by itself.
     Tokens added to the vocabulary are found before that, so a text is not cut at a character that is in one.
     """
-    is_bert = (
+    ends = _ENDS.difference(*added_texts(tokenizer))
+    return re.compile(f"[{re.escape(''.join(sorted(ends)))}]") if is_bert(tokenizer) and ends else None
+
+
+def is_bert(tokenizer: tokenizers.Tokenizer) -> bool:
+    """Whether a tokenizer is BERT's, which splits a text at white space and punctuation and reads each word by itself."""
+    return (
         isinstance(tokenizer.normalizer, tokenizers.normalizers.BertNormalizer)
         and isinstance(tokenizer.pre_tokenizer, tokenizers.pre_tokenizers.BertPreTokenizer)
         and isinstance(tokenizer.model, tokenizers.models.WordPiece)
     )
-    ends = _ENDS.difference(*(token.content for token in tokenizer.get_added_tokens_decoder().values()))
-    return re.compile(f"[{re.escape(''.join(sorted(ends)))}]") if is_bert and ends else None
+
+
+def added_texts(tokenizer: tokenizers.Tokenizer) -> list[str]:
+    """What a tokenizer finds in a text before it splits words: [MASK] and the like, and tokens added to its vocabulary."""
+    return [token.content for token in tokenizer.get_added_tokens_decoder().values()]
 
 
 def split(text: str, places: re.Pattern[str], length: int) -> Iterator[str]:

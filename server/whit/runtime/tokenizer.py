@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from whit.contract.manifest import TOKENIZER_FILE, PackageError
 from whit.runtime.package import Package
-from whit.runtime.pieces import cutting_places, split
-from whit.runtime.words import WordMemory, added_texts, reads_words_apart
+from whit.runtime.pieces import added_texts, cutting_places, split
+from whit.runtime.words import WordMemory, reads_words_apart
 
 # Up to so many characters are read without giving the interpreter's lock away: to have it back from a thread that computes takes
 # longer, up to the interpreter's switch interval of 5 ms.
@@ -30,7 +30,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 class Tokenizer:
-    """The tokenizer of one package. Its state never changes, so ``encode`` may be called from several threads at once."""
+    """The tokenizer of one package. ``encode`` may be called from several threads at once."""
 
     def __init__(self, package: Package) -> None:
         path = package.directory / TOKENIZER_FILE
@@ -41,11 +41,13 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._head_count, self._tail_count = self._special_counts()
-        self._places = cutting_places(self._tokenizer) if self._has_special_ends_only() else None
-        self._words = self._word_memory()
+        has_special_ends_only = self._has_special_ends_only()
+        self._places = cutting_places(self._tokenizer) if has_special_ends_only else None
+        # The short cut for plain text, where the tokenizer is one that it gives the same tokens as.
+        self._words = self._word_memory() if has_special_ends_only and reads_words_apart(self._tokenizer) else None
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each text, special tokens included, int64 [token count]. Releases the GIL if they are long.
+        """Token ids of each text, special tokens included, int64 [token count]. Releases the GIL while the library reads long ones.
 
         Raises:
             UnicodeEncodeError: a text holds a lone surrogate and has no UTF-8 form.
@@ -111,17 +113,13 @@ class Tokenizer:
         tail = self._tail_count if self._head_count + self._tail_count < max_token_count else 0
         return np.concatenate([ids[: max_token_count - tail], ids[len(ids) - tail :]])
 
-    def _word_memory(self) -> WordMemory | None:
-        """The short cut for plain text, where the tokenizer is one that it gives the same tokens as."""
-        content = self._tokenizer.to_str()
-        if not (self._has_special_ends_only() and reads_words_apart(content)):
-            return None
+    def _word_memory(self) -> WordMemory:
         ids = self._tokenizer.encode("a").ids
         return WordMemory(
             lambda words: self._read(words, special=False),
             head=ids[: self._head_count],
             tail=ids[len(ids) - self._tail_count :],
-            added=added_texts(content),
+            added=added_texts(self._tokenizer),
         )
 
     def _special_counts(self) -> tuple[int, int]:
