@@ -186,6 +186,7 @@ def test_no_special_token_is_put_in_or_read(corpus: Path, cache: Path, tmp_path:
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"learning_rate": 2.0}, "learning_rate must be between 0 and 1"),
         ({"name": "a/b"}, "name must be"),
+        ({"teacher_dtype": "int4"}, "teacher_dtype must be one of float32, int8, got 'int4'"),
         ({"typo_share": 1.5}, "typo_share must be 0 to 1, got 1.5"),
         ({"ngram_row_count": 0}, "ngram_row_count must be 1 to"),
         ({"ngram_row_count": 64, "shortest_ngram": 5}, "got 5 and 4"),
@@ -237,6 +238,21 @@ def test_a_teacher_without_a_tokenizer_teaches_ngrams_only(corpus: Path, cache: 
         make_static(teacher, tmp_path / "static", options)
     report = make_static(teacher, tmp_path / "static", replace(options, ngram_row_count=128))
 
+    assert report.cosine > report.start_cosine
+
+
+def test_a_checkpoint_teaches_in_int8_where_that_is_asked(corpus: Path, tmp_path: Path) -> None:
+    tiny.write_checkpoint(tmp_path / "checkpoint")
+    options = StaticOptions(
+        (corpus,), cache=tmp_path / "cache", epochs=2, dimension_count=16, text_count=200, teacher_dtype="int8"
+    )
+
+    report = make_static(tmp_path / "checkpoint", tmp_path / "static", options)
+
+    (teacher,) = (tmp_path / "cache").glob("teacher-*")
+    made = read_manifest(tmp_path / "static")
+    assert read_manifest(teacher).dtype == "int8"
+    assert made.provenance["teacher_fingerprint"] == read_manifest(teacher).fingerprint
     assert report.cosine > report.start_cosine
 
 

@@ -109,6 +109,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Start: a token of probability p has the weight a / (a + p); this is a.",
 )
+@click.option(
+    "--teacher-dtype",
+    type=click.Choice(["float32", "int8"]),
+    default="float32",
+    show_default=True,
+    help="How a checkpoint folder is compiled to be the teacher; int8 is quicker and a little less exact.",
+)
 @click.option("--name", help="Name under which the package is served. Default: the teacher's, and -static.")
 @click.option(
     "--cache",
