@@ -71,7 +71,7 @@ class StaticOptions:
     learning_rate: float = 5e-3
     similarity_weight: float = 0.0
     teacher_token_count: int = 160  # the teacher reads no more of a text
-    teacher_dtype: str = "float32"  # of a teacher that is a checkpoint folder; int8 reads the texts in a third of the time
+    teacher_dtype: str = "float32"  # of a teacher that is a checkpoint folder; int8 is quicker
     seed: int = 0
 
     name: str | None = None  # default: the teacher's name and "-static"
