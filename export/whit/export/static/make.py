@@ -111,8 +111,7 @@ class StaticOptions:
         for name in ("word_count", "similarity_weight", "seed"):
             if not getattr(self, name) >= 0:
                 raise OptionError(name, f"must be 0 or more, got {getattr(self, name)}")
-        if self.ngram_row_count is not None:
-            _check_ngrams(self, self.ngram_row_count)
+        _check_ngrams(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +193,11 @@ def make_static(source: Path, out: Path, options: StaticOptions, progress: Progr
     return report
 
 
-def _check_ngrams(options: StaticOptions, row_count: int) -> None:
-    if not 1 <= row_count <= _MOST_ROWS:
-        raise OptionError("ngram_row_count", f"must be 1 to {_MOST_ROWS}, got {row_count}")
+def _check_ngrams(options: StaticOptions) -> None:
+    if options.ngram_row_count is None:
+        return
+    if not 1 <= options.ngram_row_count <= _MOST_ROWS:
+        raise OptionError("ngram_row_count", f"must be 1 to {_MOST_ROWS}, got {options.ngram_row_count}")
     if not 2 <= options.shortest_ngram <= options.longest_ngram <= LONGEST_NGRAM:
         raise CheckpointError(
             f"n-grams must have 2 <= shortest_ngram <= longest_ngram <= {LONGEST_NGRAM}, "
