@@ -217,7 +217,10 @@ class _Stream:
         try:
             message = self._read.result()
         except grpc.aio.AioRpcError as error:
-            raise await self._status.instead_of(error) from None
+            first = await self._status.instead_of(error)
+            if first.code() is grpc.StatusCode.OK:  # the server had ended the stream before our message was sent
+                return END
+            raise first from None
         if message is not END:
             self._read = asyncio.ensure_future(self._next())
         return message
