@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.support import tiny
 from whit.export.compile import ExportOptions, compile_checkpoint
-from whit.export.embedding import Rows, check_embedding, emit_rows, pack_rows, store_rows
+from whit.export.embedding import check_embedding, emit_rows, looked_up, pack_rows, store_rows
 from whit.export.errors import CheckpointError
 from whit.export.graph import INT64, Graph
 from whit.export.products import Products
@@ -29,15 +29,6 @@ def unpacked(table: NDArray[np.float32]) -> NDArray[np.float32]:
     assert codes.max() <= 7
     block = table.shape[1] // scales.shape[1]
     return codes.astype(np.float32) * np.repeat(scales[:, :, 0].astype(np.float32), block, axis=1)
-
-
-def looked_up(rows: Rows, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The rows as the graph gives them."""
-    g = Graph()
-    g.op("Identity", emit_rows(g, rows, "ids"), output="rows")
-    session = open_session(g.model({"ids": (INT64, ["T"])}, {"rows": ["T", "W"]}).SerializeToString())
-    found: NDArray[np.float32] = session.run(["rows"], {"ids": ids})[0]
-    return found
 
 
 def products(table: NDArray[np.float32], code_count: int, counts: NDArray[np.int64] | None = None) -> Products:

@@ -29,6 +29,8 @@ SECTIONS = {
         "dimension_counts",
         "depths",
         "qat",
+        "embedding_dtype",
+        "embedding_code_count",
     ],
     "How it is trained": [
         "epochs",
@@ -206,6 +208,15 @@ SECTIONS = {
     is_flag=True,
     help="Quantisation-aware training: compute with the int8 codes that the package will have. Last of all steps.",
 )
+@click.option(
+    "--embedding-dtype",
+    type=click.Choice(["float32", "int8", "int4", "pq"]),
+    default="float32",
+    show_default=True,
+    help="Read word embeddings as a package with this --embedding-dtype holds them, so that the layers make up for what "
+    "they lose. Needs --freeze.",
+)
+@click.option("--embedding-code-count", type=int, metavar="N", help="--embedding-dtype pq: codes a word.")
 @click.option(
     "--projection",
     type=click.Choice(["pca", "learned"]),

@@ -197,10 +197,11 @@ def choose_plan(basis: Calibration, options: ExportOptions) -> tuple[Plan, list[
     for name, (kind, schemes[name], error) in zip(seen, side_by_side(choose, seen), strict=True):
         linears.append(LinearScheme(name, kind, round(error, 6)))
         basis.progress("quantise (layers)", len(linears), len(seen))
-    return Plan(schemes, _stored_words(basis, options)), linears, splits
+    return Plan(schemes, stored_words(basis, options)), linears, splits
 
 
-def _stored_words(basis: Calibration, options: ExportOptions) -> Rows:
+def stored_words(basis: Calibration, options: ExportOptions) -> Rows:
+    """The word embeddings as the package will hold them; ``basis.sequences`` say which words are read how often."""
     words = basis.weights.words
     return store_rows(
         words,
@@ -222,7 +223,7 @@ def int8_weights(weights: EncoderWeights) -> EncoderWeights:
 def _as_trained(gate: Gate, options: ExportOptions, rounding: Rounding) -> tuple[Gate, Plan, list[LinearScheme]]:
     """The codes that the checkpoint was trained with; calibration only tells how far they are off."""
     plain = int8_weights(gate.weights)
-    plan = rounding.plan(plain, _stored_words(gate, options))
+    plan = rounding.plan(plain, stored_words(gate, options))
     weights = split_outliers(plain, rounding.splits)
     seen = _seen_by(weights, gate)
     linears = []

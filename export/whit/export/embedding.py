@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from whit.export.checkpoint import FloatArray
 from whit.export.errors import OptionError
-from whit.export.graph import FLOAT, INT32, Graph
+from whit.export.graph import FLOAT, INT32, INT64, Graph
 from whit.export.products import Products, check_code_count, product_quantise
+from whit.runtime.encoder import open_session
 
 EMBEDDING_DTYPES = ("int8", "int4", "pq")
 
@@ -119,6 +120,15 @@ def emit_rows(g: Graph, rows: Rows, ids: str) -> str:
             return _emit_products(g, rows, ids)
         case _:
             return g.op("Gather", g.const(rows), ids)
+
+
+def looked_up(rows: Rows, ids: NDArray[np.int64]) -> FloatArray:
+    """The rows [len(ids), width] as a package's graph gives them."""
+    g = Graph()
+    g.op("Identity", emit_rows(g, rows, "ids"), output="rows")
+    session = open_session(g.model({"ids": (INT64, ["T"])}, {"rows": ["T", "W"]}).SerializeToString())
+    found: FloatArray = session.run(["rows"], {"ids": ids})[0]
+    return found
 
 
 def check_embedding(dtype: str, code_count: int | None, width: int) -> int:

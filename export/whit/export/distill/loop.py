@@ -35,6 +35,7 @@ from whit.export.distill.steps import make_optimizer, uses_bfloat16
 from whit.export.distill.student import Student
 from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, TeacherVectors, open_teacher, text_key
 from whit.export.distill.torch_teacher import TorchTeacher
+from whit.export.distill.words import rounded_words
 from whit.export.errors import CheckpointError, OptionError
 from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.texts import counted, read_texts
@@ -108,6 +109,9 @@ class _Run:
         if options.qat:
             self._rounding, start = choose_rounding(checkpoint, progress)
             self._student.round_as(self._rounding, start)
+        if options.embedding_dtype != "float32":
+            words = rounded_words(checkpoint, options.embedding_dtype, options.embedding_code_count, progress)
+            self._student.read_words_as(words)
         # What the student reads, and what the teacher reads in its place.
         self._texts, self._taught = _read(options, self._tokenizer)
         cache = cache_folder(options.cache)

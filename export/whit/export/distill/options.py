@@ -17,6 +17,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 PROJECTIONS = ("pca", "learned")
 SIMILARITY_LOSSES = ("squared", "margin", "kl")
 TEACHER_DTYPES = ("float32", "int8")
+EMBEDDING_DTYPES = ("float32", "int8", "int4", "pq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class DistillOptions:
     dimension_counts: tuple[int, ...] = ()  # Matryoshka: prefixes of the vector that must be good vectors, too
     depths: tuple[int, ...] = ()  # 2-D Matryoshka: numbers of layers after which there must be a good vector, too
     qat: bool = False  # compute with the int8 codes that the package will have
+    embedding_dtype: str = "float32"  # or how the package will store word embeddings, which the student then reads
+    embedding_code_count: int | None = None  # embedding_dtype pq: codes a row, as in ExportOptions
     projection: str = "pca"  # where the widths differ: shrink the teacher, or give the student a Dense to its width
     teacher_dtype: str = "float32"
     seed: int = 0
@@ -77,9 +80,15 @@ class DistillOptions:
         _require(self.candidates >= 2, "candidates", "at least 2", self.candidates)
         _require(bool(self.texts or self.pairs), "texts or pairs", "at least one file", "none")
         choices = {"freeze": FREEZE, "decay": DECAYS, "precision": PRECISIONS}
+        choices |= {"embedding_dtype": EMBEDDING_DTYPES}
         choices |= {"projection": PROJECTIONS, "teacher_dtype": TEACHER_DTYPES, "similarity_loss": SIMILARITY_LOSSES}
         for name, allowed in choices.items():
             _require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
+        rounded = self.embedding_dtype != "float32"
+        _require(not rounded or self.freeze != "none", "freeze", "words or embeddings with embedding_dtype", self.freeze)
+        _exclude(rounded, "embedding_dtype", self.qat, "qat", "qat rounds embeddings to eight bits")
+        if self.embedding_dtype != "pq" and self.embedding_code_count is not None:
+            raise OptionError("embedding_code_count", f"is for embedding_dtype pq, not {self.embedding_dtype}; leave it out")
         weights = ("cosine_weight", "l2_weight", "passage_weight", "similarity_weight", "hidden_weight")
         for name in weights:
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))

@@ -55,6 +55,7 @@ class Student:
         ]
         self.tensors = {name: self._tensor(array) for name, array in checkpoint.tensors.items()}
         self._rounding: FakeRounding | None = None
+        self._kept: dict[str, FloatArray] = {}  # what ``arrays`` gives in the place of tensors, by name
         self.extra: tuple[Tensor, Tensor] | None = None  # a Dense to the teacher's width: weight [out, in], bias
         pooled = self._weights.hidden_count * len(pooling_parts(checkpoint.pooling))
         self.dimension_count = len(checkpoint.dense[-1].weight.T) if checkpoint.dense else pooled
@@ -85,6 +86,12 @@ class Student:
         self.extra = self._tensor(weight.T), self._tensor(np.zeros(weight.shape[1], np.float32))
         self.dimension_count = weight.shape[1]
 
+    def read_words_as(self, words: FloatArray) -> None:
+        """From here on the student reads these word embeddings [vocabulary, embedding]; ``arrays`` gives its own still."""
+        name = f"{self._prefix}embeddings.word_embeddings.weight"
+        self._kept[name] = self.tensors[name].cpu().numpy()
+        self.tensors[name] = self._tensor(words)
+
     def round_as(self, rounding: Rounding, start: EncoderWeights) -> None:
         """From here on the student computes what an int8 package does, beginning with the package of ``start``."""
         self._rounding = FakeRounding(rounding, self._device)
@@ -101,7 +108,7 @@ class Student:
 
     def arrays(self) -> dict[str, FloatArray]:
         """The encoder's weights as numpy arrays, for a checkpoint; as they are rounded, where they are."""
-        found = {name: tensor.detach().cpu().numpy() for name, tensor in self.tensors.items()}
+        found = {name: tensor.detach().cpu().numpy() for name, tensor in self.tensors.items()} | self._kept
         return found if self._rounding is None else found | self._rounded(self._rounding)
 
     def _rounded(self, rounding: FakeRounding) -> dict[str, FloatArray]:
