@@ -85,10 +85,14 @@ class DistillOptions:
         for name, allowed in choices.items():
             _require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
         rounded = self.embedding_dtype != "float32"
-        _require(not rounded or self.freeze != "none", "freeze", "words or embeddings with embedding_dtype", self.freeze)
+        _require(
+            not rounded or self.freeze != "none", "freeze", "words or embeddings with embedding_dtype", self.freeze
+        )
         _exclude(rounded, "embedding_dtype", self.qat, "qat", "qat rounds embeddings to eight bits")
         if self.embedding_dtype != "pq" and self.embedding_code_count is not None:
-            raise OptionError("embedding_code_count", f"is for embedding_dtype pq, not {self.embedding_dtype}; leave it out")
+            raise OptionError(
+                "embedding_code_count", f"is for embedding_dtype pq, not {self.embedding_dtype}; leave it out"
+            )
         weights = ("cosine_weight", "l2_weight", "passage_weight", "similarity_weight", "hidden_weight")
         for name in weights:
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
