@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.tiny import vocabulary, write_checkpoint
+from tests.support.distilling import sentences, short_run, vectors
+from tests.support.tiny import write_checkpoint
 from whit.export.checkpoint import read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint
-from whit.export.distill.options import DistillOptions
 from whit.export.errors import OptionError
-from whit.runtime.encoder import Encoder
-from whit.runtime.package import open_package
-from whit.runtime.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.train
 
 _WORDS = "embeddings.word_embeddings.weight"
-
-
-def sentences(count: int, seed: int) -> list[str]:
-    random = np.random.default_rng(seed)
-    words = [word for word in vocabulary() if word.isalpha() and len(word) > 1]
-    return [" ".join(random.choice(words, random.integers(2, 9))) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -40,31 +30,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(place: Path, **changes: Any) -> DistillOptions:
-    plain = DistillOptions(
-        teacher=place / "teacher",
-        texts=(place / "texts.txt",),
-        cache=place / "cache",
-        epochs=8,
-        learning_rate=1e-3,
-        batch_token_count=256,
-        freeze="words",
-        precision="float32",
-        threads=1,
-    )
-    return replace(plain, **changes)
-
-
 def nearness(place: Path, checkpoint: Path, out: Path, dtype: str, code_count: int | None) -> float:
     """Mean cosine of a checkpoint's package to the teacher, on texts that nobody has seen."""
     chosen = ExportOptions(embedding_dtype=dtype, embedding_code_count=code_count, max_loss=100)
     compile_checkpoint(checkpoint, out, chosen)
     texts = sentences(300, 1)
-    found = []
-    for folder in (out, place / "teacher"):
-        package = open_package(folder)
-        found.append(Encoder(package).encode(Tokenizer(package).encode(texts)))
-    return float((found[0] * found[1]).sum(axis=1).mean())
+    return float((vectors(out, texts) * vectors(place / "teacher", texts)).sum(axis=1).mean())
 
 
 @pytest.mark.parametrize(("dtype", "code_count"), [("int4", None), ("pq", 2)])
@@ -73,7 +44,7 @@ def test_the_package_comes_nearer_to_the_teacher(
 ) -> None:
     from whit.export.distill.loop import distill
 
-    chosen = options(place, embedding_dtype=dtype, embedding_code_count=code_count)
+    chosen = short_run(place, epochs=8, freeze="words", embedding_dtype=dtype, embedding_code_count=code_count)
     report = distill(place / "model", tmp_path / "student", chosen)
     # The student is the teacher, but for its rounded words.
     assert 1 - report.cosine_after < 0.95 * (1 - report.cosine_before)
@@ -102,4 +73,8 @@ def test_what_does_not_go_together(changes: dict[str, Any], message: str, place:
     from whit.export.distill.loop import distill
 
     with pytest.raises(OptionError, match=message):
-        distill(place / "model", tmp_path / "out", options(place, **{"embedding_dtype": "int4", **changes}))
+        distill(
+            place / "model",
+            tmp_path / "out",
+            short_run(place, **{"freeze": "words", "embedding_dtype": "int4", **changes}),
+        )

@@ -2,35 +2,26 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.tiny import vocabulary, write_checkpoint
+from tests.support.distilling import sentences, short_run, vectors
+from tests.support.tiny import write_checkpoint
 from whit.cli.app import run
 from whit.export.checkpoint import ROUNDING_FILE, read_checkpoint
 from whit.export.compile import ExportOptions, compile_checkpoint, int8_weights
 from whit.export.derive import derive_checkpoint
-from whit.export.distill.options import DistillOptions
 from whit.export.errors import CheckpointError
 from whit.export.families import encoder_weights
 from whit.export.trained import LayerRounding, Rounding, read_rounding
 from whit.export.vocabulary import TrimOptions, trim_vocabulary
-from whit.runtime.encoder import Encoder
 from whit.runtime.package import open_package
 from whit.runtime.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.train
-
-
-def sentences(count: int, seed: int) -> list[str]:
-    random = np.random.default_rng(seed)
-    words = [word for word in vocabulary() if word.isalpha() and len(word) > 1]
-    return [" ".join(random.choice(words, random.integers(2, 9))) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
@@ -51,29 +42,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "texts.txt").write_text("\n".join(sentences(1500, 0)) + "\n", encoding="utf-8")
     for name, qat in (("with", True), ("without", False)):
-        distill(folder / "model", folder / name, options(folder, qat=qat))
+        distill(folder / "model", folder / name, short_run(folder, qat=qat))
         compile_checkpoint(folder / name, folder / f"{name}-int8", ExportOptions(max_loss=100))
     compile_checkpoint(folder / "model", folder / "teacher", ExportOptions(dtype="float32"))
     return folder
-
-
-def options(folder: Path, **changes: Any) -> DistillOptions:
-    plain = DistillOptions(
-        teacher=folder / "model",
-        texts=(folder / "texts.txt",),
-        cache=folder / "cache",
-        epochs=4,
-        learning_rate=1e-3,
-        batch_token_count=256,
-        precision="float32",
-        threads=1,
-    )
-    return replace(plain, **changes)
-
-
-def vectors(package: Path, texts: list[str]) -> np.ndarray[Any, Any]:
-    opened = open_package(package)
-    return Encoder(opened).encode(Tokenizer(opened).encode(texts))
 
 
 def test_the_int8_package_comes_nearer_to_the_teacher(place: Path) -> None:

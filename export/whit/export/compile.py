@@ -175,6 +175,14 @@ def calibration_texts(path: Path | None) -> list[str]:
         return read_texts(own)
 
 
+def own_calibration(checkpoint: Checkpoint, progress: Progress) -> Calibration:
+    """A checkpoint's encoder with the text that ships with whit, read as far as its tokenizer is set to cut texts."""
+    encodings = checkpoint.tokenizer.encode_batch_fast(calibration_texts(None))
+    sequences = [np.array(encoding.ids, np.int64) for encoding in encodings]
+    head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
+    return Calibration(encoder_weights(checkpoint), head, sequences, progress)
+
+
 def _quantize(gate: Gate, options: ExportOptions) -> tuple[Gate, Plan, list[LinearScheme]]:
     """Calibrates, splits outlier neurons and chooses the scheme of every linear layer."""
     plan, linears, splits = choose_plan(gate, options)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from whit.export.embedding import EMBEDDING_DTYPES
 from whit.export.errors import OptionError
 
 FREEZE = ("none", "words", "embeddings")
@@ -17,7 +18,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 PROJECTIONS = ("pca", "learned")
 SIMILARITY_LOSSES = ("squared", "margin", "kl")
 TEACHER_DTYPES = ("float32", "int8")
-EMBEDDING_DTYPES = ("float32", "int8", "int4", "pq")
+STUDENT_EMBEDDING_DTYPES = ("float32", *EMBEDDING_DTYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class DistillOptions:
         _require(self.candidates >= 2, "candidates", "at least 2", self.candidates)
         _require(bool(self.texts or self.pairs), "texts or pairs", "at least one file", "none")
         choices = {"freeze": FREEZE, "decay": DECAYS, "precision": PRECISIONS}
-        choices |= {"embedding_dtype": EMBEDDING_DTYPES}
+        choices |= {"embedding_dtype": STUDENT_EMBEDDING_DTYPES}
         choices |= {"projection": PROJECTIONS, "teacher_dtype": TEACHER_DTYPES, "similarity_loss": SIMILARITY_LOSSES}
         for name, allowed in choices.items():
             _require(getattr(self, name) in allowed, name, f"one of {', '.join(allowed)}", getattr(self, name))
@@ -89,10 +90,8 @@ class DistillOptions:
             not rounded or self.freeze != "none", "freeze", "words or embeddings with embedding_dtype", self.freeze
         )
         _exclude(rounded, "embedding_dtype", self.qat, "qat", "qat rounds embeddings to eight bits")
-        if self.embedding_dtype != "pq" and self.embedding_code_count is not None:
-            raise OptionError(
-                "embedding_code_count", f"is for embedding_dtype pq, not {self.embedding_dtype}; leave it out"
-            )
+        if not rounded and self.embedding_code_count is not None:  # check_embedding knows all others
+            raise OptionError("embedding_code_count", "is for embedding_dtype pq, not float32; leave it out")
         weights = ("cosine_weight", "l2_weight", "passage_weight", "similarity_weight", "hidden_weight")
         for name in weights:
             _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))

@@ -10,16 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from whit.export.calibrate import Calibration
 from whit.export.checkpoint import Checkpoint
-from whit.export.compile import ExportOptions, calibration_texts, choose_plan, int8_weights
-from whit.export.encoder_graph import Head
-from whit.export.families import EncoderWeights, Linear, encoder_weights
+from whit.export.compile import ExportOptions, choose_plan, int8_weights, own_calibration
+from whit.export.families import EncoderWeights, Linear
 from whit.export.linear import Plan, Row, Static
 from whit.export.rounding import PAIR_LIMIT
 from whit.export.trained import Rounding, place
@@ -34,12 +31,9 @@ def choose_rounding(
 
     Texts are read as far as the tokenizer of ``checkpoint`` is set to cut them.
     """
-    weights = encoder_weights(checkpoint)
-    encodings = checkpoint.tokenizer.encode_batch_fast(calibration_texts(None))
-    sequences = [np.array(encoding.ids, np.int64) for encoding in encodings]
-    head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
-    plan, _, splits = choose_plan(Calibration(weights, head, sequences, progress), ExportOptions())
-    return Rounding.of(plan, splits, weights), _rounded(int8_weights(weights), plan)
+    basis = own_calibration(checkpoint, progress)
+    plan, _, splits = choose_plan(basis, ExportOptions())
+    return Rounding.of(plan, splits, basis.weights), _rounded(int8_weights(basis.weights), plan)
 
 
 def _rounded(weights: EncoderWeights, plan: Plan) -> EncoderWeights:

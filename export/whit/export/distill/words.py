@@ -9,12 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from whit.export.calibrate import Calibration
 from whit.export.checkpoint import Checkpoint, FloatArray
-from whit.export.compile import ExportOptions, calibration_texts, stored_words
-from whit.export.embedding import check_embedding, looked_up
-from whit.export.encoder_graph import Head
-from whit.export.families import encoder_weights
+from whit.export.compile import ExportOptions, own_calibration, stored_words
+from whit.export.embedding import looked_up
 
 
 def rounded_words(
@@ -27,11 +24,6 @@ def rounded_words(
     Raises:
         OptionError: the table cannot be stored so.
     """
-    weights = encoder_weights(checkpoint)
-    check_embedding(dtype, code_count, weights.words.shape[1])
-    encodings = checkpoint.tokenizer.encode_batch_fast(calibration_texts(None))
-    sequences = [np.array(encoding.ids, np.int64) for encoding in encodings]
-    head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
-    options = ExportOptions(embedding_dtype=dtype, embedding_code_count=code_count)
-    rows = stored_words(Calibration(weights, head, sequences, progress), options)
-    return looked_up(rows, np.arange(len(weights.words)))
+    basis = own_calibration(checkpoint, progress)
+    rows = stored_words(basis, ExportOptions(embedding_dtype=dtype, embedding_code_count=code_count))
+    return looked_up(rows, np.arange(len(basis.weights.words)))
