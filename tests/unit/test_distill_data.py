@@ -1,6 +1,5 @@
 """Distillation, the parts without torch: order of the texts, teacher vectors on disk, projections, options."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,10 @@ from whit.export.distill.batches import CHUNK, TOPIC, batches, chunks, topic_chu
 from whit.export.distill.options import DistillOptions
 from whit.export.distill.projection import fit_teacher, nearest_rotation, principal_directions, project
 from whit.export.distill.schedule import learning_rate_at
-from whit.export.distill.teacher import JointTeacher, PackageTeacher, TeacherVectors, open_teacher
+from whit.export.distill.teacher import JointTeacher, PackageTeacher, open_teacher
 from whit.export.distill.topics import sketch
 from whit.export.errors import CheckpointError
-from whit.runtime.encoder import Encoder
 from whit.runtime.package import Package, open_package
-from whit.runtime.tokenizer import Tokenizer
 
 TEXTS = [f"{word} is a {other} word" for word in ("good", "old", "small", "long") for other in ("new", "first", "last")]
 OPTIONS = DistillOptions(teacher=Path("teacher"), texts=(Path("texts"),))
@@ -77,51 +74,6 @@ def test_a_text_longer_than_the_budget_is_a_batch_of_its_own() -> None:
     assert sorted(batches([100, 2, 2], 10, seed=(0,))) in ([[0], [1, 2]], [[0], [2, 1]])
 
 
-def test_teacher_vectors_are_the_packages_and_are_computed_once(
-    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64)
-    some, everything = np.array([3, 1]), np.arange(len(TEXTS))
-    expected = Encoder(package).encode(Tokenizer(package).encode(TEXTS))
-    assert np.allclose(first.rows(some), expected[some], atol=1e-3)
-
-    computed: list[int] = []
-    compute = TeacherVectors._compute
-
-    def record(self: TeacherVectors, indices: Any) -> None:
-        computed.extend(indices.tolist())
-        compute(self, indices)
-
-    monkeypatch.setattr(TeacherVectors, "_compute", record)
-    again = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64)
-    assert np.allclose(again.rows(everything), expected, atol=1e-3)
-    assert np.allclose(again.rows(everything), expected, atol=1e-3)
-    assert sorted(computed) == sorted(set(everything) - set(some))
-
-
-@pytest.mark.parametrize("size", [None, 0, 100])
-def test_teacher_vectors_that_were_removed_or_cut_short_are_computed_again(
-    size: int | None, package: Package, tmp_path: Path
-) -> None:
-    everything = np.arange(len(TEXTS))
-    before = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64).rows(everything)
-    file = next(tmp_path.rglob("vectors.f16"))
-    file.unlink() if size is None else os.truncate(file, size)
-
-    again = TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64).rows(everything)
-
-    assert np.array_equal(again, before)
-
-
-def test_other_texts_or_limits_have_vectors_of_their_own(package: Package, tmp_path: Path) -> None:
-    keys = {
-        TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=64).key,
-        TeacherVectors(PackageTeacher(package), TEXTS[1:], tmp_path, max_token_count=64).key,
-        TeacherVectors(PackageTeacher(package), TEXTS, tmp_path, max_token_count=4).key,
-    }
-    assert len(keys) == 3
-
-
 def test_the_cosines_of_a_joint_teacher_are_the_means_of_its_teachers(package: Package, tmp_path: Path) -> None:
     compile_checkpoint(
         write_checkpoint(tmp_path / "other", seed=5), tmp_path / "package", ExportOptions(dtype="float32")
@@ -153,12 +105,6 @@ def test_a_teacher_checkpoint_is_compiled_once(tmp_path: Path, monkeypatch: pyte
 def test_a_teacher_that_is_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a folder"):
         open_teacher(tmp_path / "nothing", tmp_path, "float32", lambda *_: None)
-
-
-def test_a_cache_that_cannot_be_written_is_named(package: Package, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="choose another --cache"):
-        TeacherVectors(PackageTeacher(package), TEXTS, tmp_path / "file", max_token_count=64)
 
 
 def test_principal_directions_keep_the_cosines_of_flat_vectors() -> None:

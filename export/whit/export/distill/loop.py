@@ -33,8 +33,9 @@ from whit.export.distill.schedule import learning_rate_at
 from whit.export.distill.state import Position, StateFile
 from whit.export.distill.steps import make_optimizer, uses_bfloat16
 from whit.export.distill.student import Student
-from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, TeacherVectors, open_teacher, text_key
+from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, open_teacher
 from whit.export.distill.torch_teacher import TorchTeacher
+from whit.export.distill.vectors import TeacherVectors, text_key
 from whit.export.distill.words import rounded_words
 from whit.export.errors import CheckpointError, OptionError
 from whit.export.evaluate import Sts, read_sts, sts_score

@@ -26,7 +26,8 @@ from whit.export.checkpoint import FloatArray
 from whit.export.cosines import unit_rows
 from whit.export.distill.options import TEACHER_DTYPES, cache_folder
 from whit.export.distill.projection import principal_directions, project
-from whit.export.distill.teacher import PackageTeacher, TeacherVectors, open_teacher
+from whit.export.distill.teacher import PackageTeacher, open_teacher
+from whit.export.distill.vectors import TeacherVectors
 from whit.export.errors import CheckpointError, OptionError
 from whit.export.evaluate.metrics import correlation
 from whit.export.parallel import core_count
