@@ -1,5 +1,6 @@
 """``whit index`` and ``whit search`` against a real server: what they write, find, refuse and return."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -54,6 +55,33 @@ def test_index_again_replaces_and_removes(whit: Whit, files: Path) -> None:
     assert "again now has 1 point" in second.out
     [hit] = whit("search", "again", "one", "--json").json["hits"]
     assert hit["text"] == "one changed"
+
+
+def test_what_was_written_of_a_file_that_cannot_be_read_now_stays(whit: Whit, files: Path) -> None:
+    """It was deleted as passages that are no longer in the file."""
+    (files / "a.txt").write_text("one\n\ntwo\n\nthree\n")
+    assert whit("index", "--collection", "stays", "a.txt").code == 0
+    (files / "a.txt").write_bytes(gzip.compress(b"one\n\ntwo\n\nthree\n"))
+
+    found = whit("index", "--collection", "stays", "a.txt")
+
+    assert found.code == 1
+    assert "unpack it first" in found.err
+    assert "stays now has 3 points" in found.out
+
+
+def test_a_file_that_is_named_twice_is_read_once(whit: Whit, files: Path) -> None:
+    """The second reading had no passages of its own, so those of the first were deleted."""
+    (files / "a.txt").write_text("one\n\ntwo\n\nthree\n")
+    assert whit("index", "--collection", "twice", "a.txt").code == 0
+
+    (files / "sub").mkdir()
+
+    found = whit("index", "--collection", "twice", "a.txt", "sub/../a.txt")
+
+    assert (found.code, found.err) == (0, "")
+    assert "3 passages from 1 file in" in found.out
+    assert "twice now has 3 points" in found.out
 
 
 def test_index_names_bad_lines_and_writes_the_others(whit: Whit, files: Path) -> None:

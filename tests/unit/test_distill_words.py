@@ -58,6 +58,17 @@ def test_the_package_comes_nearer_to_the_teacher(
     assert np.array_equal(*words)
 
 
+def test_texts_cut_for_training_change_no_code(place: Path, tmp_path: Path) -> None:
+    """Words were counted in the cut texts, and the package, which reads more, got other product codes."""
+    from whit.export.distill.words import rounded_words
+
+    checkpoint = read_checkpoint(place / "model")
+    checkpoint.tokenizer.enable_truncation(4)
+    words = rounded_words(checkpoint, "pq", 2, lambda *_: None)
+    whole = rounded_words(read_checkpoint(place / "model"), "pq", 2, lambda *_: None)
+    assert np.array_equal(words, whole)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

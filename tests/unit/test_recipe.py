@@ -242,6 +242,13 @@ def test_what_a_later_step_needs_is_looked_for_before_the_first(
     assert not (folder / "work").exists()
 
 
+@pytest.mark.parametrize("work", ["out", "out/steps"])
+def test_steps_are_not_kept_in_the_package_that_replaces_them(folder: Path, work: str) -> None:
+    with pytest.raises(CheckpointError, match="which is replaced at the end; choose another --work"):
+        run_recipe(read_recipe(folder / "recipe.toml"), folder / "out", folder / work)
+    assert not (folder / "out").exists()
+
+
 def test_a_step_that_refuses_is_named(folder: Path) -> None:
     (folder / "recipe.toml").write_text(RECIPE.replace("keep = [0]", "keep = [7]"))
 

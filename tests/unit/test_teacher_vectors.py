@@ -93,6 +93,8 @@ def test_runs_side_by_side_keep_each_others_rows(teacher: Counted, expected: Flo
     first.rows(EVERYTHING[:5])
     second.rows(EVERYTHING[7:])
     first.rows(EVERYTHING[5:7])
+    first.rows(EVERYTHING)
+    assert sorted(teacher.asked) == sorted(TEXTS)  # what the other has computed is found
     for run in (first, second):
         assert np.allclose(run.rows(EVERYTHING), expected, atol=1e-3)
     teacher.asked.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -201,30 +202,30 @@ def fail(tally: Tally, failure: BadLine, bar: Progress) -> None:
 def _read(
     files: Iterable[Path], character_count: int, tally: Tally, ends: dict[str, int], bar: Progress
 ) -> Iterator[Passage]:
-    """The passages of all files; what cannot be read is reported. ``ends`` gets the number of passages of each .txt and .md."""
+    """The passages of all files; what cannot be read is reported.
+
+    ``ends`` gets the number of passages of each .txt and .md that was read whole: what came after them before is gone.
+    """
     ids: set[str] = set()
-    for path in dict.fromkeys(find_files(list(files))):
+    for path in {os.path.normpath(path): path for path in find_files(list(files))}.values():
         tally.file_count += 1
-        count = 0
+        count, whole = 0, True
         try:
             for found in read_passages(path, character_count):
+                if not isinstance(found, BadLine) and found.id in ids:
+                    found = BadLine(found.source, f"id {found.id!r} was used before in this run; the first is kept")
                 if isinstance(found, BadLine):
+                    whole = False
                     fail(tally, found, bar)
-                elif found.id in ids:
-                    fail(
-                        tally,
-                        BadLine(found.source, f"id {found.id!r} was used before in this run; the first is kept"),
-                        bar,
-                    )
                 else:
                     ids.add(found.id)
                     count += 1
                     yield found
         except OSError as error:
+            whole = False
             fail(tally, BadLine(str(path), f"cannot be read ({error.strerror})"), bar)
-        else:
-            if path.suffix.lower() != ".jsonl":
-                ends[id_stem(path)] = count
+        if whole and path.suffix.lower() != ".jsonl":
+            ends[id_stem(path)] = count
 
 
 def _remove_tail(client: Client, collection: str, stem: str, count: int) -> int:

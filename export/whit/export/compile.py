@@ -176,11 +176,16 @@ def calibration_texts(path: Path | None) -> list[str]:
 
 
 def own_calibration(checkpoint: Checkpoint, progress: Progress) -> Calibration:
-    """A checkpoint's encoder with the text that ships with whit, read as far as its tokenizer is set to cut texts."""
+    """A checkpoint's encoder with the text that ships with whit, cut where its package would cut it: what an export sees.
+
+    The checkpoint's tokenizer stays set to that limit.
+    """
+    weights = encoder_weights(checkpoint)
+    checkpoint.tokenizer.enable_truncation(_max_token_count(checkpoint, weights, ExportOptions()))
     encodings = checkpoint.tokenizer.encode_batch_fast(calibration_texts(None))
     sequences = [np.array(encoding.ids, np.int64) for encoding in encodings]
     head = Head(checkpoint.pooling, checkpoint.dense, checkpoint.normalize)
-    return Calibration(encoder_weights(checkpoint), head, sequences, progress)
+    return Calibration(weights, head, sequences, progress)
 
 
 def _quantize(gate: Gate, options: ExportOptions) -> tuple[Gate, Plan, list[LinearScheme]]:

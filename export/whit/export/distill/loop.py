@@ -105,7 +105,6 @@ class _Run:
                 "max_token_count",
                 f"must be more than {special}, the tokens that the tokenizer puts around a text, got {limit}",
             )
-        self._tokenizer.enable_truncation(min(limit, self._student.max_token_count))
         self._rounding: Rounding | None = None
         if options.qat:
             self._rounding, start = choose_rounding(checkpoint, progress)
@@ -113,6 +112,7 @@ class _Run:
         if options.embedding_dtype != "float32":
             words = rounded_words(checkpoint, options.embedding_dtype, options.embedding_code_count, progress)
             self._student.read_words_as(words)
+        self._tokenizer.enable_truncation(min(limit, self._student.max_token_count))  # the two above set another
         # What the student reads, and what the teacher reads in its place.
         self._texts, self._taught = _read(options, self._tokenizer)
         cache = cache_folder(options.cache)

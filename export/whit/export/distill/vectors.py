@@ -59,10 +59,12 @@ class TeacherVectors:
         return np.concatenate(found)
 
     def _compute(self, indices: Indices) -> None:
-        vectors = self._teacher.encode([self._texts[i] for i in indices], self._limit)
-        keys = [self._keys[i] for i in indices]
-        self._store.append(keys, vectors)
-        self._places[indices] = self._store.find(keys)
+        self._places[indices] = self._store.find([self._keys[i] for i in indices])  # another run may have them by now
+        missing = [i for i in indices if self._places[i] == _MISSING]
+        if missing:
+            keys = [self._keys[i] for i in missing]
+            self._store.append(keys, self._teacher.encode([self._texts[i] for i in missing], self._limit))
+            self._places[missing] = self._store.find(keys)
 
 
 class RowStore:
@@ -123,7 +125,7 @@ class RowStore:
         if count > known:
             self._records = np.memmap(self._path, self._record, mode="r", shape=(count,))
             keys = self._records["key"][known:].tobytes()
-            self._places |= {keys[i * _KEY_BYTES :][:_KEY_BYTES]: known + i for i in range(count - known)}
+            self._places |= {keys[i * _KEY_BYTES : (i + 1) * _KEY_BYTES]: known + i for i in range(count - known)}
 
 
 def text_key(texts: Sequence[str], about: str = "") -> str:

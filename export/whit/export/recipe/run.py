@@ -63,6 +63,8 @@ def run_recipe(recipe: Recipe, out: Path, work: Path, progress: Progress = lambd
         CheckpointError: a step or the export refuses its input; what was done before it is kept in ``work``.
     """
     _check(recipe, out)
+    if work.resolve().is_relative_to(out.resolve()):
+        raise CheckpointError(f"{work} lies in {out}, which is replaced at the end; choose another --work")
     _make(work)
     folder, key = recipe.checkpoint, _hash_of(recipe.checkpoint)
     outcomes = []
