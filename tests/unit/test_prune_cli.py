@@ -69,6 +69,8 @@ def test_a_speedup_that_was_missed_says_so(
         (["--keep-layers", "a"], 2, "0,2,4"),
         (["--speedup", "fast"], 2, "2x or 1.5"),
         (["--speedup", "1x"], 2, "over 1x"),
+        (["--layers", "1", "--keep-layers", "0"], 2, "Give --keep-layers, which names them, or --layers"),
+        (["--layers", "auto", "--criterion", "cosine"], 2, "auto goes with --criterion loss"),
         (["--heads", "2", "--criterion", "loss"], 2, "goes with --layers"),
         (["--heads", "2", "--reuse"], 2, "goes with --layers"),
         (["--heads", "2", "--dtype", "int8"], 2, "goes with --speedup"),

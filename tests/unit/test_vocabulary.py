@@ -227,6 +227,15 @@ def test_what_cannot_be_done_is_refused(options: dict[str, str | int], message: 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_token_without_a_row_is_named(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "model")
+    grown = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    grown.add_tokens(["brandnew"])
+    grown.save(str(checkpoint / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match=r"'brandnew'.*save the model again after resize_token_embeddings"):
+        trim_vocabulary(checkpoint, tmp_path / "out", TrimOptions())
+
+
 def test_a_bpe_vocabulary_with_word_ends_is_refused(tmp_path: Path) -> None:
     source = checkpoint_of(tmp_path / "source", "BPE")
     content = json.loads((source / "tokenizer.json").read_text())

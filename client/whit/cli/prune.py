@@ -139,6 +139,10 @@ def prune(
     }
     if sum(asked.values()) != 1:
         raise click.UsageError(f"Give one of {', '.join(asked)}; further steps are commands of their own.")
+    if keep is not None and count is not None:
+        raise click.UsageError("Give --keep-layers, which names them, or --layers, which says how many.")
+    if count == "auto" and criterion not in (None, "loss"):
+        raise click.UsageError("--layers auto goes with --criterion loss; give a number with the others.")
     if (criterion is not None or reuse) and count is None:
         raise click.UsageError(f"{'--criterion' if criterion else '--reuse'} goes with --layers.")
     if dtype is not None and target is None:

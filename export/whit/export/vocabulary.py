@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from whit.export.checkpoint import Checkpoint, FloatArray, Tensors, read_checkpoint
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.errors import CheckpointError, OptionError
+from whit.export.families import encoder_weights
 from whit.export.modules import encoder_folder
 from whit.export.sharing import needed, share_rows
 from whit.export.splitting import splitting_costs, worth
@@ -82,6 +83,7 @@ def trim_vocabulary(source: Path, out: Path, options: TrimOptions, progress: Pro
         raise OptionError("share", "needs a size: how many rows the tokens share")
     check_out(out, source)
     checkpoint = read_checkpoint(source)
+    encoder_weights(checkpoint)  # what cannot be compiled is refused now
     content = json.loads((encoder_folder(source) / "tokenizer.json").read_text(encoding="utf-8"))
     kind = _kind_of(content, checkpoint)
     texts = read_texts(options.corpus) if options.corpus else []
