@@ -74,7 +74,6 @@ def test_a_file_that_is_named_twice_is_read_once(whit: Whit, files: Path) -> Non
     """The second reading had no passages of its own, so those of the first were deleted."""
     (files / "a.txt").write_text("one\n\ntwo\n\nthree\n")
     assert whit("index", "--collection", "twice", "a.txt").code == 0
-
     (files / "sub").mkdir()
 
     found = whit("index", "--collection", "twice", "a.txt", "sub/../a.txt")

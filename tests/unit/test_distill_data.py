@@ -1,4 +1,4 @@
-"""Distillation, the parts without torch: order of the texts, teacher vectors on disk, projections, options."""
+"""Distillation, the parts without torch: order of the texts, teachers, projections, options."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -58,7 +58,7 @@ def test_the_package_comes_nearer_to_the_teacher(
     assert np.array_equal(*words)
 
 
-def test_texts_cut_for_training_change_no_code(place: Path, tmp_path: Path) -> None:
+def test_texts_cut_for_training_change_no_code(place: Path) -> None:
     """Words were counted in the cut texts, and the package, which reads more, got other product codes."""
     from whit.export.distill.words import rounded_words
 

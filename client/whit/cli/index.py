@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -207,7 +206,7 @@ def _read(
     ``ends`` gets the number of passages of each .txt and .md that was read whole: what came after them before is gone.
     """
     ids: set[str] = set()
-    for path in {os.path.normpath(path): path for path in find_files(list(files))}.values():
+    for path in {id_stem(path): path for path in find_files(list(files))}.values():
         tally.file_count += 1
         count, whole = 0, True
         try:
