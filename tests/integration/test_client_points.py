@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.clients import KINDS, MODEL, TEXTS, limited_server, open_client
-from tests.support.server import DIMENSION_COUNT, server_thread, tiny_package
+from tests.support.server import DIMENSION_COUNT, rows, server_thread, tiny_package
 from whit.client import AlreadyExists, Client, FailedPrecondition, InvalidRequest, ItemErrors, NotFound, Point, Reason
 
 
@@ -107,6 +107,17 @@ def test_points_come_back_as_they_were_written(whit: Client, notes: str) -> None
     assert (gone.deleted_count, gone.missing_ids) == (30, ("not there",))
     assert gone.sequence > written.sequence
     assert whit.count(notes) == 10
+
+
+def test_what_fits_into_no_answer_is_asked_for_in_parts(whit: Client, notes: str) -> None:
+    ids, long = [str(i) for i in range(12)], "x" * 30_000
+    whit.upsert(notes, ids=ids, texts=[long] * 12, vectors=rows(12))
+
+    assert [(p.id, p.text) for p in whit.get(notes, ids)] == [(id_, long) for id_ in ids]
+    results = whit.search_batch(notes, rows(12), limit=1)
+    assert [[(hit.id, hit.text) for hit in result] for result in results] == [[(id_, long)] for id_ in ids]
+    with pytest.raises(InvalidRequest, match=r"a message may have 200000 .*ask for fewer items"):
+        whit.search(notes, rows(1)[0], limit=12)
 
 
 def test_vectors_in_place_of_texts(whit: Client, notes: str) -> None:

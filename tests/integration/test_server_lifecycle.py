@@ -170,6 +170,18 @@ def test_an_address_that_cannot_be_had_is_refused_in_one_line(tmp_path, capfd, l
     assert "Failed to add port" not in capfd.readouterr().err
 
 
+def test_a_host_with_an_address_that_this_machine_lacks_is_served_on_the_others(tmp_path, monkeypatch):
+    """As localhost, where IPv6 is switched off but still in the hosts file."""
+    here = socket.getaddrinfo("127.0.0.1", 0, type=socket.SOCK_STREAM)
+    elsewhere = [(*entry[:4], ("192.0.2.1", 0)) for entry in here]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: elsewhere + here)
+    with server_thread(tmp_path / "a", listen="127.0.0.1:0") as address, connected(address) as wire:
+        assert wire.new_collection()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: elsewhere)
+    with pytest.raises(app.ListenError, match="Cannot assign"), server_thread(tmp_path / "b", listen="127.0.0.1:0"):
+        pass
+
+
 def test_a_socket_in_the_file_system(tmp_path):
     path = f"unix:{tmp_path}/whit.sock"
     with server_thread(tmp_path / "data", listen=path) as address, connected(address) as wire:

@@ -27,7 +27,7 @@ async def outcomes(calls):
 
 
 def overload(tmp_path, setting, *, call_count=40, texts=40, **limits):
-    """Sends many calls at once; returns what became of them, and checks that the server serves on."""
+    """Sends many calls at once: some are answered, some refused, and then the server serves on."""
 
     async def run():
         async with (
@@ -56,6 +56,17 @@ def test_a_full_queue_is_refused(tmp_path):
 
 def test_too_many_calls_are_refused(tmp_path):
     overload(tmp_path, "max_call_count", max_call_count=3)
+
+
+def test_each_call_of_a_burst_is_answered_or_refused_with_a_reason(tmp_path):
+    """gRPC itself drops what piles up while the event loop looks away, with nothing but CANCELLED."""
+
+    async def run():
+        async with running_server_for_tests(tmp_path) as server, grpc.aio.insecure_channel(server.address) as channel:
+            stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+            return await outcomes([stub.Embed(request(1)) for _ in range(2500)])
+
+    assert {problem.reason for problem in asyncio.run(run()) if problem} <= {Reason.QUEUE_FULL}
 
 
 def test_too_many_bytes_are_refused(tmp_path):

@@ -46,6 +46,15 @@ def test_vectors_are_views_of_what_was_received(
         assert np.array_equal(vectors.to_float32(), decode(encode(MATRIX, encoding)))
 
 
+def test_an_encoding_may_be_named_by_a_plain_string() -> None:
+    vectors = Vectors("float32", 4, MATRIX)  # type: ignore[arg-type]
+
+    assert vectors.encoding is Encoding.FLOAT32
+    assert np.array_equal(vectors.to_float32(), MATRIX)
+    with pytest.raises(ValueError, match="float33"):
+        Vectors("float33", 4, MATRIX)  # type: ignore[arg-type]
+
+
 def test_malformed_vectors_are_a_defect_of_the_server() -> None:
     message = vector_batch(MATRIX, Encoding.FLOAT32)
     message.data = message.data[:-1]

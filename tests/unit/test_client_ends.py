@@ -49,6 +49,24 @@ def test_closing_a_client_ends_the_wait_for_the_next_try(is_stream: bool) -> Non
     closer.join()
 
 
+def test_a_client_that_is_closed_while_a_stream_begins_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client("localhost:1")
+    method = client._transport._method
+
+    def method_of_closed(wanted: Any) -> Any:
+        found = method(wanted)
+        client.close()
+        return found
+
+    monkeypatch.setattr(client._transport, "_method", method_of_closed)
+    with pytest.raises(Cancelled, match="was cancelled, for this client was closed"):
+        list(client._transport.stream(opening(), []))
+
+
+def opening() -> StreamPlan:
+    yield Open(STREAM_EMBED)
+
+
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_closing_an_async_client_ends_the_wait_for_the_next_try(is_stream: bool) -> None:
     async def scenario() -> None:

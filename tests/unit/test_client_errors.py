@@ -12,7 +12,7 @@ from google.rpc import status_pb2
 
 from whit.client import DeadlineExceeded, InvalidRequest, NotFound, ResourceExhausted, Unavailable, WhitError
 from whit.client._errors import ERRORS_BY_CODE, from_item_status, from_problem, from_rpc_error, renumbered
-from whit.contract.errors import FieldViolation, Problem, Reason, to_status
+from whit.contract.errors import RESPONSE_BYTE_COUNT, FieldViolation, Problem, Reason, to_status
 
 
 class FakeCall(grpc.RpcError, grpc.Call):
@@ -99,8 +99,10 @@ def test_details_that_contradict_the_code_are_not_believed(make: Any) -> None:
          "the request has 9 bytes, a message of this server holds 4 (message_byte_count); send fewer items at a time"),
         ("RESOURCE_EXHAUSTED", "SERVER: Sent message larger than max (9 vs. 4)", ResourceExhausted, Reason.INVALID_REQUEST,
          "the answer has 9 bytes, a message of this server holds 4 (message_byte_count); ask for less at a time"),
-        ("RESOURCE_EXHAUSTED", "quota of the proxy", ResourceExhausted, Reason.INVALID_REQUEST,
-         "quota of the proxy; send smaller batches or shorter texts"),
+        ("RESOURCE_EXHAUSTED", "quota of the proxy", ResourceExhausted, Reason.QUEUE_FULL,
+         "quota of the proxy; send less at a time, or try again later"),
+        ("RESOURCE_EXHAUSTED", "Concurrent RPC limit exceeded!", ResourceExhausted, Reason.QUEUE_FULL,
+         "the server has as many calls as it takes; make fewer at a time, or try again later"),
         ("UNIMPLEMENTED", "Method not found!", WhitError, Reason.UNIMPLEMENTED, "no whit server, or an older one: upgrade it"),
         ("NOT_FOUND", "no such thing", NotFound, Reason.INTERNAL, "Embed at host:1 failed with NOT_FOUND (no such thing)"),
         ("UNAUTHENTICATED", "key", WhitError, Reason.INTERNAL, "refused access to Embed"),
@@ -115,6 +117,17 @@ def test_what_grpc_says_itself_is_said_in_words_that_help(
     assert isinstance(error, kind)
     assert error.reason is reason
     assert words in str(error)
+
+
+@KINDS
+def test_what_may_be_tried_again_and_what_must_be_asked_for_in_parts_is_marked(make: Any) -> None:
+    def exhausted(details: str) -> WhitError:
+        return of(make(grpc.StatusCode.RESOURCE_EXHAUSTED, details))
+
+    assert exhausted("Concurrent RPC limit exceeded!").retry_after_s == 0.5
+    assert exhausted("quota of the proxy").retry_after_s is None
+    assert exhausted("SERVER: Sent message larger than max (9 vs. 4)").metadata == {RESPONSE_BYTE_COUNT: "9"}
+    assert exhausted("SERVER: Received message larger than max (9 vs. 4)").metadata == {}
 
 
 def test_errors_are_one_line() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from whit.client import InvalidRequest, Point, Vectors
 from whit.client._limits import answerable_count, points_batcher, query_batcher, room
 from whit.client._requests import once_only, text_entry
-from whit.client._split import Batch, Batcher, Entry
+from whit.client._split import Batch, Batcher, Entry, too_large
 from whit.client._types import Limits
 from whit.contract.errors import Reason
 from whit.contract.vectors import Encoding
@@ -206,3 +206,21 @@ def test_rows_of_vectors_of_the_client_keep_their_encoding() -> None:
 
     assert {row.encoding for row in batch.kept} == {Encoding.INT8}
     assert [row.scale for row in batch.kept] == [0.5] * 3
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=12).filter(lambda sent: sum(sent) >= 2))
+def test_halves_have_all_items_in_order_and_both_send_something(sent: list[bool]) -> None:
+    error = too_large("texts[0]", 2, 1)
+    refused = {row: error for row, is_sent in enumerate(sent) if not is_sent}
+    batch = Batch("texts", 5, [row for row, is_sent in enumerate(sent) if is_sent], refused)
+
+    halves = batch.halves()
+
+    assert [half.start for half in halves] == [5, 5 + len(halves[0])]
+    assert sum(len(half) for half in halves) == len(sent)
+    assert all(half.kept for half in halves)
+    assert abs(len(halves[0].kept) - len(halves[1].kept)) <= 1
+    for half in halves:
+        for row, value in zip(half.rows, half.kept, strict=True):
+            assert value == half.start - 5 + row
+        assert {half.start - 5 + row for row in half.refused} <= refused.keys()

@@ -72,6 +72,43 @@ def test_any_number_of_collections_holds_few_files_open(store, monkeypatch):
     assert len(list(OPEN_FILES.iterdir())) - before < 40
 
 
+@pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="counts open files as Linux shows them")
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda handle: handle.upsert([PointWrite("a", "")], np.ones((1, 2), np.float32)),
+        lambda handle: handle.delete(["0"]),
+        lambda handle: handle.get(["0"], with_vectors=True),
+        lambda handle: handle.search(np.ones((1, 2), np.float32), limit=1),
+        lambda handle: handle.info,
+    ],
+    ids=["upsert", "delete", "get", "search", "info"],
+)
+def test_collections_at_rest_that_are_used_again_rest_again(store, monkeypatch, use):
+    """As those of long streams, which keep their handles."""
+    monkeypatch.setattr(store_module, "_AWAKE_COUNT", 3)
+    handles = []
+    for number in range(20):
+        make(store, f"c{number}")
+        fill(store, f"c{number}")
+        handles.append(store.open(f"c{number}"))
+    before = len(list(OPEN_FILES.iterdir()))
+
+    for handle in handles:
+        use(handle)
+
+    assert len(list(OPEN_FILES.iterdir())) - before < 10
+
+
+def test_a_handle_whose_collection_was_deleted_is_not_kept(store):
+    make(store)
+    handle = store.open("notes")
+    store.delete("notes")
+    with refused(Reason.COLLECTION_NOT_FOUND):
+        handle.count()
+    assert not store._awake
+
+
 def test_a_resting_collection_is_as_good_as_any(store, monkeypatch):
     monkeypatch.setattr(store_module, "_AWAKE_COUNT", 1)
     make(store, "a")

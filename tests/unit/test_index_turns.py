@@ -15,6 +15,7 @@ from whit.server.errors import ServiceError
 from whit.server.index import CollectionHandle, CollectionStore
 from whit.server.index import store as store_module
 from whit.server.service.collections import CollectionService
+from whit.server.service.storage import Storage
 from whit.v1 import collection_pb2
 
 WAIT_S = 20  # for what another thread does at once, unless it is held up
@@ -161,10 +162,7 @@ def test_a_page_opens_no_more_collections_than_it_holds(store, monkeypatch):
     opened = []
     before(monkeypatch, "Database", lambda directory: opened.append(directory.name))
 
-    async def read(work, *args):
-        return work(*args)
-
-    service = CollectionService(SimpleNamespace(storage=SimpleNamespace(store=store, read=read)))
+    service = CollectionService(SimpleNamespace(storage=Storage(store, reader_count=1)))
     names, token = [], ""
     for page in ("a", "b", "c"):
         request = collection_pb2.ListCollectionsRequest(page_size=1, page_token=token)

@@ -1,10 +1,18 @@
-"""Writes of a collection: one at a time and in order, even where their caller has left."""
+"""The index under the event loop: writes one at a time and in order, loads once, and neither holds up others."""
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from whit.contract.vectors import Encoding
+from whit.server.index import CollectionStore
+from whit.server.index import store as store_module
 from whit.server.service.storage import Storage
+
+WAIT_S = 20  # for what another thread does at once, unless it is held up
 
 
 class NoStore:
@@ -58,3 +66,58 @@ def test_a_write_that_fails_lets_the_next_one_in() -> None:
         await asyncio.to_thread(storage.close)
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data directory with the collections "big" and "small"."""
+    with CollectionStore(tmp_path, background=False) as store:
+        for name in ("big", "small"):
+            store.create(name, model_id="m", fingerprint="f", dimension_count=2, storage=Encoding.FLOAT32)
+    return tmp_path
+
+
+def test_a_collection_is_loaded_once_and_meanwhile_others_are_read_and_listed(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many calls want it, and however long its graph takes."""
+    may_load, loaded = threading.Event(), []
+    load = store_module.CollectionHandle
+
+    def slow(collection_id: str, *args: Any) -> Any:
+        loaded.append(collection_id)
+        assert collection_id == "small" or may_load.wait(WAIT_S)
+        return load(collection_id, *args)
+
+    monkeypatch.setattr(store_module, "CollectionHandle", slow)
+
+    async def scenario() -> None:
+        storage = Storage(CollectionStore(data_dir, background=False), reader_count=1)
+        calls = [asyncio.create_task(storage.open("big")) for _ in range(8)]
+        listing = asyncio.create_task(storage.list(["big", "small"]))
+        _handle, info = await asyncio.wait_for(storage.open("small"), WAIT_S)
+        assert info.id == "small"
+        assert not any(call.done() for call in calls)
+        calls[0].cancel()  # one that leaves does not take the collection from the others
+        may_load.set()
+        found = await asyncio.gather(*calls[1:])
+        assert {id(handle) for handle, _ in found} == {id(found[0][0])}
+        assert [info.id for info in await listing] == ["big", "small"]
+        await asyncio.to_thread(storage.close)
+
+    asyncio.run(asyncio.wait_for(scenario(), 2 * WAIT_S))
+    assert sorted(loaded) == ["big", "small"]
+
+
+def test_a_collection_that_cannot_be_loaded_is_told_to_each_call_and_tried_again(data_dir: Path) -> None:
+    async def scenario() -> None:
+        storage = Storage(CollectionStore(data_dir, background=False), reader_count=1)
+        for _ in range(2):
+            outcomes = await asyncio.gather(*(storage.open("none") for _ in range(3)), return_exceptions=True)
+            assert [str(outcome) for outcome in outcomes] == 3 * [
+                "there is no collection 'none'; list the collections or create it first"
+            ]
+        assert not storage._loading
+        await asyncio.to_thread(storage.close)
+
+    asyncio.run(asyncio.wait_for(scenario(), WAIT_S))

@@ -186,7 +186,8 @@ class AsyncClient(AsyncPoints):
         """Turns any number of texts into vectors, in order and in bounded memory; yields a result for each batch.
 
         Texts are taken only as answers come: at most one batch more than the server's ``stream_window_count`` is on its
-        way. An exception of ``texts`` ends the stream and comes out as it is; so does closing the generator, early too.
+        way. While the next text is waited for, answers that have come wait too: for texts that come now and then, use
+        ``embed``. An exception of ``texts`` ends the stream and comes out as it is; so does closing the generator, early too.
         The stream is begun again after a failure only while nothing was answered, or where the server ended it because
         it was idle for long (its ``stream_idle_timeout_s``); then what has no answer is sent again.
 

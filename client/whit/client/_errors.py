@@ -30,7 +30,7 @@ import grpc.aio
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from whit.contract.errors import FieldViolation, Problem, Reason, from_status, general_reason
+from whit.contract.errors import RESPONSE_BYTE_COUNT, FieldViolation, Problem, Reason, from_status, general_reason
 
 
 class WhitError(Exception):
@@ -185,10 +185,8 @@ def from_rpc_error(error: grpc.RpcError, *, address: str, method: str, timeout: 
     if status is not None:
         return from_problem(in_python(from_status(status)))
     code, details = call.code(), " ".join((call.details() or "").split())
-    reason = general_reason(code)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        reason = Reason.INVALID_REQUEST  # made by gRPC itself: a message over a limit, not a full queue
-    return from_problem(Problem(reason, _words(code, details, address, method, timeout), code=code))
+    problem = Problem(general_reason(code), _words(code, details, address, method, timeout), code=code)
+    return from_problem(_with_limit(problem, details) if code is grpc.StatusCode.RESOURCE_EXHAUSTED else problem)
 
 
 def deadline_problem(address: str, method: str, timeout: float | None) -> Problem:
@@ -265,7 +263,7 @@ def _words(code: grpc.StatusCode, details: str, address: str, method: str, timeo
             limit = "its timeout" if timeout is None else f"timeout={timeout:g} s"
             return f"{method} at {address} was not done within {limit}; give a larger timeout, or None for no limit"
         case grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return f"{method} at {address}: {_too_large(details)}"
+            return f"{method} at {address}: {_exhausted(details)}"
         case grpc.StatusCode.UNIMPLEMENTED:
             return f"{address} does not know {method} ({details}); it is no whit server, or an older one: upgrade it"
         case grpc.StatusCode.CANCELLED:
@@ -279,11 +277,16 @@ def _words(code: grpc.StatusCode, details: str, address: str, method: str, timeo
 _OVER_MAX = re.compile(r"(Received|Sent) message larger than max \((\d+) vs\. (\d+)\)")
 
 
-def _too_large(details: str) -> str:
-    """What to do about a message over the server's bound; the client has none of its own."""
+_TOO_MANY_CALLS = "Concurrent RPC limit exceeded"  # gRPC's words for a call that no handler saw
+
+
+def _exhausted(details: str) -> str:
+    """What to do about a bound of the server's or of a proxy; the client has none of its own."""
+    if _TOO_MANY_CALLS in details:
+        return "the server has as many calls as it takes; make fewer at a time, or try again later"
     found = _OVER_MAX.search(details)
     if found is None:
-        return f"{details}; send smaller batches or shorter texts"
+        return f"{details}; send less at a time, or try again later"
     what, todo = ("request", "send fewer items at a time, or shorter ones")
     if found[1] == "Sent":
         what, todo = ("answer", "ask for less at a time")
@@ -291,3 +294,14 @@ def _too_large(details: str) -> str:
         f"the {what} has {found[2]} bytes, a message of this server holds {found[3]} (message_byte_count); {todo}, or "
         f"start it with a larger --message-byte-count"
     )
+
+
+def _with_limit(problem: Problem, details: str) -> Problem:
+    """``problem`` with the reason that gRPC itself had to exhaust a resource: a call too many, or too large a message."""
+    if _TOO_MANY_CALLS in details:
+        return replace(problem, retry_after_s=0.5)
+    found = _OVER_MAX.search(details)
+    if found is None:
+        return problem
+    metadata = {RESPONSE_BYTE_COUNT: found[2]} if found[1] == "Sent" else {}
+    return replace(problem, reason=Reason.INVALID_REQUEST, metadata=metadata)

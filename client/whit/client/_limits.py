@@ -12,7 +12,7 @@ from whit.client._methods import Method, Request, Response
 from whit.client._split import Batch, Batcher, Entry
 from whit.client._steps import Plan
 from whit.client._types import Limits, Point, ServerInfo
-from whit.contract.errors import Problem, Reason
+from whit.contract.errors import RESPONSE_BYTE_COUNT, Problem, Reason
 from whit.contract.vectors import Encoding
 
 T = TypeVar("T")
@@ -44,6 +44,20 @@ def invoke_for(batch: Batch, call: Call, method: Method[Request, Response], requ
             raise
         renamed = from_problem(renumbered(error.problem, batch.place, batch.field))
     raise renamed
+
+
+def invoke_in_parts(
+    batch: Batch, call: Call, method: Method[Request, Response], request: Callable[[Batch], Request]
+) -> Plan[list[tuple[Batch, Response]]]:
+    """Sends a batch, in halves where the answer to all of it would fit into no message; returns the parts with their answers."""
+    try:
+        return [(batch, (yield from invoke_for(batch, call, method, request(batch))))]
+    except WhitError as error:
+        if RESPONSE_BYTE_COUNT not in error.metadata or len(batch.kept) < 2:
+            raise
+    first, second = batch.halves()
+    answered = yield from invoke_in_parts(first, call, method, request)
+    return answered + (yield from invoke_in_parts(second, call, method, request))
 
 
 def room(limits: Limits, overhead_bytes: int) -> int:

@@ -15,7 +15,15 @@ from whit.client import _options as opts
 from whit.client import _requests as requests
 from whit.client._calls import Call, Session
 from whit.client._errors import AlreadyExists, NotFound, from_problem
-from whit.client._limits import answerable_count, invoke_for, points_batcher, query_batcher, room, within_limits
+from whit.client._limits import (
+    answerable_count,
+    invoke_for,
+    invoke_in_parts,
+    points_batcher,
+    query_batcher,
+    room,
+    within_limits,
+)
 from whit.client._metadata import utf8
 from whit.client._options import collection_name, model_name
 from whit.client._split import Batch, Batcher, Entry, refused
@@ -281,11 +289,14 @@ def get(
     """The points of those ids that are there, in the order asked for."""
     name, wanted, call = collection_name(collection), _checked_ids(ids), Call(session, timeout)
 
+    def request(batch: Batch) -> point_pb2.GetRequest:
+        return point_pb2.GetRequest(collection=name, ids=batch.kept, with_vectors=with_vectors)
+
     def work(about: ServerInfo) -> Plan[list[Point]]:
         found: list[Point] = []
         for batch in _id_batches(wanted, about.limits.batch_item_count):
-            request = point_pb2.GetRequest(collection=name, ids=batch.kept, with_vectors=with_vectors)
-            found += convert.points((yield from invoke_for(batch, call, rpc.GET, request)))
+            for _, response in (yield from invoke_in_parts(batch, call, rpc.GET, request)):
+                found += convert.points(response)
         return found
 
     return (yield from within_limits(call, work))
@@ -326,15 +337,17 @@ def search(session: Session, queries: Iterable[Any], *, timeout: Timeout, **opti
     config = opts.search_options(**options)
     asked, call = list(queries), Call(session, timeout)
 
+    def request(batch: Batch) -> point_pb2.SearchRequest:
+        return point_pb2.SearchRequest(options=config, **requests.queries(batch.kept))
+
     def work(about: ServerInfo) -> Plan[list[SearchResult]]:
         results: list[SearchResult] = []
         for batch in query_batcher(about.limits, about.limits.batch_item_count, config.ByteSize()).split(asked):
             if batch.refused and not batch.kept:
                 results += convert.failed_search_results(batch, None)
                 continue
-            request = point_pb2.SearchRequest(options=config, **requests.queries(batch.kept))
-            response = yield from invoke_for(batch, call, rpc.SEARCH, request)
-            results += convert.search_results(response, batch)
+            for part, response in (yield from invoke_in_parts(batch, call, rpc.SEARCH, request)):
+                results += convert.search_results(response, part)
         return results
 
     return (yield from within_limits(call, work))

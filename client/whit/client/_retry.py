@@ -95,11 +95,13 @@ def delay_before_retry(
     if problem.retry_after_s is not None and problem.status_code in _RETRIED:
         delay = problem.retry_after_s * (1 + 0.2 * random())
     elif repeatable and problem.status_code is grpc.StatusCode.UNAVAILABLE:
-        ceiling = min(policy.max_delay_s, policy.first_delay_s * 2 ** (attempt - 1))
+        ceiling = min(policy.max_delay_s, policy.first_delay_s * 2 ** min(attempt - 1, _MAX_DOUBLINGS))
         delay = ceiling * (0.5 + 0.5 * random())
     else:
         return None
     return None if remaining_s is not None and delay >= remaining_s else delay
 
+
+_MAX_DOUBLINGS = 62  # of a microsecond: many lifetimes, and still a float
 
 _RETRIED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED})

@@ -45,6 +45,17 @@ class Batch:
         """Row in this batch of each item that is sent."""
         return [row for row in range(len(self)) if row not in self.refused]
 
+    def halves(self) -> tuple[Batch, Batch]:
+        """The two halves of what is sent (two items or more), each with the refused items beside it."""
+        middle = self.rows[len(self.kept) // 2]
+        before = {row: error for row, error in self.refused.items() if row < middle}
+        after = {row - middle: error for row, error in self.refused.items() if row > middle}
+        kept = middle - len(before)
+        return (
+            Batch(self.field, self.start, self.kept[:kept], before),
+            Batch(self.field, self.start + middle, self.kept[kept:], after),
+        )
+
     def place(self, index: int) -> int:
         """Place, in what the user gave, of the item that is sent as number ``index``."""
         return self.start + (self.rows[index] if self.refused and index < len(self.kept) else index)

@@ -107,7 +107,10 @@ class SyncTransport:
             before.close()
         if self.is_closed:
             return None, self._session.closed_error(method)
-        return _Stream(self._method(method), method, self._metadata), None
+        try:
+            return _Stream(self._method(method), method, self._metadata), None
+        except ValueError:
+            return None, self._closed_or_raise(method)
 
     def _unary(self, step: Invoke | Sleep) -> tuple[Any, WhitError | None]:
         if isinstance(step, Sleep):
@@ -119,10 +122,14 @@ class SyncTransport:
             return self._method(step.method)(step.request, timeout=step.timeout_s, metadata=self._metadata), None
         except grpc.RpcError as error:
             return None, self._session.error(error, step.method, step.limit_s)
-        except ValueError:  # what gRPC says of a channel that was closed a moment ago
-            if not self._closed.is_set():
-                raise
-            return None, self._session.closed_error(step.method)
+        except ValueError:
+            return None, self._closed_or_raise(step.method)
+
+    def _closed_or_raise(self, method: Method[Any, Any]) -> WhitError:
+        """In ``except ValueError``: what gRPC says of a channel that was closed a moment ago is the call's error."""
+        if not self.is_closed:
+            raise  # noqa: PLE0704 - see above
+        return self._session.closed_error(method)
 
     def _check_open(self) -> None:
         if self.is_closed:

@@ -146,6 +146,9 @@ class Vectors:
     values: NDArray[Any]
     scales: NDArray[np.float32] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoding", Encoding(self.encoding))  # a plain "int8" does as well
+
     def __len__(self) -> int:
         return len(self.values)
 

@@ -45,6 +45,9 @@ class Reason(enum.StrEnum):
     INTERNAL = "INTERNAL"  # a defect; the server's log has the traceback under the request id
 
 
+RESPONSE_BYTE_COUNT = "response_byte_count"
+"""Key in the metadata of an error that says: the answer fits into no message, so ask for less at a time."""
+
 CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     Reason.MALFORMED_MESSAGE: grpc.StatusCode.INVALID_ARGUMENT,

@@ -58,6 +58,9 @@ _CANCEL_TIMEOUT_S = 5.0
 # Between "no call is in progress" and the end, for calls that are on their way in and for health to be told.
 _SETTLE_S = 0.25
 
+# Far more than one machine sends while the event loop looks away; each takes a few kilobytes.
+_PENDING_CALL_COUNT = 100_000
+
 # Supervisors and ``timeout`` signal a process and its group, so that one request to stop comes twice.
 _SAME_SIGNAL_S = 0.5
 
@@ -232,6 +235,10 @@ def _options(config: Config) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", config.message_byte_count),
         # A second server on the same port must fail, not take half of the connections.
         ("grpc.so_reuseport", 0),
+        # Of calls that gRPC holds until Python takes them: with its own limits (1,000 and 3,000) it drops those of a burst, at
+        # random and without a reason. The dispatcher refuses in words.
+        ("grpc.server.max_pending_requests", _PENDING_CALL_COUNT),
+        ("grpc.server.max_pending_requests_hard_limit", _PENDING_CALL_COUNT),
         # Notices clients that vanished without a word, and bears with those that ask the same of it.
         *keepalive.ping_options(keepalive.SERVER_INTERVAL_MS),
         ("grpc.http2.min_ping_interval_without_data_ms", keepalive.LEAST_INTERVAL_MS),
@@ -274,8 +281,8 @@ def _check_path(path: Path) -> None:
 
 
 def _check_port(host: str, port: int) -> None:
-    # gRPC binds "any address" to IPv4 alone where there is no IPv6.
-    refusals = {errno.EADDRINUSE, errno.EACCES} | ({errno.EADDRNOTAVAIL} if host not in ("::", "0.0.0.0") else set())  # noqa: S104
+    # gRPC binds to those addresses of a host that are there: to IPv4 alone where there is no IPv6.
+    missing: list[OSError] = []
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
@@ -286,8 +293,12 @@ def _check_port(host: str, port: int) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC: a closed connection is no server
                 probe.bind(address)
         except OSError as error:
-            if error.errno in refusals:
+            if error.errno in {errno.EADDRINUSE, errno.EACCES}:
                 raise
+            if error.errno == errno.EADDRNOTAVAIL:
+                missing.append(error)
+    if missing and len(missing) == len(found):
+        raise missing[0]
 
 
 async def _drain(

@@ -6,7 +6,7 @@ import logging
 import secrets
 from collections.abc import Sequence
 
-from whit.contract.errors import FieldViolation, Problem, Reason
+from whit.contract.errors import RESPONSE_BYTE_COUNT, FieldViolation, Problem, Reason
 
 _logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def response_too_large(size: int, limit_bytes: int) -> Problem:
         Reason.INVALID_REQUEST,
         f"the response would have {size} bytes or more, a message may have {limit_bytes} (message_byte_count); "
         "ask for fewer items, hits or encodings at a time, for hits without payload, or start the server with a larger --message-byte-count",
-        metadata={"message_byte_count": str(limit_bytes)},
+        metadata={"message_byte_count": str(limit_bytes), RESPONSE_BYTE_COUNT: str(size)},
     )
 
 

@@ -42,11 +42,20 @@ class CollectionHandle:
     collection was deleted, SHUTTING_DOWN once its store was closed.
     """
 
-    def __init__(self, collection_id: str, directory: Path, wake: Callable[[CollectionHandle], None]) -> None:
-        """Opens the collection in ``directory``. ``wake`` is called, after a write, when ``maintain`` is due."""
-        self._id = collection_id
+    def __init__(
+        self,
+        collection_id: str,
+        directory: Path,
+        wake: Callable[[CollectionHandle], None],
+        used: Callable[[CollectionHandle], None],
+    ) -> None:
+        """Opens the collection in ``directory``.
+
+        ``wake`` is called, after a write, when ``maintain`` is due; ``used`` after every call that may have opened files.
+        """
+        self.id = collection_id
         self._directory = directory
-        self._wake = wake
+        self._wake, self._used = wake, used
         with storage_errors(directory):
             self._database = Database(directory)
             try:
@@ -64,16 +73,21 @@ class CollectionHandle:
 
     def __repr__(self) -> str:
         header = self._database.header
-        return f"<CollectionHandle {self._id}: {header.dimension_count} x {header.storage}, model {header.model_id}>"
+        return f"<CollectionHandle {self.id}: {header.dimension_count} x {header.storage}, model {header.model_id}>"
 
     @property
     def info(self) -> CollectionInfo:
         """The collection as it is now."""
-        return self._database.header.info(self._id, self.count())
+        return self._database.header.info(self.id, self.count())
+
+    def glance(self) -> CollectionInfo:
+        """The same as ``info``, but does not count as use: the caller puts the collection to rest again."""
+        return self._database.header.info(self.id, self._state().point_count)
 
     def count(self) -> int:
         """Number of points."""
-        return self._state().point_count
+        with self._use():
+            return self._state().point_count
 
     def upsert(self, points: Sequence[PointWrite], vectors: FloatMatrix) -> int:
         """Writes points, all or none, new or over old ones with the same id; they are on disk when this returns.
@@ -93,7 +107,7 @@ class CollectionHandle:
         if not points:
             return self._state().sequence
         rows = self._rows(points, vectors)
-        with storage_errors(self._directory), self._database.write() as writer:
+        with self._use(), storage_errors(self._directory), self._database.write() as writer:
             writer.upsert(rows)
         self._wake_if_due(writer.state)
         return writer.state.sequence
@@ -105,7 +119,7 @@ class CollectionHandle:
             How many were there and are gone, the ids that were not there, the sequence after this write.
         """
         unique_ids = list(dict.fromkeys(ids))
-        with storage_errors(self._directory), self._database.write() as writer:
+        with self._use(), storage_errors(self._directory), self._database.write() as writer:
             missing = writer.delete(unique_ids)
         self._wake_if_due(writer.state)
         return len(unique_ids) - len(missing), missing, writer.state.sequence
@@ -122,7 +136,7 @@ class CollectionHandle:
         Raises:
             ServiceError: INVALID_REQUEST, the points have more than ``byte_limit`` bytes; and as the class says.
         """
-        with self._reading() as view:
+        with self._use(), self._reading() as view:
             found_rows = view.points_of(list(dict.fromkeys(ids)), with_vectors=with_vectors)
             rows = {row[0]: row for row in _within(found_rows, byte_limit)}
         found = [rows[id_] for id_ in ids if id_ in rows]
@@ -165,7 +179,7 @@ class CollectionHandle:
         self._check_vectors(queries, len(queries), Encoding.FLOAT32)
         graph = None if exact else self._keeper.graph
         covered_key = graph.covered_key if graph else 0  # before the view begins: see Searcher.search
-        with self._reading() as view:
+        with self._use(), self._reading() as view:
             found = self._searcher.search(view, graph, covered_key, unit(queries), limit)
             if score_threshold is not None:
                 found = [[c for c in candidates if -c.loss >= score_threshold] for candidates in found]
@@ -212,6 +226,13 @@ class CollectionHandle:
             self._database.close(reason)
 
     @contextmanager
+    def _use(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._used(self)
+
+    @contextmanager
     def _reading(self) -> Iterator[View]:
         with storage_errors(self._directory), self._database.read() as view:
             try:
@@ -253,7 +274,7 @@ class CollectionHandle:
             raise refusal(
                 Reason.INVALID_VECTOR,
                 f"vectors must be float32 [{count}, {dimension_count}], got {vectors.dtype} {list(vectors.shape)}; "
-                f"collection {self._id!r} takes {dimension_count} values for each point",
+                f"collection {self.id!r} takes {dimension_count} values for each point",
                 "vectors",
             )
         violations = [

@@ -141,11 +141,17 @@ class CollectionStore:
         Raises:
             ServiceError: COLLECTION_NOT_FOUND, or STORAGE_FAILED if it is damaged or made by a newer version.
         """
-        handle = self._use(collection_id)
+        handle = self._loaded(collection_id)
         if handle is None:
             with self._turn(collection_id):
-                handle = self._use(collection_id) or self._load(collection_id)
+                handle = self._loaded(collection_id) or self._load(collection_id)
+        self._use(handle)
+        self._check_open()  # it may have been closed while the handle was made
         return handle
+
+    def is_loaded(self, collection_id: str) -> bool:
+        """Whether ``open`` has no graph to load. Touches no file."""
+        return self._loaded(collection_id) is not None
 
     def delete(self, collection_id: str) -> int:
         """Deletes a collection, damaged or not, and returns how many points it had (0 if that cannot be read)."""
@@ -204,25 +210,27 @@ class CollectionStore:
             self._check_open()
             yield
 
-    def _use(self, collection_id: str) -> CollectionHandle | None:
-        """The handle of a collection if it is loaded. Puts to rest those that were not used for the longest time."""
+    def _loaded(self, collection_id: str) -> CollectionHandle | None:
         with self._lock:
             self._check_open()
-            handle = self._handles.get(collection_id)
-            if handle:
-                self._awake[handle] = None
-                self._awake.move_to_end(handle)
+            return self._handles.get(collection_id)
+
+    def _use(self, handle: CollectionHandle) -> None:
+        """Notes that files of a collection may be open. Puts to rest those that were not used for the longest time."""
+        with self._lock:
+            if self._handles.get(handle.id) is not handle:
+                return  # deleted meanwhile, or not yet there
+            self._awake[handle] = None
+            self._awake.move_to_end(handle)
             resting = [self._awake.popitem(last=False)[0] for _ in range(len(self._awake) - _AWAKE_COUNT)]
         for oldest in resting:
             oldest.rest()
-        return handle
 
     def _load(self, collection_id: str) -> CollectionHandle:
         """Makes the handle of a collection; to be called in its turn."""
-        handle = CollectionHandle(collection_id, self._existing(collection_id), self._wake)
+        handle = CollectionHandle(collection_id, self._existing(collection_id), self._wake, self._use)
         with self._lock:
             self._handles[collection_id] = handle
-        self._use(collection_id)
         return handle
 
     def _drop(self, collection_id: str) -> None:
@@ -245,7 +253,7 @@ class CollectionStore:
         with self._turn(collection_id):
             handle = self._handles.get(collection_id)
             if handle:
-                info = handle.info
+                info = handle.glance()
                 self._rest_unless_awake(handle)
                 return info
             directory = self._existing(collection_id)

@@ -60,7 +60,7 @@ class CollectionService:
         storage = self._backend.storage
         ids = await storage.read(storage.store.ids)
         page, token = checks.page(ids, str, request.page_size, request.page_token)
-        infos = await storage.read(storage.store.describe, page)
+        infos = await storage.list(page)
         return collection_pb2.ListCollectionsResponse(
             collections=[describe(info) for info in infos], next_page_token=token
         )
@@ -70,7 +70,7 @@ class CollectionService:
     ) -> collection_pb2.GetCollectionResponse:
         """One collection."""
         collection_id = checks.collection_id(request.name, "name")
-        info = await self._backend.storage.read(self._backend.storage.store.info, collection_id)
+        _handle, info = await self._backend.storage.open(collection_id)
         return collection_pb2.GetCollectionResponse(collection=describe(info))
 
     async def delete_collection(
@@ -89,13 +89,7 @@ async def open_collection(backend: Backend, name: str, field: str) -> tuple[Coll
     Raises:
         ServiceError: INVALID_REQUEST (with ``field`` as the path), COLLECTION_NOT_FOUND, STORAGE_FAILED.
     """
-    collection_id = checks.collection_id(name, field)
-
-    def work() -> tuple[CollectionHandle, CollectionInfo]:
-        handle = backend.storage.store.open(collection_id)
-        return handle, handle.info
-
-    return await backend.storage.read(work)
+    return await backend.storage.open(checks.collection_id(name, field))
 
 
 def model_of(info: CollectionInfo, engine: Engine) -> LoadedModel:

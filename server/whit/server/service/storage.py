@@ -1,20 +1,23 @@
-"""The index, called from the event loop: look-ups, searches and writes in pools of their own, one write a collection."""
+"""The index, called from the event loop: look-ups, searches, writes and loads in pools of their own, one write a collection."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from whit.server.index import CollectionStore
+from whit.server.index import CollectionHandle, CollectionInfo, CollectionStore
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 # A write spends its time in fsync, so these threads are more than the cores.
 _WRITERS = 4
+
+# Loading waits for the disk and for whoever works on the same collection.
+_LOADERS = 4
 
 
 class Storage:
@@ -29,8 +32,37 @@ class Storage:
         self._readers = ThreadPoolExecutor(reader_count, thread_name_prefix="whit-read")
         self._searchers = ThreadPoolExecutor(reader_count, thread_name_prefix="whit-search")
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="whit-write")
+        self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="whit-load")
+        self._loading: dict[str, asyncio.Future[object]] = {}
         # So that writers of one collection queue here, not in the threads that other collections need.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def open(self, collection_id: str) -> tuple[CollectionHandle, CollectionInfo]:
+        """The handle and description of a collection.
+
+        One that is not in memory is loaded once, however many calls wait for it, and holds up no others: a large graph takes
+        seconds.
+
+        Raises:
+            ServiceError: as ``CollectionStore.open``.
+        """
+        if not self.store.is_loaded(collection_id):
+            loading = self._loading.get(collection_id)
+            if loading is None:
+                loading = asyncio.get_running_loop().run_in_executor(self._loaders, self.store.open, collection_id)
+                self._loading[collection_id] = loading
+                loading.add_done_callback(lambda _: self._loading.pop(collection_id))
+            await asyncio.shield(loading)  # a call that leaves does not take it from the others
+
+        def work() -> tuple[CollectionHandle, CollectionInfo]:
+            handle = self.store.open(collection_id)
+            return handle, handle.info
+
+        return await self.read(work)
+
+    async def list(self, collection_ids: Sequence[str]) -> Sequence[CollectionInfo]:
+        """Describes collections, as ``CollectionStore.describe``, after those are loaded that are being loaded."""
+        return await asyncio.get_running_loop().run_in_executor(self._loaders, self.store.describe, collection_ids)
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs ``work``, which is short, in a reading thread."""
@@ -61,4 +93,5 @@ class Storage:
         self._writers.shutdown()
         self._searchers.shutdown()
         self._readers.shutdown()
+        self._loaders.shutdown()
         self.store.close()
