@@ -229,6 +229,36 @@ def test_a_teacher_for_which_there_is_no_room(place: Path, tmp_path: Path) -> No
         open_teacher(place / "teacher", tmp_path / "cache", "float32", lambda *_: None)
 
 
+def test_a_second_run_with_the_same_out_is_refused_and_the_first_goes_on(place: Path, tmp_path: Path) -> None:
+    from whit.export.distill.loop import distill
+
+    refused = []
+
+    def begin_another(*_: object) -> None:
+        if not refused:
+            with pytest.raises(CheckpointError, match=r"another run is writing .*out.training; wait") as caught:
+                distill(place / "student", tmp_path / "out", options(place))
+            refused.append(caught)
+
+    assert distill(place / "student", tmp_path / "out", options(place), begin_another).complete
+    assert refused
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_an_interruption_costs_is_bounded_in_time(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from whit.export.distill import loop
+
+    monkeypatch.setattr(loop, "_LONGEST_UNSAVED", 0.0)
+    saved: list[int] = []
+    monkeypatch.setattr(loop.StateFile, "save", lambda _self, position, _content: saved.append(position.steps))
+
+    report = loop.distill(place / "student", tmp_path / "out", options(place, save_every=1_000_000))
+
+    assert saved == [*range(1, report.steps + 1)]
+
+
 def test_a_folder_of_somebody_else_is_refused_before_training(place: Path, tmp_path: Path) -> None:
     from whit.export.distill.loop import distill
 

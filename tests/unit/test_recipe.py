@@ -2,6 +2,8 @@
 
 import json
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -183,6 +185,24 @@ def test_nothing_is_run_twice_and_a_change_runs_what_depends_on_it(folder: Path)
     assert ran() == [True, True]
     write_checkpoint(folder / "model", seed=1)
     assert ran() == [True, True]
+
+
+def test_recipes_that_begin_alike_and_run_at_once_do_the_common_steps_once(folder: Path) -> None:
+    """With one work folder: the second waits for a step of the first, and takes what it made."""
+    (folder / "other.toml").write_text(RECIPE.replace("keep = [0]", "keep = [1]"))
+    names, start = ("recipe", "other"), threading.Barrier(2)
+
+    def run_at_once(name: str) -> list[bool]:
+        start.wait()
+        recipe = read_recipe(folder / f"{name}.toml")
+        return [step.ran for step in run_recipe(recipe, folder / f"package-{name}", folder / "work").steps]
+
+    with ThreadPoolExecutor(2) as pool:
+        ran = list(pool.map(run_at_once, names))
+
+    assert sorted(ran) == [[False, True], [True, True]]
+    assert {path.name[0] for path in (folder / "work").iterdir()} == {"0", "r"}  # steps and report, no lock
+    json.loads((folder / "work" / "report.json").read_text())
 
 
 def test_folders_of_a_checkpoint_that_are_links_count(folder: Path) -> None:

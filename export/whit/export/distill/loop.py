@@ -30,7 +30,7 @@ from whit.export.distill.pairs import read_pairs
 from whit.export.distill.projection import fit_teacher, principal_directions, project
 from whit.export.distill.qat import choose_rounding
 from whit.export.distill.schedule import learning_rate_at
-from whit.export.distill.state import Position, StateFile
+from whit.export.distill.state import Position, StateFile, state_path
 from whit.export.distill.steps import make_optimizer, uses_bfloat16
 from whit.export.distill.student import Student
 from whit.export.distill.teacher import JointTeacher, PackageTeacher, Teacher, open_teacher
@@ -42,6 +42,7 @@ from whit.export.evaluate import Sts, read_sts, sts_score
 from whit.export.texts import counted, read_texts
 from whit.export.tokenless import places_with_tokens
 from whit.export.trained import Rounding
+from whit.export.turns import turn
 from whit.runtime.packing import TokenIds
 
 _HELD_OUT = 512  # texts at most that are kept back to measure on
@@ -49,6 +50,7 @@ _CHECKS = 5  # measurements in a run, besides the one before it
 _LEAST_TEXTS = 16
 _SCALE_SAMPLE = 64  # texts, all pairs of which show on what scale a judge scores
 _RELEASE_EVERY = 10  # steps
+_LONGEST_UNSAVED = 120.0  # seconds of training that an interruption may cost, however slow the steps
 _LONGEST_STEP = 60.0  # seconds; what goes beyond was a pause: a stopped process, a closed laptop
 
 
@@ -76,17 +78,18 @@ def distill(source: Path, out: Path, options: DistillOptions, progress: Progress
     A run that was stopped goes on when called again with the same arguments; its state lies beside ``out`` meanwhile.
 
     Raises:
-        CheckpointError: an option, the source, the teacher or a text file cannot be used, or a state of another run is
-            in the way. The message says what to do.
+        CheckpointError: an option, the source, the teacher or a text file cannot be used, a state of another run is in
+            the way, or another run is writing to ``out``. The message says what to do.
         EvaluationError: ``sts_dev`` cannot be used.
     """
     options.check()
     check_out(out, source)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    run = _Run(source, out, options, progress)
-    run.train()
-    return run.publish()
+    with turn(state_path(out)):
+        run = _Run(source, out, options, progress)
+        run.train()
+        return run.publish()
 
 
 class _Run:
@@ -152,7 +155,7 @@ class _Run:
         total = self._options.epochs * len(self._trained)
         if not at.history:
             self._measure()
-        last = time.monotonic()
+        last = saved = time.monotonic()
         for lesson in self._lessons():
             at.steps += 1
             at.texts += len(lesson.texts)
@@ -168,8 +171,9 @@ class _Run:
                 break
             if at.steps % _RELEASE_EVERY == 0:
                 release_freed_memory()
-            if at.steps % self._options.save_every == 0:
+            if at.steps % self._options.save_every == 0 or now - saved > _LONGEST_UNSAVED:
                 self._save()
+                saved = now
         self._save()  # should the student not be written, the training is not lost
 
     def publish(self) -> DistillReport:

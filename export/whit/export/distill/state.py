@@ -27,11 +27,16 @@ class Position:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+def state_path(out: Path) -> Path:
+    """Where the state of a run is while it goes on: beside its result."""
+    return out.with_name(f"{out.name}.training")
+
+
 class StateFile:
-    """The state of one run, beside its result: ``NAME.training`` for ``NAME``."""
+    """The state of one run. One run at a time may write it."""
 
     def __init__(self, out: Path, identity: Mapping[str, Any]) -> None:
-        self.path = out.with_name(f"{out.name}.training")
+        self.path = state_path(out)
         self._identity = json.loads(json.dumps(identity))
 
     def load(self) -> dict[str, Any] | None:

@@ -29,6 +29,7 @@ from whit.export.recipe.steps import STEPS, Progress
 from whit.export.report import Report
 from whit.export.sealing import check_out
 from whit.export.static import StaticReport, make_static
+from whit.export.turns import turn
 
 _MADE = ("cache",)  # options that name what need not be there yet
 
@@ -130,11 +131,12 @@ def _check(recipe: Recipe, out: Path) -> None:
 def _run_step(stage: Stage, source: Path, out: Path, progress: Progress) -> StepOutcome:
     done = out.parent / f"{out.name}.json"  # written last: it says that the folder is whole
     options = _plain(stage.options)
-    if done.is_file() and out.is_dir():
-        return StepOutcome(stage.step, options, json.loads(done.read_text(encoding="utf-8")), str(out), ran=False)
-    report = _plain(STEPS[stage.step].load()(source, out, stage.options, progress))
-    _write(done, json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    return StepOutcome(stage.step, options, report, str(out), ran=True)
+    with turn(done, waiting=lambda: progress(f"wait for another run of this {stage.step}", 0, 1)):
+        if done.is_file() and out.is_dir():
+            return StepOutcome(stage.step, options, json.loads(done.read_text(encoding="utf-8")), str(out), ran=False)
+        report = _plain(STEPS[stage.step].load()(source, out, stage.options, progress))
+        _write(done, json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        return StepOutcome(stage.step, options, report, str(out), ran=True)
 
 
 def _key(before: str, stage: Stage) -> str:
@@ -188,7 +190,7 @@ def _make(folder: Path) -> None:
 def _write(path: Path, text: str) -> None:
     """Writes a file whole: a run may be stopped at any time."""
     try:
-        scratch = path.with_name(f".{path.name}.new")
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")  # recipes may share the folder
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
