@@ -44,6 +44,17 @@ def test_columns_and_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert read_checkpoint(out).tensors["encoder.layer.0.intermediate.dense.weight"].shape == (48, 32)
 
 
+def test_no_end_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tiny.write_checkpoint(tmp_path / "source"), tmp_path / "out"
+
+    assert run(["prune", str(source), "--out", str(out), "--no-end-token"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "[SEP]; tokens of a calibration text" in printed
+    assert "parameters" not in printed
+    assert read_checkpoint(out).tokenizer.num_special_tokens_to_add(is_pair=False) == 1
+
+
 @pytest.mark.parametrize(("reached", "missed"), [(1.4, True), (1.6, False)])
 def test_a_speedup_that_was_missed_says_so(
     reached: float,
@@ -75,6 +86,8 @@ def test_a_speedup_that_was_missed_says_so(
         (["--heads", "2", "--reuse"], 2, "goes with --layers"),
         (["--heads", "2", "--dtype", "int8"], 2, "goes with --speedup"),
         (["--layers", "1", "--method", "obs"], 2, "goes with"),
+        (["--no-end-token", "--method", "obs"], 2, "goes with"),
+        (["--no-end-token", "--heads", "2"], 2, "Give one of"),
         (["--layers", "7"], 2, "whit prune: --layers must be from 1 to 2"),
         (["--keep-layers", "0,7"], 2, "whit prune: --keep-layers must name layers from 0 to 1"),
         (["--heads", "7"], 2, "whit prune: --heads must be from 1 to 4"),

@@ -36,6 +36,7 @@ def derive_checkpoint(
     tensors: Tensors,
     config: Mapping[str, Any] | None = None,
     tokenizer: tokenizers.Tokenizer | None = None,
+    tokenizer_config: Mapping[str, Any] | None = None,
     step: Mapping[str, Any],
     rounding: Rounding | None = None,
     keep_rounding: bool = False,
@@ -48,6 +49,7 @@ def derive_checkpoint(
         tensors: all tensors of the encoder, float32, by their names in the checkpoint.
         config: fields of ``config.json`` that change.
         tokenizer: takes the place of ``tokenizer.json``; None: unchanged.
+        tokenizer_config: with ``tokenizer``, fields of ``tokenizer_config.json`` that change.
         step: what was done and with which options, as plain JSON; appended to the list in ``whit.json``.
         rounding: how the int8 package will round the linear layers, if they were trained for it.
         keep_rounding: True where the linear layers are those of ``source``, and are to be rounded as they would be there.
@@ -63,7 +65,7 @@ def derive_checkpoint(
             encoder = encoder_folder(source)
             kept = {ROUNDING_FILE} if keep_rounding else set()
             copy_folder(source, new, ignore=lambda folder, names: _weights(Path(folder), names, encoder) - kept)
-            _write_encoder(new / encoder.relative_to(source), tensors, config or {}, tokenizer)
+            _write_encoder(new / encoder.relative_to(source), tensors, config or {}, tokenizer, tokenizer_config or {})
             if rounding is not None:
                 rounding.write(new)
             _write_json(new / STEPS_FILE, {"steps": [*read_steps(source), dict(step)]})
@@ -119,7 +121,11 @@ def _weights(folder: Path, names: list[str], encoder: Path) -> set[str]:
 
 
 def _write_encoder(
-    folder: Path, tensors: Tensors, changes: Mapping[str, Any], tokenizer: tokenizers.Tokenizer | None
+    folder: Path,
+    tensors: Tensors,
+    changes: Mapping[str, Any],
+    tokenizer: tokenizers.Tokenizer | None,
+    tokenizer_changes: Mapping[str, Any],
 ) -> None:
     plain = {name: np.ascontiguousarray(array, np.float32) for name, array in tensors.items()}
     save_file(plain, folder / "model.safetensors", metadata={"format": "pt"})
@@ -132,16 +138,18 @@ def _write_encoder(
         tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
         for stale in ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "added_tokens.json"):
             (folder / stale).unlink(missing_ok=True)
-        _move_added_tokens(folder / "tokenizer_config.json", tokenizer)
+        _change_tokenizer_config(folder / "tokenizer_config.json", tokenizer, tokenizer_changes)
 
 
-def _move_added_tokens(path: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    """Moves the ids that transformers keeps a second time, and would believe these rather than tokenizer.json."""
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _change_tokenizer_config(path: Path, tokenizer: tokenizers.Tokenizer, changes: Mapping[str, Any]) -> None:
+    """Makes changes, and moves the ids that transformers keeps a second time and would believe rather than tokenizer.json."""
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config |= changes
     if "added_tokens_decoder" in config:
         ids = {token.content: str(row) for row, token in tokenizer.get_added_tokens_decoder().items()}
         old = config["added_tokens_decoder"].values()
         config["added_tokens_decoder"] = {ids[t["content"]]: t for t in old if t["content"] in ids}
+    if config:
         _write_json(path, config)
 
 

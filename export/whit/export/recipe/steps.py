@@ -42,6 +42,7 @@ STEPS: Mapping[str, Step] = {
     "drop-layers": Step("whit.export.prune.layers:drop_layers", "whit.export.prune.layers:LayerOptions"),
     "narrow": Step("whit.export.prune.width:prune_width", "whit.export.prune.width:WidthOptions"),
     "speedup": Step("whit.export.prune.speedup:prune_to_speedup", "whit.export.prune.speedup:SpeedupOptions"),
+    "drop-end-token": Step("whit.export.prune.end_token:drop_end_token", "whit.export.prune.end_token:EndTokenOptions"),
     "soup": Step("whit.export.soup:soup", "whit.export.soup:SoupOptions"),
     "distill": Step(
         "whit.export.distill.loop:distill",
