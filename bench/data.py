@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def require() -> None:
 def stsb(split: str) -> Sts:
     """STS Benchmark: ``train``, ``dev`` or ``test``."""
     return read_sts(DATA / "sts" / f"stsb-{split}.tsv")
+
+
+def titles(name: str) -> list[str]:
+    """The titles of a collection's documents, those that have one."""
+    lines = (DATA / "retrieval" / name / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    return [title for line in lines if (title := json.loads(line).get("title"))]
 
 
 def collection(name: str, split: str) -> Retrieval:
