@@ -23,7 +23,7 @@ from bench.data import collection, require, stsb, titles
 from bench.machine import describe
 from bench.peers.report import write_table
 from whit.export.evaluate.metrics import ranking
-from whit.export.evaluate.model import DOCUMENT, Model, Progress, silent
+from whit.export.evaluate.model import DOCUMENT, QUERY, Model, Progress, silent
 from whit.export.evaluate.outcome import Interval, Outcome, compare, retained
 from whit.export.evaluate.pareto import Speed, measure_speeds
 from whit.export.evaluate.plot import Panel, Point, svg
@@ -53,7 +53,7 @@ def measure(folders: Mapping[str, Path], *, split: str, rounds: int, progress: P
     for model, speed in zip(models, speeds, strict=True):
         outcomes = _outcomes(model, sets)
         base = base or outcomes
-        hits = ranking(model.embed(documents, role=DOCUMENT), model.embed(questions), 10)
+        hits = ranking(model.embed(documents, role=DOCUMENT), model.embed(questions, role=QUERY), 10)
         base_hits = hits if base_hits is None else base_hits
         row = _row(model, speed, outcomes, base, targets.get(model.name))
         rows.append(row | {"ten_best": float(_shared(hits, base_hits).mean())})

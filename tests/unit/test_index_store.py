@@ -77,12 +77,13 @@ def test_any_number_of_collections_holds_few_files_open(store, monkeypatch):
     "use",
     [
         lambda handle: handle.upsert([PointWrite("a", "")], np.ones((1, 2), np.float32)),
+        lambda handle: handle.upsert([], np.empty((0, 2), np.float32)),
         lambda handle: handle.delete(["0"]),
         lambda handle: handle.get(["0"], with_vectors=True),
         lambda handle: handle.search(np.ones((1, 2), np.float32), limit=1),
         lambda handle: handle.info,
     ],
-    ids=["upsert", "delete", "get", "search", "info"],
+    ids=["upsert", "upsert of nothing", "delete", "get", "search", "info"],
 )
 def test_collections_at_rest_that_are_used_again_rest_again(store, monkeypatch, use):
     """As those of long streams, which keep their handles."""

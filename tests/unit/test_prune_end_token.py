@@ -52,13 +52,14 @@ def test_older_forms_of_a_post_processor(kind: str, tmp_path: Path) -> None:
     if kind == "RobertaProcessing":
         form |= {"trim_offsets": True, "add_prefix_space": False}
     tiny.edit_json(source / "tokenizer.json", post_processor=form)
-    pair = read_checkpoint(source).tokenizer.encode("a book", "a car").ids
+    pair = read_checkpoint(source).tokenizer.encode("a book", "a car")
 
     report = drop_end_token(source, tmp_path / "out", EndTokenOptions())
 
     assert report.dropped == ("[SEP]",)
     assert ids_of(tmp_path / "out") == [ids[:-1] for ids in ids_of(source)]
-    assert read_checkpoint(tmp_path / "out").tokenizer.encode("a book", "a car").ids == pair
+    after = read_checkpoint(tmp_path / "out").tokenizer.encode("a book", "a car")
+    assert (after.ids, after.type_ids) == (pair.ids, pair.type_ids)
 
 
 def test_the_package_reads_as_the_checkpoint_does(tmp_path: Path) -> None:
@@ -71,14 +72,19 @@ def test_the_package_reads_as_the_checkpoint_does(tmp_path: Path) -> None:
     assert [list(ids) for ids in found] == ids_of(tmp_path / "out")
 
 
-def test_transformers_reads_it_the_same(tmp_path: Path) -> None:
-    """It puts BERT's special tokens itself where the folder names BERT's class."""
+@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet"])
+def test_transformers_reads_it_the_same(family: str, tmp_path: Path) -> None:
+    """It puts BERT's special tokens itself where the folder names BERT's class, and knows their names from there."""
     transformers = pytest.importorskip("transformers")
-    drop_end_token(tiny.write_checkpoint(tmp_path / "source"), tmp_path / "out", EndTokenOptions())
+    source = tiny.write_checkpoint(tmp_path / "source", family)
+    tiny.write_json(source / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": True})
+    drop_end_token(source, tmp_path / "out", EndTokenOptions())
 
-    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(TEXTS, padding=True)
 
-    assert theirs(TEXTS)["input_ids"] == ids_of(tmp_path / "out")
+    rows = zip(theirs["input_ids"], theirs["attention_mask"], strict=True)
+    assert [row[: sum(mask)] for row, mask in rows] == ids_of(tmp_path / "out")
+    assert ("token_type_ids" in theirs) == (family == "bert")
 
 
 def test_a_tokenizer_that_puts_none_there_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The index under the event loop: writes one at a time and in order, loads once, and neither holds up others."""
 
 import asyncio
+import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,10 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_collection_is_loaded_once_and_meanwhile_others_are_read_and_listed(
+def test_a_collection_is_loaded_once_and_meanwhile_others_are_opened(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many calls want it, and however long its graph takes."""
+    """However many calls want it or wait to list it, and however long its graph takes."""
     may_load, loaded = threading.Event(), []
     load = store_module.CollectionHandle
 
@@ -94,7 +95,8 @@ def test_a_collection_is_loaded_once_and_meanwhile_others_are_read_and_listed(
     async def scenario() -> None:
         storage = Storage(CollectionStore(data_dir, background=False), reader_count=1)
         calls = [asyncio.create_task(storage.open("big")) for _ in range(8)]
-        listing = asyncio.create_task(storage.list(["big", "small"]))
+        listings = [asyncio.create_task(storage.list(["big", "small"])) for _ in range(8)]
+        await asyncio.sleep(0)
         _handle, info = await asyncio.wait_for(storage.open("small"), WAIT_S)
         assert info.id == "small"
         assert not any(call.done() for call in calls)
@@ -102,7 +104,8 @@ def test_a_collection_is_loaded_once_and_meanwhile_others_are_read_and_listed(
         may_load.set()
         found = await asyncio.gather(*calls[1:])
         assert {id(handle) for handle, _ in found} == {id(found[0][0])}
-        assert [info.id for info in await listing] == ["big", "small"]
+        for listed in await asyncio.gather(*listings):
+            assert [info.id for info in listed] == ["big", "small"]
         await asyncio.to_thread(storage.close)
 
     asyncio.run(asyncio.wait_for(scenario(), 2 * WAIT_S))
@@ -118,6 +121,18 @@ def test_a_collection_that_cannot_be_loaded_is_told_to_each_call_and_tried_again
                 "there is no collection 'none'; list the collections or create it first"
             ]
         assert not storage._loading
+        complaints: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        left = asyncio.create_task(storage.open("none"))
+        await asyncio.sleep(0)
+        [loading] = storage._loading.values()
+        left.cancel()
+        await asyncio.wait([loading])
+        await asyncio.sleep(0)
+        del loading
+        gc.collect()
+        assert left.cancelled()
+        assert not complaints
         await asyncio.to_thread(storage.close)
 
     asyncio.run(asyncio.wait_for(scenario(), WAIT_S))

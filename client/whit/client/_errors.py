@@ -98,7 +98,7 @@ class FailedPrecondition(WhitError):
 
 
 class ResourceExhausted(WhitError):
-    """Too much of something: queued work (``retry_after_s`` is set), bytes in a message, data on the disk."""
+    """Too much of something: queued work (of a whit server, with ``retry_after_s``), bytes in a message, data on the disk."""
 
 
 class DeadlineExceeded(WhitError, TimeoutError):

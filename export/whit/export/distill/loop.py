@@ -173,7 +173,7 @@ class _Run:
                 release_freed_memory()
             if at.steps % self._options.save_every == 0 or now - saved > _LONGEST_UNSAVED:
                 self._save()
-                saved = now
+                saved = last = time.monotonic()
         self._save()  # should the student not be written, the training is not lost
 
     def publish(self) -> DistillReport:

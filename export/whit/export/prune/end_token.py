@@ -15,12 +15,24 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from whit.export.checkpoint import Checkpoint
 from whit.export.compile import Progress
 from whit.export.cosines import row_cosines
 from whit.export.derive import check_out, derive_checkpoint
 from whit.export.embed import embed
 from whit.export.errors import CheckpointError
+from whit.export.json_files import read_json
+from whit.export.modules import encoder_folder
 from whit.export.prune.subject import read_subject
+
+_USUAL_NAMES: Mapping[str, Sequence[str]] = {
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+_WITH_TYPES = ("bert", "electra")  # whose forward takes token_type_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +91,30 @@ def drop_end_token(
         out,
         tensors=subject.checkpoint.tensors,
         tokenizer=tokenizer,
-        # For the class of an architecture transformers puts special tokens itself, whatever tokenizer.json says.
-        tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"},
+        tokenizer_config=_tokenizer_config(encoder_folder(source), subject.checkpoint),
         step={"step": "drop_end_token", **asdict(report)},
         keep_rounding=True,
     )
     return report
+
+
+def _tokenizer_config(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What has transformers read ``tokenizer.json`` as it is: for an architecture's class it puts special tokens itself.
+
+    The general class knows none of the names that such a class has by default.
+    """
+    stated = read_json(folder / "special_tokens_map.json", missing_ok=True)
+    stated = stated | read_json(folder / "tokenizer_config.json", missing_ok=True)
+    vocabulary = checkpoint.tokenizer.get_vocab(with_added_tokens=True)
+    found: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    for role, names in _USUAL_NAMES.items():
+        usual = next((name for name in names if name in vocabulary), None)
+        if name := stated.get(role) or usual:
+            found[role] = name
+    if "model_input_names" not in stated:
+        types = ["token_type_ids"] if checkpoint.model_type in _WITH_TYPES else []
+        found["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    return found
 
 
 def _without_end(processor: Any) -> tuple[Any, tuple[str, ...]]:
@@ -101,13 +131,14 @@ def _without_end(processor: Any) -> tuple[Any, tuple[str, ...]]:
                 part["SpecialToken"]["id"] for part in single[last + 1 :]
             )
         case {"type": "BertProcessing" | "RobertaProcessing" as kind, "sep": [end, end_id], "cls": [start, start_id]}:
-            return _template(start, start_id, end, end_id, end_count=2 if kind == "RobertaProcessing" else 1), (end,)
+            return _template(start, start_id, end, end_id, is_roberta=kind == "RobertaProcessing"), (end,)
         case _:
             return processor, ()
 
 
-def _template(start: str, start_id: int, end: str, end_id: int, *, end_count: int) -> Mapping[str, Any]:
-    """A single text without its end; two texts as before, ``end_count`` ends between them."""
+def _template(start: str, start_id: int, end: str, end_id: int, *, is_roberta: bool) -> Mapping[str, Any]:
+    """A single text without its end; two texts as before: RoBERTa has two ends between them, and no second type."""
+    end_count, second = (2, 0) if is_roberta else (1, 1)
 
     def special(name: str, type_id: int = 0) -> Mapping[str, Any]:
         return {"SpecialToken": {"id": name, "type_id": type_id}}
@@ -118,7 +149,7 @@ def _template(start: str, start_id: int, end: str, end_id: int, *, end_count: in
     return {
         "type": "TemplateProcessing",
         "single": [special(start), text("A")],
-        "pair": [special(start), text("A"), *[special(end)] * end_count, text("B", 1), special(end, 1)],
+        "pair": [special(start), text("A"), *[special(end)] * end_count, text("B", second), special(end, second)],
         "special_tokens": {
             name: {"id": name, "ids": [row], "tokens": [name]} for name, row in ((start, start_id), (end, end_id))
         },

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib import metadata
@@ -189,11 +190,12 @@ def _make(folder: Path) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Writes a file whole: a run may be stopped at any time."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # recipes may share the folder
     try:
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")  # recipes may share the folder
         scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
+        scratch.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path} cannot be written ({error.strerror}); free space or choose another --work, then run it again"
         ) from None

@@ -105,7 +105,8 @@ class CollectionHandle:
         self._check_ids([point.id for point in points])
         self._check_vectors(vectors, len(points), self._database.header.storage)
         if not points:
-            return self._state().sequence
+            with self._use():
+                return self._state().sequence
         rows = self._rows(points, vectors)
         with self._use(), storage_errors(self._directory), self._database.write() as writer:
             writer.upsert(rows)

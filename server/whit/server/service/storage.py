@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
@@ -16,8 +17,9 @@ T = TypeVar("T")
 # A write spends its time in fsync, so these threads are more than the cores.
 _WRITERS = 4
 
-# Loading waits for the disk and for whoever works on the same collection.
+# Loading waits for the disk and for whoever works on the same collection; listing, for what is being loaded.
 _LOADERS = 4
+_LISTERS = 2
 
 
 class Storage:
@@ -33,6 +35,7 @@ class Storage:
         self._searchers = ThreadPoolExecutor(reader_count, thread_name_prefix="whit-search")
         self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="whit-write")
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="whit-load")
+        self._listers = ThreadPoolExecutor(_LISTERS, thread_name_prefix="whit-list")
         self._loading: dict[str, asyncio.Future[object]] = {}
         # So that writers of one collection queue here, not in the threads that other collections need.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -51,7 +54,7 @@ class Storage:
             if loading is None:
                 loading = asyncio.get_running_loop().run_in_executor(self._loaders, self.store.open, collection_id)
                 self._loading[collection_id] = loading
-                loading.add_done_callback(lambda _: self._loading.pop(collection_id))
+                loading.add_done_callback(partial(self._loaded, collection_id))
             await asyncio.shield(loading)  # a call that leaves does not take it from the others
 
         def work() -> tuple[CollectionHandle, CollectionInfo]:
@@ -60,9 +63,14 @@ class Storage:
 
         return await self.read(work)
 
+    def _loaded(self, collection_id: str, loading: asyncio.Future[object]) -> None:
+        del self._loading[collection_id]
+        if not loading.cancelled():
+            loading.exception()  # no call may be left to hear of it, and asyncio would log that
+
     async def list(self, collection_ids: Sequence[str]) -> Sequence[CollectionInfo]:
-        """Describes collections, as ``CollectionStore.describe``, after those are loaded that are being loaded."""
-        return await asyncio.get_running_loop().run_in_executor(self._loaders, self.store.describe, collection_ids)
+        """Describes collections, as ``CollectionStore.describe``; those that are being loaded are waited for."""
+        return await asyncio.get_running_loop().run_in_executor(self._listers, self.store.describe, collection_ids)
 
     async def read(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs ``work``, which is short, in a reading thread."""
@@ -94,4 +102,5 @@ class Storage:
         self._searchers.shutdown()
         self._readers.shutdown()
         self._loaders.shutdown()
+        self._listers.shutdown()
         self.store.close()
