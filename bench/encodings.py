@@ -19,6 +19,7 @@ import numpy as np
 from bench.data import collection, require
 from bench.machine import describe
 from bench.peers.report import write_table
+from bench.reference import reference_package
 from whit.contract.vectors import Encoding, encode
 from whit.export.evaluate.codes import RESCORED, Code, search
 from whit.export.evaluate.metrics import DEPTH, FloatMatrix, ndcg_by_query
@@ -131,7 +132,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 def main() -> None:
     """Measures, writes, prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", nargs="?", type=Path, default=ROOT / "build" / "bench" / "float32")
+    parser.add_argument("package", nargs="?", type=Path, help="the reference model in float32, if none is given")
     parser.add_argument("--collection", default="cranfield")
     parser.add_argument("--split", default="dev", choices=("dev", "test"))
     parser.add_argument("--rotate", type=int, default=0, help="learn a rotation from every N-th document first")
@@ -144,7 +145,9 @@ def main() -> None:
         "command": f"python -m bench.encodings --split {arguments.split}"
         + (f" --rotate {arguments.rotate}" if arguments.rotate else ""),
         "machine": describe(),
-        **measure(arguments.package, arguments.collection, arguments.split, arguments.rotate),
+        **measure(
+            arguments.package or reference_package("float32"), arguments.collection, arguments.split, arguments.rotate
+        ),
     }
     print(markdown(found))
     if arguments.out:

