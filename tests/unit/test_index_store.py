@@ -53,7 +53,7 @@ def test_a_created_collection_says_what_it_is(store):
     assert (info.storage, info.point_count) == (Encoding.INT8, 0)
     assert info.create_time.tzinfo is UTC
     assert abs((datetime.now(UTC) - info.create_time).total_seconds()) < 60
-    assert store.info("notes") == info
+    assert store.open("notes").info == info
 
 
 @pytest.mark.skipif(not OPEN_FILES.is_dir(), reason="counts open files as Linux shows them")
@@ -204,7 +204,7 @@ def test_everything_is_there_after_reopening(tmp_path):
         info = make(store)
         fill(store)
     with CollectionStore(tmp_path, background=False) as store:
-        assert store.info("notes").create_time == info.create_time
+        assert store.open("notes").info.create_time == info.create_time
         assert store.open("notes").count() == 3
 
 
@@ -247,7 +247,7 @@ def test_storage_and_dimension_count_are_checked(store):
 
 
 def test_an_unknown_collection_is_not_found(store):
-    for call in (store.open, store.info, store.delete):
+    for call in (store.open, store.delete):
         with refused(Reason.COLLECTION_NOT_FOUND, "'nowhere'"):
             call("nowhere")
 
@@ -371,7 +371,7 @@ def test_nothing_is_acknowledged_that_a_removed_directory_takes_with_it(store, t
     store.close()
 
     with CollectionStore(tmp_path, background=False) as again:
-        assert again.info("notes").point_count == 2
+        assert again.open("notes").info.point_count == 2
 
 
 def test_a_backup_put_in_place_of_a_database_in_use_is_not_written_past(store, tmp_path):

@@ -127,14 +127,6 @@ class CollectionStore:
                     log.error("collection %s is not listed: %s", collection_id, error)  # noqa: TRY400
         return infos
 
-    def info(self, collection_id: str) -> CollectionInfo:
-        """One collection.
-
-        Raises:
-            ServiceError: as ``open``.
-        """
-        return self.open(collection_id).info
-
     def open(self, collection_id: str) -> CollectionHandle:
         """The handle of a collection: the same one every time, until it is deleted.
 
