@@ -40,15 +40,16 @@ RESULTS = ROOT / "bench" / "results" / "pruning.json"
 class Rows:
     """The table under construction: a row is measured once and written at once."""
 
-    def __init__(self, out: Path | None, subject: Subject, split: str, dtype: str) -> None:
+    def __init__(self, out: Path | None, subject: Subject, split: str, dtype: str, command: str) -> None:
         self._out, self._subject, self._sts = out, subject, stsb(split)
         self._timer = Timer(subject, dtype)
         self.found: dict[str, dict[str, Any]] = {}
         if out is not None and out.is_file():
             self.found = {row["name"]: row for row in json.loads(out.read_text(encoding="utf-8"))["rows"]}
         self._head: dict[str, Any] = {
-            "command": "python -m bench.pruning CHECKPOINT",
+            "command": command,
             "machine": describe(),
+            "split": split,
             "dtype": dtype,
         }
 
@@ -188,7 +189,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     subject = read_subject(arguments.checkpoint, arguments.calibration)
-    rows = Rows(arguments.out, subject, arguments.split, arguments.dtype)
+    layers = " ".join(map(str, arguments.layers))
+    command = f"python -m bench.pruning CHECKPOINT --layers {layers} --split {arguments.split}"
+    rows = Rows(arguments.out, subject, arguments.split, arguments.dtype, command)
     measure(subject, arguments.layers, rows, arguments.dtype, arguments.trials)
     rows.write()
     print(markdown(rows.content()))
