@@ -129,6 +129,7 @@ def test_the_recipes_that_ship_can_be_read(file: Path, tmp_path: Path, monkeypat
     monkeypatch.setenv("PASSAGES", str(tmp_path / "passages.txt"))
     monkeypatch.setenv("TEACHER", str(tmp_path / "teacher"))
     monkeypatch.setenv("CALIBRATION", str(tmp_path / "calibration.txt"))
+    monkeypatch.setenv("PROSE", str(tmp_path / "prose.txt"))
     monkeypatch.setenv("WORDS", str(tmp_path / "words.txt"))
 
     recipe = read_recipe(file, tmp_path)
