@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 WORKERS = Path(__file__).parent / "workers"
 BUILD = Path("build/peers")
 ONNX = BUILD / "models" / "onnx"
-INFINITY = BUILD / "models" / "infinity"
+INFINITY = {"float32": BUILD / "models" / "infinity-float32", "int8": BUILD / "models" / "infinity"}
+"""Folders with one graph each: of two in a folder infinity takes the quantised one."""
+
 OPENVINO = BUILD / "models" / "openvino" / "model.xml"
 
 MAX_TOKENS = 256
@@ -120,11 +122,18 @@ def contenders(checkpoint: Path) -> list[Contender]:
             {"folder": flat, "file": "model_int8.onnx"},
         ),
         Contender(
+            "infinity_float32",
+            "infinity 0.0.78 in process, float32",
+            "infinity",
+            "run_infinity.py",
+            {"folder": str(INFINITY["float32"].absolute())},
+        ),
+        Contender(
             "infinity_int8",
             "infinity 0.0.78 in process, the same dynamic int8",
             "infinity",
             "run_infinity.py",
-            {"folder": str(INFINITY.absolute())},
+            {"folder": str(INFINITY["int8"].absolute())},
         ),
         Contender(
             "openvino_int8",
@@ -151,22 +160,24 @@ def _whit(dtype: str, title: str) -> Contender:
 
 
 def servers() -> list[Contender]:
-    """Servers under load; the first is what the others are compared with. The peers serve sentence-transformers' dynamic int8 graph."""
-    model = str(ONNX / "flat" / "model_int8.onnx")
+    """Servers under load; the first is what the others are compared with.
+
+    The peers serve sentence-transformers' ONNX export: in its dynamic int8, and in float32, which is quicker on some machines.
+    """
     return [
-        Contender(
-            "infinity_http",
-            "infinity 0.0.78, HTTP, onnxruntime int8",
-            "infinity",
-            "serve_infinity.py",
-            {"folder": str(INFINITY)},
-        ),
-        Contender(
-            "mlserver_grpc",
-            "MLServer 1.7.1, gRPC, onnxruntime int8",
-            "mlserver",
-            "serve_mlserver.py",
-            {"model": model, "max_tokens": MAX_TOKENS},
-        ),
+        _infinity("infinity_http", "int8"),
+        _infinity("infinity_http_float32", "float32"),
+        _mlserver("mlserver_grpc", "int8", "model_int8.onnx"),
+        _mlserver("mlserver_grpc_float32", "float32", "model.onnx"),
         Contender("whit_grpc", "whit, gRPC, int8", "whit", "serve_whit.py", {"package": str(PACKAGES / "int8")}),
     ]
+
+
+def _infinity(name: str, dtype: str) -> Contender:
+    options = {"folder": str(INFINITY[dtype])}
+    return Contender(name, f"infinity 0.0.78, HTTP, onnxruntime {dtype}", "infinity", "serve_infinity.py", options)
+
+
+def _mlserver(name: str, dtype: str, file: str) -> Contender:
+    options = {"model": str(ONNX / "flat" / file), "max_tokens": MAX_TOKENS}
+    return Contender(name, f"MLServer 1.7.1, gRPC, onnxruntime {dtype}", "mlserver", "serve_mlserver.py", options)

@@ -64,10 +64,11 @@ def _models(contender: Contender, checkpoint: Path) -> None:
         print("exporting to ONNX", flush=True)
         python = interpreter("sentence-transformers-onnx")
         _run([python, WORKERS / "prepare_onnx.py", checkpoint, ONNX, str(MAX_TOKENS), quantization_scheme()])
-    if contender.environment == "infinity" and not INFINITY.is_dir():
-        shutil.copytree(ONNX / "flat", INFINITY, ignore=shutil.ignore_patterns("*.onnx"))
-        # The name by which infinity knows a quantised graph.
-        shutil.copy(ONNX / "flat" / "model_int8.onnx", INFINITY / "model_quantized.onnx")
+    if contender.environment == "infinity":
+        _infinity(INFINITY["float32"], "model.onnx", "model.onnx")
+        _infinity(
+            INFINITY["int8"], "model_int8.onnx", "model_quantized.onnx"
+        )  # by this name it knows a quantised graph
     if contender.environment == "openvino" and not OPENVINO.is_file():
         print("quantising for OpenVINO", flush=True)
         OPENVINO.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +76,13 @@ def _models(contender: Contender, checkpoint: Path) -> None:
         texts.write_text("\n".join(_calibration_texts()), encoding="utf-8")
         script = WORKERS / "prepare_openvino.py"
         _run([interpreter("openvino"), script, ONNX / "flat", texts, OPENVINO, str(MAX_TOKENS)])
+
+
+def _infinity(folder: Path, graph: str, name: str) -> None:
+    """A folder with one graph under the name that infinity expects."""
+    if not folder.is_dir():
+        shutil.copytree(ONNX / "flat", folder, ignore=shutil.ignore_patterns("*.onnx"))
+        shutil.copy(ONNX / "flat" / graph, folder / name)
 
 
 def _calibration_texts() -> list[str]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class Infinity:
-    """Options: ``folder`` with ``model_quantized.onnx`` beside the tokenizer."""
+    """Options: ``folder`` with the graph beside the tokenizer."""
 
     process_ids = ()
 

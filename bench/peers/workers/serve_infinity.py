@@ -14,7 +14,7 @@ from serve_common import ServerUnderLoad, free_ports, serve, start, stop
 
 
 class InfinityServer(ServerUnderLoad):
-    """Options: ``folder`` with ``model_quantized.onnx`` beside the tokenizer."""
+    """Options: ``folder`` with the graph beside the tokenizer."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         [port] = free_ports(1)
