@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,6 @@ from whit.server.config import Config, describe
 from whit.server.engine import Engine, LoadedModel, WorkerDiedError, usable_core_count
 from whit.server.index import CollectionStore
 from whit.server.logs import logging_to_stderr
-from whit.server.pacing import PacedSelector
 from whit.server.service.backend import Backend
 from whit.server.service.collections import CollectionService
 from whit.server.service.embedding import EmbeddingService
@@ -100,20 +99,14 @@ def serve(config: Config) -> int:
     """
     with logging_to_stderr(config.log_format, config.log_level):
         _logger.info("whit %s starts", whit_version(), extra={"fields": describe(config)})
-        selector = PacedSelector()
-        with asyncio.Runner(loop_factory=partial(asyncio.SelectorEventLoop, selector)) as runner:
-            status = runner.run(_serve(config, selector.refused))
+        status = asyncio.run(_serve(config))
         _logger.info("stopped", extra={"fields": {"status": status}})
         return status
 
 
 @contextlib.asynccontextmanager
-async def running_server(
-    config: Config, *, on_overload: Callable[[], None] = lambda: None
-) -> AsyncIterator[RunningServer]:
+async def running_server(config: Config) -> AsyncIterator[RunningServer]:
     """A server that answers while the block runs; after it, calls in progress have been let finish and all is on disk.
-
-    ``on_overload`` is called for each call that is refused since there is too much to do.
 
     Raises:
         DataDirectoryLocked: another server has the data directory.
@@ -129,7 +122,7 @@ async def running_server(
         store = await asyncio.to_thread(CollectionStore, config.data)
         storage = Storage(store, reader_count=worker_count)
         stack.push_async_callback(asyncio.to_thread, storage.close)
-        dispatcher, status = Dispatcher(config, on_overload), health.aio.HealthServicer()
+        dispatcher, status = Dispatcher(config), health.aio.HealthServicer()
         server, port = _bind(config, dispatcher, status)
         await _set_health(status, _NOT_SERVING)
         await server.start()
@@ -147,10 +140,10 @@ async def running_server(
         yield RunningServer(address, port, engine, storage, dispatcher)
 
 
-async def _serve(config: Config, on_overload: Callable[[], None]) -> int:
+async def _serve(config: Config) -> int:
     stop = asyncio.Event()
     with _signals(stop):
-        async with running_server(config, on_overload=on_overload) as server:
+        async with running_server(config) as server:
             stopped, watch = asyncio.create_task(stop.wait()), asyncio.create_task(server.engine.watch())
             try:
                 await asyncio.wait((stopped, watch), return_when=asyncio.FIRST_COMPLETED)

@@ -42,9 +42,6 @@ _MESSAGE_BYTES = 1000
 # Of the time that a client gives a call, so much is kept for the answer to reach it, and never more than a tenth.
 _ANSWER_S = 0.02
 
-# Why calls are refused when there is more to do than can be done.
-_OVERLOAD = {Reason.QUEUE_FULL, Reason.DEADLINE_EXCEEDED}
-
 # How long a status may take to leave. It waits behind the answers of a stream whose client does not read.
 _ABORT_S = 5.0
 
@@ -177,10 +174,8 @@ class Dispatcher:
     The services may be given after the server has started, with ``open``: calls that come earlier wait for them.
     """
 
-    def __init__(self, config: Config, on_overload: Callable[[], None] = lambda: None) -> None:
-        """``on_overload`` is called for each call that is refused since there is too much to do."""
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._on_overload = on_overload
         self._servicers: Mapping[str, object] = {}
         self._opened = asyncio.Event()
         self._draining = asyncio.Event()
@@ -276,8 +271,6 @@ class Dispatcher:
             outcome = "OK"
         except ServiceError as error:
             outcome = error.problem.status_code.name
-            if error.problem.reason in _OVERLOAD:
-                self._on_overload()
             await abort(context, error.problem)
         except ClientGoneError:
             # Returning would have gRPC send a status on a call that is over, and log that it could not.
