@@ -66,9 +66,8 @@ def _models(contender: Contender, checkpoint: Path) -> None:
         _run([python, WORKERS / "prepare_onnx.py", checkpoint, ONNX, str(MAX_TOKENS), quantization_scheme()])
     if contender.environment == "infinity":
         _infinity(INFINITY["float32"], "model.onnx", "model.onnx")
-        _infinity(
-            INFINITY["int8"], "model_int8.onnx", "model_quantized.onnx"
-        )  # by this name it knows a quantised graph
+        # The second name is the one by which infinity knows a quantised graph.
+        _infinity(INFINITY["int8"], "model_int8.onnx", "model_quantized.onnx")
     if contender.environment == "openvino" and not OPENVINO.is_file():
         print("quantising for OpenVINO", flush=True)
         OPENVINO.parent.mkdir(parents=True, exist_ok=True)
