@@ -11,7 +11,6 @@ is the machine that has become slower, and not the server.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import dataclasses
 import json
 import statistics
@@ -31,6 +30,7 @@ from whit.cli.load_plan import Report
 from whit.cli.remote import Server
 from whit.client import Client
 from whit.runtime import Tokenizer, open_encoder, open_package
+from whit.server.event_loop import run_async
 
 SWEEP = (0.7, 0.85, 1.0, 1.2)  # times the rate of a closed loop
 SWEEP_S = 6.0
@@ -66,7 +66,7 @@ def run(
     before, _ = server.memory_bytes()
     server_cpu, load_cpu = server.cpu_seconds(), time.process_time()
     with probing(work) as probes:
-        report: Report = asyncio.run(measure(target, texts, rate, seconds, seed=0))
+        report: Report = run_async(measure(target, texts, rate, seconds, seed=0))
     after, peak = server.memory_bytes()
     found = dataclasses.asdict(report) | {
         "server_cores": (server.cpu_seconds() - server_cpu) / report.duration_s,

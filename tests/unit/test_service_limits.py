@@ -1,6 +1,7 @@
 """Places and the byte budget: who is let in, who is refused, who waits, and that nothing is lost on the way."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -9,9 +10,9 @@ from whit.server.errors import ServiceError
 from whit.server.service.limits import ByteBudget, Places
 
 
-def refused(hold):
-    with pytest.raises(ServiceError) as error, hold:
-        pass
+def refused(take):
+    with pytest.raises(ServiceError) as error:
+        take()
     problem = error.value.problem
     assert problem.reason is Reason.QUEUE_FULL
     assert problem.retry_after_s > 0
@@ -20,26 +21,28 @@ def refused(hold):
 
 def test_places_are_taken_refused_and_given_back():
     places = Places(2, "max_things", "things")
-    with places.one(), places.one():
-        assert "2 things are open, the most this server allows (max_things)" in refused(places.one()).message
-    with pytest.raises(ZeroDivisionError), places.one():
+    with places, places:
+        assert "2 things are open, the most this server allows (max_things)" in refused(places.__enter__).message
+    with pytest.raises(ZeroDivisionError), places:
         _ = 1 / 0
     assert places.taken == 0
 
 
 def test_bytes_are_held_refused_and_given_back():
     budget = ByteBudget(100)
-    with budget.held(60):
-        assert "inflight_byte_count" in refused(budget.held(41)).message
-        with budget.held(40):
-            assert budget.used_bytes == 100
+    budget.hold(60)
+    assert "inflight_byte_count" in refused(partial(budget.hold, 41)).message
+    budget.hold(40)
+    assert budget.used_bytes == 100
+    budget.release(100)
     assert budget.used_bytes == 0
 
 
 def test_a_request_over_the_budget_is_let_in_alone():
     budget = ByteBudget(100)
-    with budget.held(500):
-        refused(budget.held(1))
+    budget.hold(500)
+    refused(partial(budget.hold, 1))
+    budget.release(500)
     assert budget.used_bytes == 0
 
 
@@ -71,11 +74,11 @@ def test_the_room_of_the_first_taker_is_kept_free_of_calls():
         await budget.take(60)
         waiting = asyncio.create_task(budget.take(50))
         await asyncio.sleep(0)
-        refused(budget.held(30))  # it would fit, but for the one that waits
+        refused(partial(budget.hold, 30))  # it would fit, but for the one that waits
         budget.release(60)
         await waiting
-        with budget.held(30):
-            assert budget.used_bytes == 80
+        budget.hold(30)
+        assert budget.used_bytes == 80
 
     asyncio.run(run())
 
@@ -102,7 +105,7 @@ def test_a_taker_that_is_cancelled_takes_nothing(let_in_first):
 def test_bytes_that_are_there_already_count_against_those_that_come():
     budget = ByteBudget(100)
     budget.add(150)
-    assert "150 bytes" in refused(budget.held(1)).message
+    assert "150 bytes" in refused(partial(budget.hold, 1)).message
     budget.release(150)
-    with budget.held(100):
-        assert budget.used_bytes == 100
+    budget.hold(100)
+    assert budget.used_bytes == 100

@@ -18,6 +18,7 @@ from whit.cli.load_calls import Calls, encode_request
 from whit.cli.output import console, counted, notice, print_json, progress, table
 from whit.cli.passages import BadLine, read_lines
 from whit.cli.remote import Server, choose_model, server_options
+from whit.server.event_loop import run_async
 
 SENTENCES = (
     "The parcel left the depot on Tuesday.",
@@ -130,7 +131,7 @@ def load(
     with progress() as bar:
         for rate in _rates(rates, factor, reports):
             task = bar.add_task(f"{rate:g} requests/s", total=None)
-            reports.append(asyncio.run(measure(target, texts, rate, duration_s, seed)))
+            reports.append(run_async(measure(target, texts, rate, duration_s, seed)))
             bar.remove_task(task)
     for report in reports:
         _warn(report, deadline_ms)

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,12 +21,13 @@ from pathlib import Path
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from whit.contract import keepalive
 from whit.contract.manifest import read_manifest
 from whit.server.config import Config, describe
 from whit.server.engine import Engine, LoadedModel, WorkerDiedError, usable_core_count
+from whit.server.event_loop import run_async
 from whit.server.index import CollectionStore
 from whit.server.logs import logging_to_stderr
 from whit.server.service.backend import Backend
@@ -99,7 +100,7 @@ def serve(config: Config) -> int:
     """
     with logging_to_stderr(config.log_format, config.log_level):
         _logger.info("whit %s starts", whit_version(), extra={"fields": describe(config)})
-        status = asyncio.run(_serve(config))
+        status = run_async(_serve(config))
         _logger.info("stopped", extra={"fields": {"status": status}})
         return status
 
@@ -220,13 +221,30 @@ def _bind(config: Config, dispatcher: Dispatcher, status: health.aio.HealthServi
         maximum_concurrent_rpcs=2 * (config.max_call_count + config.max_stream_count),
     )
     server.add_generic_rpc_handlers(tuple(dispatcher.handlers(_SERVICES)))
-    health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection((*_SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    generic = _GenericHandlers(server)
+    health_pb2_grpc.add_HealthServicer_to_server(status, generic)  # type: ignore[arg-type]
+    names = (*_SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(  # type: ignore[no-untyped-call]
+        reflection.aio.ReflectionServicer(names), generic
+    )
     try:
         port = server.add_insecure_port(config.listen)
     except RuntimeError as error:
         raise _listen_error(config.listen, error) from None
     return server, port
+
+
+class _GenericHandlers:
+    """A server to which a service's handlers are added, but its methods are not registered.
+
+    For each registered method gRPC keeps a task that waits for a call to it, and looks after all of them at every call.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, object]) -> None:
+        """Does nothing: the generic handlers answer."""
 
 
 def _options(config: Config) -> list[tuple[str, int]]:

@@ -8,17 +8,15 @@ Knows no protobuf and no onnxruntime.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NamedTuple, NoReturn, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +31,9 @@ from whit.server.engine.statistics import Statistics
 from whit.server.engine.types import Embedded, EmbedSpec, Flow, Lane, Timing
 from whit.server.engine.workers import Workers
 from whit.server.errors import ServiceError
+from whit.server.inflight import InFlight
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 
@@ -99,11 +100,9 @@ class Engine:
         )
         self._workers = Workers(models, self._scheduler, count=worker_count, on_death=self._report_death)
         self._readers = ThreadPoolExecutor(worker_count, thread_name_prefix="whit-reader")
-        self._call_count = 0
+        self._calls = InFlight()
         self._draining = False
         self._is_stopping = False
-        self._no_calls = asyncio.Event()
-        self._no_calls.set()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -127,14 +126,14 @@ class Engine:
         await self._watch_memory.__aexit__(None, None, None)
         self._scheduler.stop()
         await asyncio.to_thread(self._workers.join)
-        await self._no_calls.wait()  # every job is settled, so the calls end at once; they may still need a reader
+        await self._calls.none()  # every job is settled, so the calls end at once; they may still need a reader
         self._readers.shutdown(wait=False, cancel_futures=True)
         _logger.info("the engine has stopped", extra={"fields": self.statistics().fields()})
 
     def __repr__(self) -> str:
         waiting = sum(self._scheduler.waiting_tokens(model_id) for model_id in self.models)
         state = "draining" if self._draining else "open"
-        return f"<Engine {state}: {len(self.models)} models, {self._call_count} calls, {waiting} tokens waiting>"
+        return f"<Engine {state}: {len(self.models)} models, {self._calls.count} calls, {waiting} tokens waiting>"
 
     def model(self, model_id: str) -> LoadedModel:
         """The loaded model of that id.
@@ -210,7 +209,7 @@ class Engine:
     async def drain(self) -> None:
         """Refuses new calls from now on, and waits until every call in progress has its answer."""
         self._draining = True
-        await self._no_calls.wait()
+        await self._calls.none()
 
     async def watch(self) -> NoReturn:
         """Waits until a worker thread dies; run it beside the server, so that the process then ends.
@@ -224,29 +223,54 @@ class Engine:
     async def _embed(
         self, call: _Call, read: Callable[..., reading.Reading], items: Sequence[Sequence[object]]
     ) -> Embedded:
-        with self._counted():
-            refusal = reading.check_spec(call.model, call.spec)
-            if refusal is None and not call.wait:
-                likely = reading.likely_token_count(items, call.model.manifest.max_token_count)
-                refusal = self._scheduler.refusal(call.model.id, call.lane, call.deadline, likely, _depth(call))
-            if refusal is not None:
-                raise ServiceError(refusal)
-            try:
-                async with asyncio.timeout(call.remaining_s()) as limit:
-                    if call.lane is Lane.BULK or not _is_short(items):
-                        await self._check_memory(call)
-                    if not _is_short(items):
-                        return await self._run(call, await self._read(read))
-                    return await self._run(call, read(), may_run_here=call.lane is Lane.INTERACTIVE)
-            except TimeoutError:
-                if not limit.expired():
-                    raise
-                raise ServiceError(problems.deadline_exceeded()) from None
+        if self._draining:
+            raise ServiceError(problems.shutting_down())
+        with self._calls:
+            self._check(call, items)
+            if call.lane is Lane.INTERACTIVE and _is_short(items):
+                batch = read()
+                job = _job(call, batch)
+                if not self._finished_here(call, job):
+                    await self._in_time(call, self._finish(job))
+            else:
+                batch, job = await self._in_time(call, self._read_and_finish(call, read, items))
+            vectors = job.vectors
+            if reading.needs_shaping(call.model, call.spec):
+                vectors = await self._shape(vectors, call.spec)
+            queue_s = job.last_start_time - job.submit_time
+            return Embedded(vectors, batch.items, Timing(_us(queue_s), _us(batch.seconds), _us(job.infer_s)))
 
-    async def _check_memory(self, call: _Call) -> None:
+    def _check(self, call: _Call, items: Sequence[Sequence[object]]) -> None:
+        """Refuses a call whose options are bad, or one that cannot wait and would not be served, before it is read."""
+        refusal = reading.check_spec(call.model, call.spec)
+        if refusal is None and not call.wait and self._scheduler.has_waiting:
+            likely = reading.likely_token_count(items, call.model.manifest.max_token_count)
+            refusal = self._scheduler.refusal(call.model.id, call.lane, call.deadline, likely, _depth(call))
+        if refusal is not None:
+            raise ServiceError(refusal)
+
+    async def _in_time(self, call: _Call, work: Coroutine[object, object, T]) -> T:
+        """Cancels the work when the call's deadline passes."""
+        if call.deadline is None:
+            return await work
+        try:
+            async with asyncio.timeout(call.deadline - time.monotonic()) as limit:
+                return await work
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ServiceError(problems.deadline_exceeded()) from None
+
+    async def _read_and_finish(
+        self, call: _Call, read: Callable[..., reading.Reading], items: Sequence[Sequence[object]]
+    ) -> tuple[reading.Reading, Job]:
         refusal = await self.memory.refusal(wait=call.wait)
         if refusal is not None:
             raise ServiceError(refusal)
+        batch = read() if _is_short(items) else await self._read(read)
+        job = _job(call, batch)
+        await self._finish(job)
+        return batch, job
 
     async def _read(self, read: Callable[..., reading.Reading]) -> reading.Reading:
         """Reads in a reader thread, which gives up once the call has ended or the engine stops."""
@@ -261,41 +285,27 @@ class Engine:
         finally:
             is_over.set()
 
-    async def _run(self, call: _Call, batch: reading.Reading, *, may_run_here: bool = False) -> Embedded:
-        """``may_run_here``: in the calling thread, which is the loop's, if no worker would be sooner."""
-        vectors = np.zeros((len(batch.items), call.model.manifest.dimension_count), np.float32)
-        queue_s = infer_s = 0.0
-        if batch.groups:
-            job = Job(
-                model_id=call.model.id,
-                depth=_depth(call),
-                groups=batch.groups,
-                vectors=vectors,
-                lane=call.lane,
-                deadline=call.deadline,
-                patient=call.wait,
-                flow=call.flow,
-            )
-            if may_run_here and (call.model.is_instant or self._scheduler.is_quick(job)):
-                self._finish_here(job)
-            else:
-                await self._finish(job)
-            if job.problem is not None:
-                raise ServiceError(job.problem)
-            queue_s, infer_s = job.last_start_time - job.submit_time, job.infer_s
-        if reading.needs_shaping(call.model, call.spec):
-            vectors = await self._shape(vectors, call.spec)
-        return Embedded(vectors, batch.items, Timing(_us(queue_s), _us(batch.seconds), _us(infer_s)))
-
-    def _finish_here(self, job: Job) -> None:
+    def _finished_here(self, call: _Call, job: Job) -> bool:
+        """Runs a job in the calling thread, which is the loop's, if no worker would be sooner; whether it did."""
+        if not (call.model.is_instant or self._scheduler.is_quick(job)):
+            return False
         batches = self._scheduler.start(job)
         if isinstance(batches, Problem):
             raise ServiceError(batches)
         for batch in batches:
-            self._workers.run(batch)
+            problem = self._workers.run(batch)
+            end_time = time.monotonic()
+            job.infer_s += end_time - batch.start_time
+            # In the next turn of the loop, when the answer is on its way.
+            self._loop.call_soon(partial(self._scheduler.note, batch, end_time, failed=problem is not None))
+            if problem is not None:
+                raise ServiceError(problem)
+        return True
 
     async def _finish(self, job: Job) -> None:
         """Has the workers fill in the job's vectors."""
+        if not job.unfinished:
+            return
         done: asyncio.Future[None] = self._loop.create_future()
         job.on_done = partial(self._completions.add, done)
         refusal = self._scheduler.submit(job)
@@ -305,40 +315,25 @@ class Engine:
             await done
         finally:
             self._scheduler.discard(job)  # does nothing unless the wait was cut short
+        if job.problem is not None:
+            raise ServiceError(job.problem)
 
     async def _shape(self, vectors: NDArray[np.float32], spec: EmbedSpec) -> NDArray[np.float32]:
         if vectors.size <= _SHAPE_ON_LOOP_VALUES:
             return reading.shape(vectors, spec)
         return await self._loop.run_in_executor(self._readers, reading.shape, vectors, spec)
 
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._draining:
-            raise ServiceError(problems.shutting_down())
-        self._call_count += 1
-        self._no_calls.clear()
-        try:
-            yield
-        finally:
-            self._call_count -= 1
-            if self._call_count == 0:
-                self._no_calls.set()
-
     def _report_death(self, error: BaseException) -> None:
         self._loop.call_soon_threadsafe(_resolve_with, self._death, error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(NamedTuple):
     model: LoadedModel
     spec: EmbedSpec
     lane: Lane
     deadline: float | None
     wait: bool
     flow: Flow
-
-    def remaining_s(self) -> float | None:
-        return None if self.deadline is None else self.deadline - time.monotonic()
 
 
 class _Completions:
@@ -362,6 +357,20 @@ class _Completions:
             done = self._waiting.popleft()
             if not done.done():  # cancelled
                 done.set_result(None)
+
+
+def _job(call: _Call, batch: reading.Reading) -> Job:
+    """What the scheduler is to do for a call that was read."""
+    return Job(
+        model_id=call.model.id,
+        depth=_depth(call),
+        groups=batch.groups,
+        vectors=np.zeros((len(batch.items), call.model.manifest.dimension_count), np.float32),
+        lane=call.lane,
+        deadline=call.deadline,
+        patient=call.wait,
+        flow=call.flow,
+    )
 
 
 def _depth(call: _Call) -> Depth:

@@ -73,9 +73,12 @@ class Job:
     infer_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        self.waiting_tokens = sum(len(entry.ids) for group in self.groups.values() for entry in group)
-        self.waiting_cells = sum(length * length * len(group) for length, group in self.groups.items())
-        self.unfinished = sum(len(group) for group in self.groups.values())
+        self.waiting_tokens = self.waiting_cells = self.unfinished = 0
+        for length, group in self.groups.items():
+            self.unfinished += len(group)
+            self.waiting_cells += length * length * len(group)
+            for waiting in group:
+                self.waiting_tokens += len(waiting.ids)
 
     @property
     def begun(self) -> bool:
@@ -122,8 +125,7 @@ class Draft:
         return len(self.entries) - count, self.token_count - before
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
+class MicroBatch(NamedTuple):
     """What a worker runs at once: sequences of one model in a grid of one attention length, from any number of jobs."""
 
     number: int  # counts up; the log and the error of a failed micro-batch carry it

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,7 @@ _CHARACTERS_A_TOKEN = 4
 _IDS_AT_A_TIME = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """The items of a call, read: an outcome for each, and the sequences of the good ones by attention length."""
 
     items: list[ItemOutcome]
@@ -45,14 +44,16 @@ def likely_token_count(items: Sequence[Sequence[object]], maximum: int) -> int:
 
 def check_spec(model: LoadedModel, spec: EmbedSpec) -> Problem | None:
     """Why a whole call cannot be served with these options, or None."""
-    full = model.manifest.dimension_count
-    if spec.dimension_count is not None and not 1 <= spec.dimension_count <= full:
-        description = f"must be 1 to {full}, the dimensions of model {model.id!r}; got {spec.dimension_count}"
+    manifest = model.manifest
+    if spec.dimension_count is not None and not 1 <= spec.dimension_count <= manifest.dimension_count:
+        description = (
+            f"must be 1 to {manifest.dimension_count}, the dimensions of model {model.id!r}; got {spec.dimension_count}"
+        )
         return bad_option("dimension_count", description)
-    layers_refused = layer_count_refusal(model, spec.layer_count)
+    layers_refused = layer_count_refusal(model, spec.layer_count) if spec.layer_count else ""
     if layers_refused:
         return bad_option("layer_count", layers_refused)
-    if not spec.normalize and model.manifest.normalized:
+    if not spec.normalize and manifest.normalized:
         description = (
             f"the graph of model {model.id!r} gives vectors of length 1; leave normalize out or set it to true"
         )
@@ -90,10 +91,13 @@ def read_texts(
     Only the empty string is refused as empty: white space and NUL bytes are text like any other.
     """
     start = time.perf_counter()
-    found = [_check_text(text, text_byte_count, f"{field}[{i}]") for i, text in enumerate(texts)]
-    good = [spec.prompt + text for text, bad in zip(texts, found, strict=True) if not bad]
+    bad = {
+        row: problem for row, text in enumerate(texts) if (problem := _text_problem(text, text_byte_count, field, row))
+    }
+    good = [spec.prompt + text for row, text in enumerate(texts) if row not in bad]
     encoded = model.tokenizer.encode_each(good, check)
-    return _group(model, (bad or next(encoded) for bad in found), spec, field, start)
+    read = (bad.get(row) or next(encoded) for row in range(len(texts))) if bad else encoded
+    return _group(model, read, spec, field, start)
 
 
 def read_token_ids(
@@ -124,18 +128,21 @@ def shape(vectors: NDArray[np.float32], spec: EmbedSpec) -> NDArray[np.float32]:
     return codec.truncate(vectors, spec.dimension_count or vectors.shape[1], normalize=spec.normalize)
 
 
-def _check_text(text: str, text_byte_count: int, field: str) -> Problem | None:
+def _text_problem(text: str, text_byte_count: int, field: str, row: int) -> Problem | None:
+    if 0 < len(text) <= text_byte_count and text.isascii():  # nearly all
+        return None
+    path = f"{field}[{row}]"
     if not text:
-        return bad_item(Reason.EMPTY_TEXT, field, "is empty; leave it out or send at least one character")
+        return bad_item(Reason.EMPTY_TEXT, path, "is empty; leave it out or send at least one character")
     if len(text) <= text_byte_count:  # a character has at least one byte, so this spares encoding what is hopeless
         if not _is_encodable(text):
             return bad_item(
-                Reason.INVALID_REQUEST, field, "has a lone surrogate, so it is not Unicode text; send valid text"
+                Reason.INVALID_REQUEST, path, "has a lone surrogate, so it is not Unicode text; send valid text"
             )
-        if text.isascii() or len(text.encode()) <= text_byte_count:
+        if len(text.encode()) <= text_byte_count:
             return None
     description = f"has more than {text_byte_count} bytes of UTF-8 (text_byte_count); send it in shorter pieces"
-    return bad_item(Reason.TEXT_TOO_LONG, field, description)
+    return bad_item(Reason.TEXT_TOO_LONG, path, description)
 
 
 def _check_token_ids(
@@ -164,25 +171,27 @@ def _group(
     """Takes from ``read`` one at a time, and keeps of each what the model reads."""
     items: list[ItemOutcome] = []
     groups: dict[int, deque[Waiting]] = {}
+    maximum, attention_length = model.manifest.max_token_count, model.encoder.attention_length
     for row, ids in enumerate(read):
         if isinstance(ids, Problem):
             items.append(ItemOutcome(0, 0, truncated=False, problem=ids))
             continue
-        used, problem = _fit(model, ids, spec, f"{field}[{row}]")
-        if problem is not None:
-            items.append(ItemOutcome(len(ids), 0, truncated=False, problem=problem))
-            continue
+        used = ids
+        if not 0 < len(ids) <= maximum:
+            used, problem = _fit(model, ids, spec, f"{field}[{row}]")
+            if problem is not None:
+                items.append(ItemOutcome(len(ids), 0, truncated=False, problem=problem))
+                continue
         items.append(ItemOutcome(len(ids), len(used), truncated=len(used) < len(ids)))
-        groups.setdefault(model.encoder.attention_length(len(used)), deque()).append(Waiting(row, used))
+        groups.setdefault(attention_length(len(used)), deque()).append(Waiting(row, used))
     return Reading(items, groups, time.perf_counter() - start)
 
 
 def _fit(model: LoadedModel, ids: TokenIds, spec: EmbedSpec, field: str) -> tuple[TokenIds, Problem | None]:
+    """Of a text with no tokens, or with too many, what the model reads, or why it reads none of it."""
     maximum = model.manifest.max_token_count
     if len(ids) == 0:
         return ids, bad_item(Reason.EMPTY_TEXT, field, "has no tokens that the model knows; send other text")
-    if len(ids) <= maximum:
-        return ids, None
     if spec.truncate:
         return model.tokenizer.cut(ids, maximum), None
     description = (

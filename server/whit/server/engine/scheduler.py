@@ -75,15 +75,15 @@ class Scheduler:
         self._arrivals = itertools.count()
         self._batch_numbers = itertools.count(1)
         self._stopped = False
-        lock = threading.RLock()
-        self._work = threading.Condition(lock)
-        self._express_work = threading.Condition(lock)
+        self._lock = threading.RLock()
+        self._work = threading.Condition(self._lock)
+        self._express_work = threading.Condition(self._lock)
 
     # What the calls use. None of it blocks for longer than the lock is held, which is microseconds.
 
     def submit(self, job: Job) -> Problem | None:
         """Queues a job, or parks it if it is patient and there is no room; otherwise returns why it is refused."""
-        with self._work:
+        with self._lock:
             if self._stopped:
                 return problems.shutting_down()
             job.submit_time = self._clock()
@@ -105,15 +105,18 @@ class Scheduler:
 
     def is_quick(self, job: Job) -> bool:
         """Whether a job is best run by the caller: it is short, all workers wait for work, and calls come singly."""
-        with self._work:
+        with self._lock:
             alone = self._idle_workers == self._worker_count and not self._queued
             if not alone or not self._seen.pauses(self._clock()):
                 return False
             return runs_quickly(job, self._costs[job.model_id].costs)
 
     def start(self, job: Job) -> list[MicroBatch] | Problem:
-        """Has a job run at once, by the caller, whatever waits: its micro-batches, or why it is refused."""
-        with self._work:
+        """Has a job run at once, by the caller, whatever waits: its micro-batches, or why it is refused.
+
+        The caller has each of them noted once it ran.
+        """
+        with self._lock:
             if self._stopped:
                 return problems.shutting_down()
             now = job.submit_time = job.last_start_time = self._clock()
@@ -129,7 +132,7 @@ class Scheduler:
         self, model_id: str, lane: Lane, deadline: float | None, token_count: int, depth: Depth = ALL_LAYERS
     ) -> Problem | None:
         """Why a job of about so many tokens would be refused now, or None: so that no work is spent on reading it."""
-        with self._work:
+        with self._lock:
             if not self._admissions[model_id].has_room(1):
                 self._statistics.refused_job_count += 1
                 return self._forecast.queue_full(model_id, 1)
@@ -141,14 +144,19 @@ class Scheduler:
                 self._statistics.deadline_token_count += token_count
             return hopeless
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether jobs wait, of any model; if none does, none is refused."""
+        return bool(self._queued)
+
     def set_budget(self, token_count: int) -> None:
         """From now on a micro-batch has so many tokens at most; a longer sequence runs alone."""
-        with self._work:
+        with self._lock:
             self._forecast.micro_batch_token_count = token_count
 
     def discard(self, job: Job) -> None:
         """Forgets a job whose caller has gone: what no worker has started never runs. Does nothing to a settled job."""
-        with self._work:
+        with self._lock:
             if not job.settled:
                 job.settled = True
                 if job.deadline is not None and job.deadline <= self._clock():
@@ -159,12 +167,12 @@ class Scheduler:
 
     def waiting_tokens(self, model_id: str) -> int:
         """Tokens admitted for a model that no worker has started."""
-        with self._work:
+        with self._lock:
             return self._admissions[model_id].waiting_tokens
 
     def statistics(self) -> Statistics:
         """A copy of the counts, as they are now."""
-        with self._work:
+        with self._lock:
             found = copy.deepcopy(self._statistics)
             costs = {model_id: model.costs for model_id, model in self._costs.items()}
         found.costs = {model_id: cost for model_id, cost in costs.items() if cost is not None}
@@ -177,7 +185,7 @@ class Scheduler:
 
     def stop(self) -> None:
         """Settles every waiting job with SHUTTING_DOWN and lets the workers go as they finish what they run."""
-        with self._work:
+        with self._lock:
             self._stopped = True
             while self._queued:  # a job that leaves may let a parked one in
                 self._fail(next(iter(self._queued)), problems.shutting_down())
@@ -188,7 +196,7 @@ class Scheduler:
 
     def take(self) -> MicroBatch | None:
         """The next micro-batch; blocks while there is none. None when the scheduler is stopped."""
-        with self._work:
+        with self._lock:
             while not self._stopped:
                 batch = self._next_batch()
                 if batch is not None:
@@ -203,7 +211,7 @@ class Scheduler:
 
     def take_express(self) -> MicroBatch | None:
         """As ``take``, for the worker that runs interactive work while all others are busy, some of them with bulk."""
-        with self._work:
+        with self._lock:
             while not self._stopped:
                 batch = self._next_batch(Lane.INTERACTIVE) if self._needs_express() else None
                 if batch is not None:
@@ -214,17 +222,11 @@ class Scheduler:
 
     def finish(self, batch: MicroBatch, problem: Problem | None = None) -> None:
         """Notes that a micro-batch ran: its vectors are written, or ``problem`` fails every job that was in it."""
-        with self._work:
+        with self._lock:
             now = self._clock()
-            self._seen.end(now)
-            seconds = now - batch.start_time
-            self._runs -= 1
-            self._bulk_runs -= batch.lane is Lane.BULK
-            self._statistics.add_run(batch.token_count, seconds)
-            if problem is None and batch.core_count == 1:  # costs are those of one core
-                self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds, batch.depth.share)
+            self.note(batch, now, failed=problem is not None)
             for job in {job: None for job, _ in batch.entries}:
-                job.infer_s += seconds
+                job.infer_s += now - batch.start_time
             done = []
             for job, _ in batch.entries:
                 job.unfinished -= 1
@@ -235,6 +237,17 @@ class Scheduler:
                     done.append(job)
         for job in done:  # not under the lock: who is told comes back with more
             job.on_done()
+
+    def note(self, batch: MicroBatch, end_time: float, *, failed: bool = False) -> None:
+        """Learns from a micro-batch that has run until then, and forgets it."""
+        with self._lock:
+            seconds = end_time - batch.start_time
+            self._seen.end(end_time)
+            self._runs -= 1
+            self._bulk_runs -= batch.lane is Lane.BULK
+            self._statistics.add_run(batch.token_count, seconds)
+            if not failed and batch.core_count == 1:  # costs are those of one core
+                self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds, batch.depth.share)
 
     # Below, the lock is held. First: which work makes up the next micro-batch.
 

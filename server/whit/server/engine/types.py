@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ class Lane(enum.Enum):
 
     INTERACTIVE = "interactive"  # someone waits for this answer: unary calls, search queries
     BULK = "bulk"  # throughput counts: streams, indexing
+
+    __hash__ = object.__hash__  # enum's own is a function in Python, and every call looks its lane up a dozen times
 
 
 class Flow:
@@ -57,8 +60,7 @@ class EmbedSpec:
     truncate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ItemOutcome:
+class ItemOutcome(NamedTuple):
     """What became of one item. ``problem`` is None if it has a vector; the token counts include special tokens."""
 
     token_count: int
@@ -67,8 +69,7 @@ class ItemOutcome:
     problem: Problem | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
+class Timing(NamedTuple):
     """Where the time of a call went, in microseconds.
 
     Attributes:
@@ -82,8 +83,7 @@ class Timing:
     infer_time_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Embedded:
+class Embedded(NamedTuple):
     """The answer to a call: ``vectors`` float32 [n, dimensions], row i for item i, zeros where ``items[i]`` failed."""
 
     vectors: NDArray[np.float32]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+from whit.contract.errors import Problem
 from whit.server.engine import problems
 from whit.server.engine.jobs import MicroBatch
 from whit.server.engine.models import LoadedModel
@@ -60,8 +61,8 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def run(self, batch: MicroBatch) -> None:
-        """Runs a micro-batch in the calling thread and tells the scheduler. A model that breaks fails the jobs in it."""
+    def run(self, batch: MicroBatch) -> Problem | None:
+        """Runs a micro-batch in the calling thread and writes its vectors; or why there are none, as a model may break."""
         model = self._models[batch.model_id]
         try:
             sequences = [waiting.ids for _, waiting in batch.entries]
@@ -74,11 +75,10 @@ class Workers:
                 job.vectors[waiting.row] = vectors[row]
         except Exception:
             _logger.exception("model %s failed on micro-batch %d", batch.model_id, batch.number)
-            self._scheduler.finish(batch, problems.micro_batch_failed(batch))
-        else:
-            self._scheduler.finish(batch)
-            if _logger.isEnabledFor(logging.DEBUG):
-                _logger.debug("micro-batch", extra={"fields": batch.fields(time.monotonic())})
+            return problems.micro_batch_failed(batch)
+        if _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("micro-batch", extra={"fields": batch.fields(time.monotonic())})
+        return None
 
     def join(self) -> None:
         """Waits for the threads to end. Blocks while a micro-batch is running; stop the scheduler first."""
@@ -91,7 +91,7 @@ class Workers:
         _give_way(_NICENESS)
         try:
             while (batch := take()) is not None:
-                self.run(batch)
+                self._scheduler.finish(batch, self.run(batch))
         except BaseException as error:
             _logger.critical("worker %s died", threading.current_thread().name, exc_info=error)
             if batch is not None:

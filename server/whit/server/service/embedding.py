@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from whit.contract.errors import FieldViolation, Problem, Reason, to_status
 from whit.contract.names import parse_model_name
-from whit.contract.vectors import Encoding, encode
+from whit.contract.vectors import Encoding, FloatMatrix, encode
 from whit.server.engine import Embedded, Engine, ItemOutcome, Lane, LoadedModel, Timing
 from whit.server.engine.problems import bad_item
 from whit.server.engine.reading import layer_count_refusal
@@ -26,16 +26,23 @@ from whit.v1 import embedding_pb2, vector_pb2
 
 _INSTRUCTION_BYTE_COUNT = 4096
 _ENCODE_ON_LOOP_VALUES = 16_384
+_PLAN_COUNT = 256  # of options seen lately: most clients send the same with every call
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``EmbedOptions``, checked against a loaded model."""
+    """``EmbedOptions``, checked against a loaded model.
+
+    Attributes:
+        prompt_field: where the prompt was given, "" if there is none.
+        fits_codes: vectors are encoded by fitting codes to them, which takes a millisecond for one.
+    """
 
     model: LoadedModel
     spec: EmbedSpec
     encodings: Sequence[Encoding]
-    prompt_field: str  # where the prompt was given, "" if there is none
+    prompt_field: str
+    fits_codes: bool
 
 
 def read_options(options: embedding_pb2.EmbedOptions, engine: Engine, at: str) -> Plan:
@@ -77,7 +84,8 @@ def read_options(options: embedding_pb2.EmbedOptions, engine: Engine, at: str) -
         normalize=normalize,
         truncate=truncate,
     )
-    return Plan(model, spec, encodings, f"{at}.{options.WhichOneof('prompt')}" if prompt else "")
+    prompt_field = f"{at}.{options.WhichOneof('prompt')}" if prompt else ""
+    return Plan(model, spec, encodings, prompt_field, fits_codes=any(encoding.bits for encoding in encodings))
 
 
 def prompt_of(model: LoadedModel, role: str) -> str:
@@ -112,10 +120,11 @@ class EmbeddingService:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._plan = lru_cache(_PLAN_COUNT)(self._read_plan)
 
     async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
         """One batch."""
-        plan = read_options(request.options, self._backend.engine, "options")
+        plan = self._plan(request.options.SerializeToString())
         texts, token_ids = request.texts, request.token_ids
         if texts and token_ids:
             raise refusal([FieldViolation("token_ids", "cannot be given beside texts; send two requests")])
@@ -132,6 +141,9 @@ class EmbeddingService:
             timing=_timing(embedded.timing),
             model_fingerprint=plan.model.fingerprint,
         )
+
+    def _read_plan(self, options: bytes) -> Plan:
+        return read_options(embedding_pb2.EmbedOptions.FromString(options), self._backend.engine, "options")
 
     async def stream_embed(self, stream: Stream) -> None:
         """Batch after batch."""
@@ -189,12 +201,13 @@ class EmbeddingService:
         )
 
     async def _encoded(self, embedded: Embedded, plan: Plan) -> list[vector_pb2.VectorBatch]:
-        def work() -> list[vector_pb2.VectorBatch]:
-            return [to_batch(encode(embedded.vectors, encoding)) for encoding in plan.encodings]
+        vectors, encodings = embedded.vectors, plan.encodings
+        is_long = vectors.size * len(encodings) > _ENCODE_ON_LOOP_VALUES
+        return await self._backend.run(is_long or plan.fits_codes, _encode_all, vectors, encodings)
 
-        is_long = embedded.vectors.size * len(plan.encodings) > _ENCODE_ON_LOOP_VALUES
-        # Residual codes are fitted: a millisecond for one row.
-        return await self._backend.run(is_long or any(encoding.bits for encoding in plan.encodings), work)
+
+def _encode_all(vectors: FloatMatrix, encodings: Sequence[Encoding]) -> list[vector_pb2.VectorBatch]:
+    return [to_batch(encode(vectors, encoding)) for encoding in encodings]
 
 
 def describe_item(item: ItemOutcome) -> embedding_pb2.EmbedItem:

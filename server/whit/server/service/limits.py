@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from whit.contract.errors import Problem, Reason
 from whit.server.errors import ServiceError
@@ -14,7 +13,11 @@ _RETRY_AFTER_S = 0.5
 
 
 class Places:
-    """A number of places that are taken or refused, never waited for."""
+    """A number of places that are taken or refused, never waited for. Holds one as a context manager, any number at a time.
+
+    Raises:
+        ServiceError: QUEUE_FULL, all are taken; on entering.
+    """
 
     def __init__(self, limit: int, setting: str, what: str) -> None:
         self.taken = 0
@@ -22,22 +25,15 @@ class Places:
         self._setting = setting
         self._what = what
 
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Holds a place.
-
-        Raises:
-            ServiceError: QUEUE_FULL, all are taken.
-        """
+    def __enter__(self) -> None:
         if self.taken >= self._limit:
             raise _overload(
                 f"{self.taken} {self._what} are open, the most this server allows ({self._setting})", self._setting
             )
         self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self.taken -= 1
 
 
 class ByteBudget:
@@ -52,9 +48,8 @@ class ByteBudget:
         self._limit_bytes = limit_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    @contextmanager
-    def held(self, byte_count: int) -> Iterator[None]:
-        """Holds so many bytes.
+    def hold(self, byte_count: int) -> None:
+        """Takes so many bytes; ``release`` gives them back.
 
         Raises:
             ServiceError: QUEUE_FULL, they do not fit now.
@@ -67,10 +62,6 @@ class ByteBudget:
                 "inflight_byte_count",
             )
         self.used_bytes += byte_count
-        try:
-            yield
-        finally:
-            self.release(byte_count)
 
     async def take(self, byte_count: int) -> None:
         """Waits until so many bytes fit, and takes them; ``release`` gives them back."""

@@ -11,8 +11,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate
@@ -28,6 +27,7 @@ from whit.contract.errors import Problem, Reason, to_status
 from whit.server.config import Config
 from whit.server.engine.types import Flow
 from whit.server.errors import ServiceError, defect, response_too_large
+from whit.server.inflight import InFlight
 from whit.server.service.limits import ByteBudget, Places
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _MESSAGE_BYTES = 1000
 # Of the time that a client gives a call, so much is kept for the answer to reach it, and never more than a tenth.
 _ANSWER_S = 0.02
 
-# How long a status may take to leave. It waits behind the answers of a stream whose client does not read.
+# How long the status of a stream may take to leave: it waits behind the answers, if the client does not read them.
 _ABORT_S = 5.0
 
 
@@ -156,10 +156,10 @@ class Stream:
                 for too long.
             ClientGoneError: the stream is broken or cancelled.
         """
-        _check_size(response, self._limit_bytes)
+        data = _serialized(response, self._limit_bytes)
         try:
             async with asyncio.timeout(self._idle_timeout_s):
-                await self._context.write(response)
+                await self._context.write(data)
         except TimeoutError:
             assert self._idle_timeout_s is not None
             raise _idle("took no answer", self._idle_timeout_s, "send those that have no answer again") from None
@@ -179,9 +179,7 @@ class Dispatcher:
         self._servicers: Mapping[str, object] = {}
         self._opened = asyncio.Event()
         self._draining = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._active_count = 0
+        self._in_flight = InFlight()
         self._calls = Places(config.max_call_count, "max_call_count", "calls")
         self._streams = Places(config.max_stream_count, "max_stream_count", "streams")
         self._budget = ByteBudget(config.inflight_byte_count)
@@ -189,7 +187,7 @@ class Dispatcher:
     @property
     def active_count(self) -> int:
         """Calls and streams in progress."""
-        return self._active_count
+        return self._in_flight.count
 
     @property
     def held_byte_count(self) -> int:
@@ -216,14 +214,13 @@ class Dispatcher:
 
     async def idle(self) -> None:
         """Waits until no call is in progress."""
-        await self._idle.wait()
+        await self._in_flight.none()
 
     def _handler(
         self, service: descriptors.ServiceDescriptor, method: descriptors.MethodDescriptor
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        request = message_factory.GetMessageClass(method.input_type)
-        options = {"request_deserializer": _reader(request), "response_serializer": _serialize}
         path, name = f"/{service.full_name}/{method.name}", snake_case(method.name)
+        reader = _reader(message_factory.GetMessageClass(method.input_type))
 
         def servicer_method() -> Callable[..., Awaitable[Any]]:
             found: Callable[..., Awaitable[Any]] = getattr(self._servicers[service.full_name], name)
@@ -232,52 +229,55 @@ class Dispatcher:
         if method.client_streaming:
 
             async def stream(_: object, context: Context) -> None:
-                await self._translated(path, context, lambda: self._stream(context, servicer_method))
+                await self._translated(path, context, self._stream(context, servicer_method), abort_timeout_s=_ABORT_S)
 
-            return grpc.stream_stream_rpc_method_handler(stream, **options)  # type: ignore[arg-type]
+            return grpc.stream_stream_rpc_method_handler(stream, request_deserializer=reader)
 
-        async def unary(received: Received, context: Context) -> Message:
-            response: Message = await self._translated(
-                path, context, lambda: self._unary(received, context, servicer_method)
-            )
+        async def unary(received: Received, context: Context) -> bytes:
+            response: bytes = await self._translated(path, context, self._unary(received, context, servicer_method))
             return response
 
-        return grpc.unary_unary_rpc_method_handler(unary, **options)  # type: ignore[arg-type]
+        return grpc.unary_unary_rpc_method_handler(unary, request_deserializer=reader)
 
     async def _unary(
         self, received: Received, context: Context, method: Callable[[], Callable[..., Awaitable[Message]]]
-    ) -> Message:
+    ) -> bytes:
         deadline = _deadline(context)
-        with self._calls.one(), self._budget.held(received.byte_count):
-            message = received.message()
-            await self._opened.wait()
-            response = await method()(message, Call(deadline))
-            _check_size(response, self._config.message_byte_count)
-            return response
+        with self._calls:
+            self._budget.hold(received.byte_count)
+            try:
+                message = received.message()
+                await self._opened.wait()
+                response = await method()(message, Call(deadline))
+                return _serialized(response, self._config.message_byte_count)
+            finally:
+                self._budget.release(received.byte_count)
 
     async def _stream(self, context: Context, method: Callable[[], Callable[..., Awaitable[None]]]) -> None:
         stream = Stream(context, self._budget, self._draining, self._config)
-        with self._streams.one():
+        with self._streams:
             await self._opened.wait()
             await method()(stream)
 
-    async def _translated(self, path: str, context: Context, work: Callable[[], Awaitable[Any]]) -> Any:
+    async def _translated(
+        self, path: str, context: Context, work: Coroutine[Any, Any, Any], abort_timeout_s: float | None = None
+    ) -> Any:
         """Runs the call; a ``ServiceError`` becomes its status, anything unforeseen INTERNAL. Cancellation passes."""
         start = time.monotonic()
         outcome = "CANCELLED"
         try:
-            with self._counted():
-                result = await work()
+            with self._in_flight:
+                result = await work
             outcome = "OK"
         except ServiceError as error:
             outcome = error.problem.status_code.name
-            await abort(context, error.problem)
+            await abort(context, error.problem, abort_timeout_s)
         except ClientGoneError:
             # Returning would have gRPC send a status on a call that is over, and log that it could not.
             raise asyncio.CancelledError from None
         except Exception as error:  # noqa: BLE001  (the last place where a defect can be logged and told)
             outcome = "INTERNAL"
-            await abort(context, defect(error, path))
+            await abort(context, defect(error, path), abort_timeout_s)
         else:
             return result
         finally:
@@ -286,25 +286,18 @@ class Dispatcher:
                 fields = {"method": path, "code": outcome, "ms": milliseconds, "peer": context.peer()}
                 _logger.debug("call", extra={"fields": fields})
 
-    @contextmanager
-    def _counted(self) -> Any:
-        self._active_count += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._active_count -= 1
-            if self._active_count == 0:
-                self._idle.set()
 
-
-async def abort(context: Context, problem: Problem) -> NoReturn:
-    """Ends the call with the problem as a rich status."""
+async def abort(context: Context, problem: Problem, timeout_s: float | None = None) -> NoReturn:
+    """Ends the call with the problem as a rich status, or gives up after ``timeout_s``; None never does."""
     fitted = _fitted(problem)
     status = to_status(fitted).SerializeToString()
+    ending = context.abort(fitted.status_code, fitted.message, (("grpc-status-details-bin", status),))
     try:
-        async with asyncio.timeout(_ABORT_S):
-            await context.abort(fitted.status_code, fitted.message, (("grpc-status-details-bin", status),))
+        if timeout_s is None:
+            await ending
+        else:
+            async with asyncio.timeout(timeout_s):
+                await ending
     except grpc.aio.AbortError:
         raise
     except (grpc.aio.BaseError, TimeoutError):
@@ -322,7 +315,8 @@ def snake_case(name: str) -> str:
 def _fitted(problem: Problem) -> Problem:
     """The problem, with as many violations and as much of the message as headers hold."""
     kept = list(problem.violations)
-    fitted = replace(problem, message=_cut(problem.message), violations=kept)
+    message = _cut(problem.message)
+    fitted = problem if message == problem.message else replace(problem, message=message)
     while kept and to_status(fitted).ByteSize() > _STATUS_BYTES:
         kept = kept[: len(kept) // 2]
         fitted = replace(fitted, violations=kept)
@@ -343,20 +337,17 @@ def _reader(kind: type[Message]) -> Callable[[bytes], Received]:
     return partial(Received, kind)
 
 
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
-
-
 def _deadline(context: Context) -> float | None:
     """The call's deadline, less what an answer takes on its way: a status that comes after it is not heard."""
     remaining_s = context.time_remaining()
     return None if remaining_s is None else time.monotonic() + remaining_s - min(_ANSWER_S, remaining_s / 10)
 
 
-def _check_size(response: Message, limit_bytes: int) -> None:
-    size = response.ByteSize()
-    if size > limit_bytes:
-        raise ServiceError(response_too_large(size, limit_bytes))
+def _serialized(response: Message, limit_bytes: int) -> bytes:
+    data = response.SerializeToString()
+    if len(data) > limit_bytes:
+        raise ServiceError(response_too_large(len(data), limit_bytes))
+    return data
 
 
 def _idle(did: str, timeout_s: float, state: str) -> ServiceError:
