@@ -39,12 +39,15 @@ def test_none_goes_on_waiting_where_a_block_begins_at_once():
 def test_who_no_longer_waits_is_passed_over_and_a_block_that_fails_counts_as_ended():
     async def run():
         in_flight = InFlight()
+        in_flight.__enter__()
+        gone, waiting = (asyncio.create_task(in_flight.none()) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
         with pytest.raises(ZeroDivisionError), in_flight:
-            gone, waiting = (asyncio.create_task(in_flight.none()) for _ in range(2))
-            await asyncio.sleep(0)
-            gone.cancel()
-            await asyncio.sleep(0)
             _ = 1 / 0
+        assert in_flight.count == 1
+        in_flight.__exit__(None, None, None)
         await asyncio.wait_for(waiting, 5)
         assert in_flight.count == 0
 

@@ -105,7 +105,10 @@ class Problem:
 
 def to_status(problem: Problem) -> status_pb2.Status:
     """Packs a problem into a ``google.rpc.Status`` with ErrorInfo, BadRequest and RetryInfo as they apply."""
-    details = [_pack(error_details_pb2.ErrorInfo(reason=problem.reason, domain=DOMAIN, metadata=problem.metadata))]
+    info = error_details_pb2.ErrorInfo(reason=problem.reason, domain=DOMAIN)
+    if problem.metadata:
+        info.metadata.update(problem.metadata)
+    details = [_pack(info)]
     if problem.violations:
         violations = [
             error_details_pb2.BadRequest.FieldViolation(field=v.field, description=v.description)

@@ -133,7 +133,7 @@ class EmbeddingService:
         if token_ids and plan.prompt_field:
             description = "cannot be put before token ids; tokenise it with the text"
             raise refusal([FieldViolation(plan.prompt_field, description)])
-        items = [item.ids for item in token_ids] if token_ids else texts
+        items = [item.ids for item in token_ids] if token_ids else list(texts)
         embedded = await self._run(field, items, plan, call, Lane.INTERACTIVE, wait=False, path=field)
         return embedding_pb2.EmbedResponse(
             vectors=await self._encoded(embedded, plan),
