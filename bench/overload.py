@@ -1,10 +1,11 @@
 """Overload: three times what the server can do, for a minute. What is answered in time, what is refused and how, memory.
 
-python -m bench.overload [PACKAGE] [--texts 16] [--factor 3] [--seconds 60] [--deadline-ms 1000] [--out bench/results/overload.json]
+python -m bench.overload [PACKAGE] [--texts 16] [--factor 3] [--seconds 60] [--deadline-ms 1000] [--apart] [--out bench/results/overload.json]
 
 Open loop (``whit load``): requests of short texts are sent when they are due, whatever became of earlier ones. A sweep finds
 the rate with the best goodput; capacity is the mean goodput at that rate just before and just after the overload. The load comes from
-this process, on the same cores. Beside it the same micro-batch is computed here from time to time: where that takes longer, it
+this process, on the same cores: it then takes from the server what it needs for itself, and the more the more it sends. With
+``--apart`` the server has one half of the cores and the load the other, as if it came from another machine. Beside it the same micro-batch is computed here from time to time: where that takes longer, it
 is the machine that has become slower, and not the server.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import stsb
-from bench.machine import describe, probing
+from bench.machine import bind, describe, probing
 from bench.reference import reference_package
 from bench.server import ServerProcess, running
 from whit.cli.load import Target, measure
@@ -112,13 +114,19 @@ def main() -> None:
     parser.add_argument("--factor", type=float, default=3.0)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--deadline-ms", type=float, default=1000.0)
+    parser.add_argument("--apart", action="store_true", help="server and load on different cores")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     pairs = stsb("dev")
     texts = [*pairs.first, *pairs.second]
     package = given.package or reference_package("int8")
     model = open_package(package).manifest.name
+    machine, cores = describe(), sorted(os.sched_getaffinity(0))
+    if given.apart:
+        bind(cores[: len(cores) // 2])
     with tempfile.TemporaryDirectory() as folder, running([package], Path(folder)) as server:
+        if given.apart:
+            bind(cores[len(cores) // 2 :])
         with Client(server.address) as client:
             closed_loop_rate(client, model, texts[:500], given.texts)  # warm up
             rate = closed_loop_rate(client, model, texts, given.texts)
@@ -131,10 +139,11 @@ def main() -> None:
         after = measured(best["rate"], CAPACITY_S)
     figures = summary(before, overload, after)
     found = {
-        "machine": describe(),
+        "machine": machine,
         "texts_per_request": given.texts,
         "deadline_ms": given.deadline_ms,
         "factor": given.factor,
+        "apart": given.apart,
         **figures,
         "sweep": sweep,
         "before": before,
