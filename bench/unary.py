@@ -1,10 +1,12 @@
 """What a single-text call costs: latency beside the same call in process, and calls a second beside gRPC's own ceiling.
 
-python -m bench.unary [PACKAGE] [--rounds 5] [--out bench/results/unary.json]
+python -m bench.unary [PACKAGE] [--rounds 20] [--out bench/results/unary.json]
 
-The ceiling is a bare ``grpc.aio`` server that answers the same request with a ready response and does nothing else. Two models
-cost next to nothing: a small table of token vectors, and a transformer of a few kilobytes, for which onnxruntime is called. The clients
-are the same for all: one asyncio process with one channel, on the same cores as the server.
+The ceiling is a bare ``grpc.aio`` server that answers the same request with a ready response and does nothing else. For a lone
+call there is a second one, which runs the model before it answers: gRPC is slower after that, for its caches are cold. Lone calls are
+made by one blocking caller, as most are. Two models cost next to nothing: a small table of token vectors, and a transformer of a few
+kilobytes, for which onnxruntime is called. They and the ceiling are asked by one asyncio process. All have one channel, on the same
+cores as the server.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +34,52 @@ from bench.reference import reference_package
 from bench.server import ServerProcess, running
 from tests.support import tables
 from tests.support.packages import package as tiny_package
+from whit.client import Client
 from whit.export.parallel import core_count
 from whit.runtime import Tokenizer, open_encoder, open_package
+from whit.server.event_loop import run_async
 from whit.v1 import embedding_pb2
 
 METHOD = "/whit.v1.EmbeddingService/Embed"
 TEXT = "How do I undo the last commit?"
 CALLERS = (1, 16, 64)
+WARM_UP = 20  # a server learns what a model costs from its first runs, which are on one core
+LONE_CALLS = 60  # of each contender in a round
 
 Call = Callable[[], Awaitable[Any]]
 
 
+def request_for(model: str) -> embedding_pb2.EmbedRequest:
+    """The one call."""
+    return embedding_pb2.EmbedRequest(options=embedding_pb2.EmbedOptions(model=f"models/{model}"), texts=[TEXT])
+
+
+def embed_of(channel: Any) -> Any:
+    """The method, called as its generated stub would."""
+    return channel.unary_unary(
+        METHOD,
+        request_serializer=embedding_pb2.EmbedRequest.SerializeToString,
+        response_deserializer=embedding_pb2.EmbedResponse.FromString,
+    )
+
+
+@contextlib.contextmanager
+def blocking(address: str, model: str) -> Iterator[Callable[[], object]]:
+    """A function that makes the one call and waits for the answer, over a channel of its own; it has warmed up."""
+    request = request_for(model)
+    with grpc.insecure_channel(address) as channel:
+        embed = embed_of(channel)
+        for _ in range(WARM_UP):
+            embed(request, wait_for_ready=True, timeout=30)
+        yield lambda: embed(request, timeout=30)
+
+
 @contextlib.asynccontextmanager
 async def calling(address: str, model: str) -> Any:
-    """A function that makes the one call, over a channel of its own."""
-    request = embedding_pb2.EmbedRequest(options=embedding_pb2.EmbedOptions(model=f"models/{model}"), texts=[TEXT])
+    """A coroutine function that makes the one call, over a channel of its own."""
+    request = request_for(model)
     async with grpc.aio.insecure_channel(address) as channel:
-        embed = channel.unary_unary(
-            METHOD,
-            request_serializer=embedding_pb2.EmbedRequest.SerializeToString,
-            response_deserializer=embedding_pb2.EmbedResponse.FromString,
-        )
+        embed = embed_of(channel)
         await embed(request, wait_for_ready=True, timeout=30)
         yield lambda: embed(request, timeout=30)
 
@@ -77,35 +105,49 @@ async def closed_loop(call: Call, server: ServerProcess, callers: int, count: in
     }
 
 
-async def low_load(call: Call, bare_call: Call, package: Path, rounds: int, count: int) -> dict[str, Any]:
-    """The call alone, in process and over gRPC in turns: median latencies in ms, and the difference in each round.
+def low_load(package: Path, rounds: int) -> dict[str, Any]:
+    """A lone call by contender, beside the same in process: medians in ms, and of the rounds' differences.
 
-    The bare call is made after one in process too, which leaves the caches as cold as it finds them beside a model.
+    One server at a time is asked, in turns with the call in process, so that the caches are those of one server and one caller.
     """
     opened = open_package(package)
-    tokenizer, encoder = Tokenizer(opened), open_encoder(opened)
+    tokenizer, encoder, name = Tokenizer(opened), open_encoder(opened), opened.manifest.name
     cores = min(core_count(), encoder.most_cores)  # as the server
-    medians: list[tuple[float, float, float]] = []
-    for _ in range(rounds):
-        local: list[float] = []
-        remote: list[float] = []
-        bare: list[float] = []
-        for number in range(2 * count):
-            start = time.perf_counter()
-            encoder.run(tokenizer.encode([TEXT]), core_count=cores)
-            local.append(time.perf_counter() - start)
-            ask, seconds = (call, remote) if number % 2 else (bare_call, bare)
-            start = time.perf_counter()
-            await ask()
-            seconds.append(time.perf_counter() - start)
-        medians.append((1e3 * statistics.median(local), 1e3 * statistics.median(remote), 1e3 * statistics.median(bare)))
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        server = stack.enter_context(running([package], Path(folder)))
+        bare, after_model = (stack.enter_context(ceiling(model)) for model in (None, package))
+        client = stack.enter_context(Client(server.address))
+        contenders: dict[str, Callable[[], object]] = {
+            "bare_grpc_aio": stack.enter_context(blocking(bare.address, name)),
+            "bare_grpc_aio_after_the_model": stack.enter_context(blocking(after_model.address, name)),
+            "whit": stack.enter_context(blocking(server.address, name)),
+            "whit_sdk": lambda: client.embed([TEXT], model=name),
+        }
+        medians: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+        for number in range(rounds):
+            for contender in list(contenders)[:: -1 if number % 2 else 1]:
+                local: list[float] = []
+                remote: list[float] = []
+                for _ in range(LONE_CALLS):
+                    local.append(timed(lambda: encoder.run(tokenizer.encode([TEXT]), core_count=cores)))
+                    remote.append(timed(contenders[contender]))
+                medians[contender].append((statistics.median(local), statistics.median(remote)))
     return {
-        "in_process_p50_ms": statistics.median(a for a, _, _ in medians),
-        "grpc_p50_ms": statistics.median(b for _, b, _ in medians),
-        "bare_grpc_aio_p50_ms": statistics.median(c for _, _, c in medians),
-        "difference_ms": statistics.median(b - a for a, b, _ in medians),
-        "differences_ms": [round(b - a, 3) for a, b, _ in medians],
+        contender: {
+            "in_process_p50_ms": statistics.median(a for a, _ in pairs),
+            "p50_ms": statistics.median(b for _, b in pairs),
+            "difference_ms": statistics.median(b - a for a, b in pairs),
+            "differences_ms": [round(b - a, 3) for a, b in pairs],
+        }
+        for contender, pairs in medians.items()
     }
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Milliseconds."""
+    start = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - start)
 
 
 def echo_size(folder: Path) -> dict[str, Path]:
@@ -115,19 +157,13 @@ def echo_size(folder: Path) -> dict[str, Path]:
     return {"table": tables.write(table), "graph": tiny_package("bert", "float32")}
 
 
-async def measure(package: Path, rounds: int, count: int) -> dict[str, Any]:
-    """Low load with ``package``; calls a second of two models that cost next to nothing and of the ceiling, in turns."""
-    found: dict[str, Any] = {}
+async def next_to_nothing(rounds: int, count: int) -> dict[str, Any]:
+    """Calls a second of two models that cost next to nothing and of the ceiling, in turns."""
     with tempfile.TemporaryDirectory() as folder, ceiling() as bare:
-        packages = echo_size(Path(folder))
         async with contextlib.AsyncExitStack() as stack:
             bare_call = await stack.enter_async_context(calling(bare.address, "any"))
-            with running([package], Path(folder, "a")) as server:
-                async with calling(server.address, open_package(package).manifest.name) as call:
-                    found["low_load"] = await low_load(call, bare_call, package, rounds, 200)
-            print("low_load", json.dumps(found["low_load"]), flush=True)
             contenders = {"grpc_aio": (bare_call, bare)}
-            for name, each in packages.items():
+            for name, each in echo_size(Path(folder)).items():
                 server = stack.enter_context(running([each], Path(folder, f"data-{name}")))
                 call = await stack.enter_async_context(calling(server.address, open_package(each).manifest.name))
                 contenders[name] = (call, server)
@@ -136,16 +172,13 @@ async def measure(package: Path, rounds: int, count: int) -> dict[str, Any]:
                 for callers in CALLERS:
                     for name, (ask, at) in contenders.items():
                         runs.setdefault(f"{name}_{callers}", []).append(await closed_loop(ask, at, callers, count))
-    for name, rows in runs.items():
-        found[name] = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
-        print(name, json.dumps(found[name]), flush=True)
-    return found
+    return {name: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for name, rows in runs.items()}
 
 
 @contextlib.contextmanager
-def ceiling() -> Iterator[ServerProcess]:
-    """The bare server, as a process like whit's."""
-    command = [sys.executable, "-m", "bench.unary", "--serve-bare"]
+def ceiling(model: Path | None = None) -> Iterator[ServerProcess]:
+    """The bare server, as a process like whit's; runs that model before it answers, if one is given."""
+    command = [sys.executable, "-m", "bench.unary", "--serve-bare", *([str(model)] if model else [])]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -156,12 +189,19 @@ def ceiling() -> Iterator[ServerProcess]:
         process.wait(30)
 
 
-async def serve_bare() -> None:
+async def serve_bare(model: Path | None) -> None:
     """Answers every Embed with the same response, until SIGTERM."""
     response = embedding_pb2.EmbedResponse(model_fingerprint="sha256:" + 64 * "0")
     response.vectors.add(data=bytes(128))
+    run: Callable[[], object] = lambda: None  # noqa: E731
+    if model:
+        package = open_package(model)
+        encoder, ids = open_encoder(package), Tokenizer(package).encode([TEXT])
+        response.vectors[0].data = encoder.run(ids).tobytes()
+        run = partial(encoder.run, ids, core_count=min(core_count(), encoder.most_cores))
 
     async def embed(request: embedding_pb2.EmbedRequest, _: object) -> embedding_pb2.EmbedResponse:
+        run()
         return response
 
     handler = grpc.unary_unary_rpc_method_handler(
@@ -181,16 +221,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path, nargs="?", help="the reference model in int8, if none is given")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20, help="of lone calls; a quarter as many of the others")
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--serve-bare", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.serve_bare:
-        asyncio.run(serve_bare())
+        run_async(serve_bare(given.package))
         return
-    package = given.package or reference_package("int8")
-    found = {"machine": describe(), **asyncio.run(measure(package, given.rounds, given.calls))}
+    lone = low_load(given.package or reference_package("int8"), given.rounds)
+    quick = asyncio.run(next_to_nothing(-(-given.rounds // 4), given.calls))
+    found = {"machine": describe(), "low_load": lone, **quick}
+    for name, figures in {**lone, **quick}.items():
+        print(name, json.dumps(figures))
     if given.out:
         given.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 

@@ -173,12 +173,12 @@ def kernel_vectors(
 
     That is computed by one thread, and by two and by three together, to the same bits.
     """
-    lengths = np.array([len(text) for text in texts], np.int64)
+    lengths = [len(text) for text in texts]
     if scratch is not None:
         return model.encode(np.concatenate(texts), lengths, layer_count, scratch)
     found = []
     for core_count in (1, 2, 3):
-        size, margin = model.scratch_size(int(lengths.max()), core_count), 4096
+        size, margin = model.scratch_size(max(lengths), core_count), 4096
         scratch = scratch_memory(size + margin)
         scratch[:] = 0xFF
         found.append(model.encode(np.concatenate(texts), lengths, layer_count, scratch, core_count=core_count))

@@ -67,8 +67,8 @@ class Network:
     def _run(
         self, sequences: Sequence[TokenIds], layer_count: int, ticks: NDArray[np.int64] | None, core_count: int = 1
     ) -> NDArray[np.float32]:
-        lengths = np.array([len(ids) for ids in sequences], np.int64)
-        scratch = self._scratch(self._model.scratch_size(int(lengths.max()), core_count))
+        lengths = [len(ids) for ids in sequences]
+        scratch = self._scratch(self._model.scratch_size(max(lengths), core_count))
         return self._model.encode(np.concatenate(sequences), lengths, layer_count, scratch, ticks, core_count)
 
     def _scratch(self, size: int) -> NDArray[np.uint8]:

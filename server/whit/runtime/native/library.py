@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from ctypes import POINTER, c_int64, c_void_p
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class Model:
     def encode(
         self,
         ids: NDArray[np.int64],
-        lengths: NDArray[np.int64],
+        lengths: Sequence[int],
         layer_count: int,
         scratch: NDArray[np.uint8],
         ticks: NDArray[np.int64] | None = None,
@@ -133,9 +134,9 @@ class Model:
 
         Args:
             ids: int64 [sum of lengths].
-            lengths: int64 [texts].
+            lengths: their token counts.
             layer_count: how many layers to compute; 0: all.
-            scratch: at least ``scratch_size(lengths.max(), core_count)`` bytes, aligned to 64.
+            scratch: at least ``scratch_size(max(lengths), core_count)`` bytes, aligned to 64.
             ticks: int64 [len(PARTS)], to which the time that each part takes is added, in ticks of the processor's clock.
             core_count: threads that compute together, 1 to ``MOST_CORES``; the vectors are the same.
 
@@ -144,22 +145,23 @@ class Model:
                 count beyond the model's or before the layer that pooling reads; a core count out of range.
         """
         # The C code looks nothing up twice: what it must not meet is refused here.
-        if lengths.min() < 1 or lengths.max() > self._position_count:
-            raise ValueError(
-                f"texts must have 1 to {self._position_count} tokens, got {lengths.min()} to {lengths.max()}"
-            )
-        if ids.min() < 0 or ids.max() >= self._word_count:
-            raise ValueError(f"token ids must be from 0 to {self._word_count - 1}, got {ids.min()} to {ids.max()}")
-        most = self._layout.model.layer_count
-        if layer_count and not self._least_layers <= layer_count <= most:
-            raise ValueError(f"layer_count must be 0 or from {self._least_layers} to {most}, got {layer_count}")
+        shortest, longest = min(lengths), max(lengths)
+        if shortest < 1 or longest > self._position_count:
+            raise ValueError(f"texts must have 1 to {self._position_count} tokens, got {shortest} to {longest}")
+        least, most = int(ids.min()), int(ids.max())
+        if least < 0 or most >= self._word_count:
+            raise ValueError(f"token ids must be from 0 to {self._word_count - 1}, got {least} to {most}")
+        all_layers = self._layout.model.layer_count
+        if layer_count and not self._least_layers <= layer_count <= all_layers:
+            raise ValueError(f"layer_count must be 0 or from {self._least_layers} to {all_layers}, got {layer_count}")
         if not 1 <= core_count <= MOST_CORES:
             raise ValueError(f"core_count must be 1 to {MOST_CORES}, got {core_count}")
-        codes, vectors = ids.astype(np.int32), np.empty((len(lengths), self._layout.model.dimension_count), np.float32)
+        codes, counts = ids.astype(np.int32), np.array(lengths, np.int64)
+        vectors = np.empty((len(lengths), self._layout.model.dimension_count), np.float32)
         self._functions.whit_encode(
-            *(self._layout.model, codes.ctypes.data, lengths.ctypes.data, len(lengths), int(lengths.max())),
+            *(self._layout.model, codes.ctypes.data, counts.ctypes.data, len(lengths), longest),
             *(
-                layer_count or most,
+                layer_count or all_layers,
                 core_count,
                 scratch.ctypes.data,
                 vectors.ctypes.data,
