@@ -36,7 +36,7 @@ def bind(cores: Collection[int]) -> None:
 
 
 @contextlib.contextmanager
-def probing(work: Callable[[], object], interval_s: float = 1.5) -> Iterator[list[float]]:
+def probing(work: Callable[[], object], interval_s: float = 0.4) -> Iterator[list[float]]:
     """Watches how fast the machine is while the block runs: a list that fills with the CPU ms of a known piece of work.
 
     Where several machines share a host, all large micro-batches may take 1.45 times as long for seconds or minutes, at no

@@ -5,8 +5,8 @@ python -m bench.unary [PACKAGE] [--rounds 20] [--out bench/results/unary.json]
 The ceiling is a bare ``grpc.aio`` server that answers the same request with a ready response and does nothing else. For a lone
 call there is a second one, which runs the model before it answers: gRPC is slower after that, for its caches are cold. Lone calls are
 made by one blocking caller, as most are. Two models cost next to nothing: a small table of token vectors, and a transformer of a few
-kilobytes, for which onnxruntime is called. They and the ceiling are asked by one asyncio process. All have one channel, on the same
-cores as the server.
+kilobytes, for which onnxruntime is called. Each of them has one core, and is asked by one asyncio process on
+the others. A server has one channel to it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import statistics
 import subprocess
@@ -29,7 +30,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from bench.machine import describe
+from bench.machine import bind, describe
 from bench.reference import reference_package
 from bench.server import ServerProcess, running
 from tests.support import tables
@@ -158,7 +159,12 @@ def echo_size(folder: Path) -> dict[str, Path]:
 
 
 async def next_to_nothing(rounds: int, count: int) -> dict[str, Any]:
-    """Calls a second of two models that cost next to nothing and of the ceiling, in turns."""
+    """Calls a second of two models that cost next to nothing and of the ceiling, in turns; each server has one core.
+
+    The callers have the others, if there are any.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    bind(cores[:1])
     with tempfile.TemporaryDirectory() as folder, ceiling() as bare:
         async with contextlib.AsyncExitStack() as stack:
             bare_call = await stack.enter_async_context(calling(bare.address, "any"))
@@ -167,6 +173,7 @@ async def next_to_nothing(rounds: int, count: int) -> dict[str, Any]:
                 server = stack.enter_context(running([each], Path(folder, f"data-{name}")))
                 call = await stack.enter_async_context(calling(server.address, open_package(each).manifest.name))
                 contenders[name] = (call, server)
+            bind(cores[1:] or cores)
             runs: dict[str, list[dict[str, float]]] = {}
             for _ in range(rounds):
                 for callers in CALLERS:
@@ -229,9 +236,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.serve_bare:
         run_async(serve_bare(given.package))
         return
+    machine = describe()
     lone = low_load(given.package or reference_package("int8"), given.rounds)
     quick = asyncio.run(next_to_nothing(-(-given.rounds // 4), given.calls))
-    found = {"machine": describe(), "low_load": lone, **quick}
+    found = {"machine": machine, "low_load": lone, **quick}
     for name, figures in {**lone, **quick}.items():
         print(name, json.dumps(figures))
     if given.out:
