@@ -5,7 +5,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support.scheduling import Clock, make_job, make_scheduler, take
+from tests.support.scheduling import BUCKET, Clock, make_job, make_scheduler, take
+from whit.server.engine.jobs import ALL_LAYERS
+from whit.server.engine.lone import Size
+from whit.server.engine.types import Lane
 
 
 @contextmanager
@@ -51,6 +54,12 @@ def together(scheduler, job, *, idle=2):
         return taken[0]
 
 
+def lend(scheduler, *lengths):
+    """Leave to run sequences of these lengths at once."""
+    size = Size(len(lengths), sum(lengths), sum((-(-length // BUCKET) * BUCKET) ** 2 for length in lengths), 1)
+    return scheduler.lend("m", Lane.INTERACTIVE, ALL_LAYERS, size, is_instant=True)
+
+
 def test_idle_workers_share_one_large_job_evenly():
     scheduler = make_scheduler(workers=2, budget=512)
     with idle_workers(scheduler, 2) as taken:
@@ -86,41 +95,39 @@ def test_a_sequence_that_another_waits_behind_gets_a_core():
 
 
 def test_a_sequence_that_the_caller_runs_gets_the_cores_of_all_workers():
-    scheduler = learned(workers=3, most_cores=lambda _model: 8)
-    [batch] = scheduler.start(make_job([10])[0])
-    assert batch.core_count == 3
-    scheduler.finish(batch)
-    assert [batch.core_count for batch in scheduler.start(make_job([10, 30])[0])] == [1, 1]
+    clock = Clock()
+    scheduler = learned(workers=3, clock=clock, most_cores=lambda _model: 8)
+    loan = lend(scheduler, 10)
+    assert loan.core_count == 3
+    scheduler.give_back(loan, clock.now)
+    assert lend(scheduler, 10, 30).core_count == 1
 
 
 @pytest.mark.parametrize(("run_s", "cores"), [(0.4e-3, 1), (0.6e-3, 2)])
 def test_what_is_done_at_once_is_not_worth_another_thread(run_s, cores):
-    scheduler = learned(run_s=run_s, workers=2, most_cores=lambda _model: 8)
-    [batch] = scheduler.start(make_job([10])[0])
-    assert batch.core_count == cores
+    assert lend(learned(run_s=run_s, workers=2, most_cores=lambda _model: 8), 10).core_count == cores
 
 
 def test_where_calls_have_met_lately_each_gets_a_core():
     clock = Clock()
     scheduler = learned(workers=2, clock=clock, most_cores=lambda _model: 8)
-    [first] = scheduler.start(make_job([10])[0])
-    [second] = scheduler.start(make_job([10])[0])
+    first, second = lend(scheduler, 10), lend(scheduler, 10)
     assert [first.core_count, second.core_count] == [2, 1]
-    scheduler.finish(first)
-    scheduler.finish(second)
+    scheduler.give_back(first, clock.now)
+    scheduler.give_back(second, clock.now)
     clock.now += 0.05
-    [soon] = scheduler.start(make_job([10])[0])
-    scheduler.finish(soon)
+    soon = lend(scheduler, 10)
+    scheduler.give_back(soon, clock.now)
     clock.now += 0.1
-    [later] = scheduler.start(make_job([10])[0])
-    assert [soon.core_count, later.core_count] == [1, 2]
+    assert [soon.core_count, lend(scheduler, 10).core_count] == [1, 2]
 
 
 def test_costs_are_learned_from_runs_on_one_core():
-    scheduler = learned(workers=2, most_cores=lambda _model: 8)
-    [batch] = scheduler.start(make_job([10])[0])
-    assert batch.core_count == 2
-    scheduler.finish(batch)
+    clock = Clock()
+    scheduler = learned(workers=2, clock=clock, most_cores=lambda _model: 8)
+    loan = lend(scheduler, 10)
+    assert loan.core_count == 2
+    scheduler.give_back(loan, clock.now)
     assert scheduler.statistics().costs["m"].run_count == 8
     scheduler.submit(make_job([10, 10])[0])
     scheduler.finish(take(scheduler))
@@ -128,5 +135,4 @@ def test_costs_are_learned_from_runs_on_one_core():
 
 
 def test_what_was_never_timed_runs_on_one_core():
-    scheduler = make_scheduler(workers=2, most_cores=lambda _model: 8)
-    assert [batch.core_count for batch in scheduler.start(make_job([10])[0])] == [1]
+    assert lend(make_scheduler(workers=2, most_cores=lambda _model: 8), 10).core_count == 1

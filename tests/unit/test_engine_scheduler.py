@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from tests.support.scheduling import BUCKET, Clock, has_work, make_job, make_scheduler, rows, take
 from whit.contract.errors import Problem, Reason
+from whit.server.engine.jobs import ALL_LAYERS
+from whit.server.engine.lone import Size
 from whit.server.engine.types import Flow, Lane
 
 
@@ -40,13 +42,17 @@ def measured(scheduler, clock, *, run_s, cell_s):
         scheduler.finish(batch)
 
 
-def test_a_short_job_is_the_callers_to_run_while_all_workers_wait_and_nothing_has_just_ended():
+def lend(scheduler, length, **options):
+    """Asks for leave to run a sequence of that length at once."""
+    return scheduler.lend("m", Lane.INTERACTIVE, ALL_LAYERS, Size(1, length, length**2, 1), **options)
+
+
+def test_short_work_is_the_callers_to_run_while_all_workers_wait_and_nothing_has_just_ended():
     clock = Clock()
     scheduler = make_scheduler(clock=clock)
-    short, long = make_job([10])[0], make_job([50])[0]
     measured(scheduler, clock, run_s=0, cell_s=1e-6)
     clock.now += 1
-    assert not scheduler.is_quick(short)  # no worker waits
+    assert lend(scheduler, 16) is None  # no worker waits
     worker = threading.Thread(target=scheduler.take)
     worker.start()
     try:
@@ -54,32 +60,48 @@ def test_a_short_job_is_the_callers_to_run_while_all_workers_wait_and_nothing_ha
             if scheduler.idle_worker_count:
                 break
             time.sleep(1e-3)
-        assert scheduler.is_quick(short)
-        assert not scheduler.is_quick(long)  # 64 * 64 cells, 4 ms
-        [batch] = scheduler.start(short)
+        assert lend(scheduler, 64) is None  # 64 * 64 cells, 4 ms
+        loan = lend(scheduler, 16)
         clock.now += 1e-3
-        scheduler.finish(batch)
-        assert not scheduler.is_quick(make_job([10])[0])
+        scheduler.give_back(loan, clock.now)
+        assert lend(scheduler, 16) is None
         clock.now += 2e-3
-        assert scheduler.is_quick(make_job([10])[0])
-        scheduler.submit(long)
+        scheduler.give_back(lend(scheduler, 16), clock.now)
+        clock.now += 2e-3
+        scheduler.submit(make_job([50])[0])
         worker.join()
-        assert not scheduler.is_quick(make_job([10])[0])
+        assert lend(scheduler, 16) is None
     finally:
         scheduler.stop()
         worker.join()
 
 
-def test_what_the_caller_runs_keeps_to_the_token_budget():
+def test_what_is_done_in_an_instant_is_the_callers_to_run_until_the_scheduler_stops():
+    scheduler = make_scheduler()
+    loan = lend(scheduler, 16, is_instant=True)  # no worker waits, and what it costs is not known
+    scheduler.give_back(loan, loan.start_time + 0.5)
+    found = scheduler.statistics()
+    assert (found.micro_batch_count, found.token_count, found.run_s) == (1, 16, 0.5)
+    assert (found.lanes[Lane.INTERACTIVE].job_count, found.costs["m"].run_count) == (1, 1)
+    scheduler.stop()
+    assert lend(scheduler, 16, is_instant=True) is None
+
+
+def test_no_work_is_lent_that_the_token_budget_has_no_room_for_but_a_sequence_alone():
     scheduler = make_scheduler(budget=64)
-    job, _ = make_job([36, 36, 28, 100, 10])
+    two = Size(2, 65, 2 * 48**2, 1)
+    assert scheduler.lend("m", Lane.INTERACTIVE, ALL_LAYERS, two, is_instant=True) is None
+    assert lend(scheduler, 65, is_instant=True)
 
-    batches = scheduler.start(job)
 
-    assert [rows(batch) for batch in batches] == [[(job, 0)], [(job, 1)], [(job, 2)], [(job, 3)], [(job, 4)]]
-    assert [batch.token_count for batch in batches] == [36, 36, 28, 100, 10]
-    assert job.waiting_tokens == 0
-    assert not any(job.groups.values())
+def test_of_lent_work_that_fails_or_runs_in_pieces_no_costs_are_learned():
+    scheduler = make_scheduler()
+    scheduler.give_back(lend(scheduler, 16, is_instant=True), 0.0, failed=True)
+    pieces = Size(2, 26, 16**2 + 32**2, 2)
+    loan = scheduler.lend("m", Lane.INTERACTIVE, ALL_LAYERS, pieces, is_instant=True)
+    scheduler.give_back(loan, 0.0)
+    assert scheduler.statistics().token_count == 16 + 26
+    assert not scheduler.statistics().costs
 
 
 def mixing(*, run_s, cell_s=1e-6, budget=512, unmasked=0):

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,15 +20,15 @@ from typing import NamedTuple, NoReturn, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from whit.contract.errors import Problem
 from whit.server.engine import problems, reading
+from whit.server.engine.completions import Completions
 from whit.server.engine.jobs import ALL_LAYERS, Depth, Job
 from whit.server.engine.memory import MemoryGovernor
 from whit.server.engine.models import LoadedModel
 from whit.server.engine.scheduler import Scheduler
 from whit.server.engine.statistics import Statistics
 from whit.server.engine.types import Embedded, EmbedSpec, Flow, Lane, Timing
-from whit.server.engine.workers import Workers
+from whit.server.engine.workers import Workers, run_model
 from whit.server.errors import ServiceError
 from whit.server.inflight import InFlight
 
@@ -107,7 +106,7 @@ class Engine:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._death: asyncio.Future[BaseException] = self._loop.create_future()
-        self._completions = _Completions(self._loop)
+        self._completions = Completions(self._loop)
         self._workers.start()
         self._watch_memory = self.memory.watching(
             lambda _: self._scheduler.set_budget(self.memory.budget(self._micro_batch_token_count))
@@ -229,16 +228,14 @@ class Engine:
             self._check(call, items)
             if call.lane is Lane.INTERACTIVE and _is_short(items):
                 batch = read()
-                job = _job(call, batch)
-                if not self._finished_here(call, job):
-                    await self._in_time(call, self._finish(job))
+                here = self._run_here(call, batch)
+                found = here if here is not None else await self._in_time(call, self._run(call, batch))
             else:
-                batch, job = await self._in_time(call, self._read_and_finish(call, read, items))
-            vectors = job.vectors
+                batch, found = await self._in_time(call, self._read_and_run(call, read, items))
+            vectors, queue_s, infer_s = found
             if reading.needs_shaping(call.model, call.spec):
                 vectors = await self._shape(vectors, call.spec)
-            queue_s = job.last_start_time - job.submit_time
-            return Embedded(vectors, batch.items, Timing(_us(queue_s), _us(batch.seconds), _us(job.infer_s)))
+            return Embedded(vectors, batch.items, Timing(_us(queue_s), _us(batch.seconds), _us(infer_s)))
 
     def _check(self, call: _Call, items: Sequence[Sequence[object]]) -> None:
         """Refuses a call whose options are bad, or one that cannot wait and would not be served, before it is read."""
@@ -261,16 +258,14 @@ class Engine:
                 raise
             raise ServiceError(problems.deadline_exceeded()) from None
 
-    async def _read_and_finish(
+    async def _read_and_run(
         self, call: _Call, read: Callable[..., reading.Reading], items: Sequence[Sequence[object]]
-    ) -> tuple[reading.Reading, Job]:
+    ) -> tuple[reading.Reading, _Found]:
         refusal = await self.memory.refusal(wait=call.wait)
         if refusal is not None:
             raise ServiceError(refusal)
         batch = read() if _is_short(items) else await self._read(read)
-        job = _job(call, batch)
-        await self._finish(job)
-        return batch, job
+        return batch, await self._run(call, batch)
 
     async def _read(self, read: Callable[..., reading.Reading]) -> reading.Reading:
         """Reads in a reader thread, which gives up once the call has ended or the engine stops."""
@@ -285,27 +280,47 @@ class Engine:
         finally:
             is_over.set()
 
-    def _finished_here(self, call: _Call, job: Job) -> bool:
-        """Runs a job in the calling thread, which is the loop's, if no worker would be sooner; whether it did."""
-        if not (call.model.is_instant or self._scheduler.is_quick(job)):
-            return False
-        batches = self._scheduler.start(job)
-        if isinstance(batches, Problem):
-            raise ServiceError(batches)
-        for batch in batches:
-            problem = self._workers.run(batch)
+    def _run_here(self, call: _Call, batch: reading.Reading) -> _Found | None:
+        """Runs what was read in the calling thread, which is the loop's; None if a worker would be sooner."""
+        if not batch.groups:
+            return _Found(_no_vectors(call, batch), 0.0, 0.0)
+        model, depth = call.model, _depth(call)
+        loan = self._scheduler.lend(model.id, call.lane, depth, batch.size, is_instant=model.is_instant)
+        if loan is None:
+            return None
+        vectors, failed = _no_vectors(call, batch), True
+        try:
+            for group in batch.groups.values():
+                found = run_model(model, [ids for _, ids in group], depth.layer_count, loan.core_count)
+                vectors[[row for row, _ in group]] = found
+            failed = False
+        except Exception:
+            _logger.exception("model %s failed on micro-batch %d", model.id, loan.number)
+            raise ServiceError(problems.micro_batch_failed(loan)) from None
+        finally:
             end_time = time.monotonic()
-            job.infer_s += end_time - batch.start_time
             # In the next turn of the loop, when the answer is on its way.
-            self._loop.call_soon(partial(self._scheduler.note, batch, end_time, failed=problem is not None))
-            if problem is not None:
-                raise ServiceError(problem)
-        return True
+            self._loop.call_soon(partial(self._scheduler.give_back, loan, end_time, failed=failed))
+        return _Found(vectors, 0.0, end_time - loan.start_time)
+
+    async def _run(self, call: _Call, batch: reading.Reading) -> _Found:
+        """Has the workers run what was read."""
+        job = Job(
+            model_id=call.model.id,
+            depth=_depth(call),
+            groups=batch.groups,
+            vectors=_no_vectors(call, batch),
+            lane=call.lane,
+            deadline=call.deadline,
+            patient=call.wait,
+            flow=call.flow,
+        )
+        if batch.groups:
+            await self._finish(job)
+        return _Found(job.vectors, job.last_start_time - job.submit_time, job.infer_s)
 
     async def _finish(self, job: Job) -> None:
         """Has the workers fill in the job's vectors."""
-        if not job.unfinished:
-            return
         done: asyncio.Future[None] = self._loop.create_future()
         job.on_done = partial(self._completions.add, done)
         refusal = self._scheduler.submit(job)
@@ -336,41 +351,17 @@ class _Call(NamedTuple):
     flow: Flow
 
 
-class _Completions:
-    """Futures to resolve on the loop: a micro-batch completes many calls, and waking the loop is a system call."""
+class _Found(NamedTuple):
+    """Vectors, how long their work waited to begin, and how long models ran for it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._is_woken = False
-
-    def add(self, done: asyncio.Future[None]) -> None:
-        """From any thread; those added before the loop comes round are resolved in one turn of it."""
-        self._waiting.append(done)
-        if not self._is_woken:
-            self._is_woken = True
-            self._loop.call_soon_threadsafe(self._resolve)
-
-    def _resolve(self) -> None:
-        self._is_woken = False  # first: what is added from here on wakes the loop again
-        while self._waiting:
-            done = self._waiting.popleft()
-            if not done.done():  # cancelled
-                done.set_result(None)
+    vectors: NDArray[np.float32]
+    queue_s: float
+    infer_s: float
 
 
-def _job(call: _Call, batch: reading.Reading) -> Job:
-    """What the scheduler is to do for a call that was read."""
-    return Job(
-        model_id=call.model.id,
-        depth=_depth(call),
-        groups=batch.groups,
-        vectors=np.zeros((len(batch.items), call.model.manifest.dimension_count), np.float32),
-        lane=call.lane,
-        deadline=call.deadline,
-        patient=call.wait,
-        flow=call.flow,
-    )
+def _no_vectors(call: _Call, batch: reading.Reading) -> NDArray[np.float32]:
+    """Room for the vectors of a batch, all zeros."""
+    return np.zeros((len(batch.items), call.model.manifest.dimension_count), np.float32)
 
 
 def _depth(call: _Call) -> Depth:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -84,21 +84,6 @@ class Job:
     def begun(self) -> bool:
         """Whether a part of it was started."""
         return self.last_start_time > 0
-
-    def all_at_once(self, numbers: Iterator[int], now: float, most_tokens: int, core_count: int) -> list[MicroBatch]:
-        """Takes all that waits into micro-batches of its own, of one attention length and at most so many tokens each."""
-        batches = []
-        for length, group in self.groups.items():
-            while group:
-                draft = Draft(most_tokens, length)
-                draft.take(self, length)
-                content = length, draft.entries, draft.token_count
-                batches.append(
-                    MicroBatch(next(numbers), self.model_id, self.lane, *content, now, self.depth, core_count)
-                )
-        self.groups.clear()
-        self.waiting_tokens = self.waiting_cells = 0
-        return batches
 
 
 @dataclass(slots=True)

@@ -1,11 +1,14 @@
-"""What is best for a job that comes alone: the thread of its caller where it is short, all idle cores where it is long."""
+"""What is best for work that comes alone: the thread of its caller where it is short, all idle cores where it is long."""
 
 from __future__ import annotations
 
-from whit.server.engine.costs import Costs
-from whit.server.engine.jobs import Job
+from typing import NamedTuple
 
-# A lone short text runs in the calling thread, which is kept from all else meanwhile: waking a worker and being woken by it
+from whit.server.engine.costs import Costs
+from whit.server.engine.jobs import Depth
+from whit.server.engine.types import Lane
+
+# Lone short work runs in the calling thread, which is kept from all else meanwhile: waking a worker and being woken by it
 # takes 0.2 to 0.4 ms.
 _QUICK_S = 0.002
 
@@ -15,13 +18,34 @@ _LEAST_SHARED_S = 0.0005
 _LEARNED_RUNS = 8
 
 
-def runs_quickly(job: Job, costs: Costs | None) -> bool:
-    """Whether all that waits of a job takes no longer than the trip to a worker is worth; False while its ``costs`` are not known."""
-    return costs is not None and job.depth.share * costs.seconds(job.waiting_tokens, job.waiting_cells) <= _QUICK_S
+class Size(NamedTuple):
+    """How much work sequences are: their number, tokens, cells of attention grids, and in how many grids they run."""
+
+    sequence_count: int
+    token_count: int
+    cell_count: int
+    run_count: int
 
 
-def pays_to_share(job: Job, token_count: int, costs: Costs | None) -> bool:
-    """Whether a sequence of a job is worth several cores; False until its ``costs`` are known well."""
+class Loan(NamedTuple):
+    """Leave for the caller of a call to run its sequences in its own thread, on so many cores, from ``start_time`` on."""
+
+    number: int  # among the micro-batches'
+    model_id: str
+    lane: Lane
+    depth: Depth
+    size: Size
+    core_count: int
+    start_time: float
+
+
+def runs_quickly(size: Size, depth: Depth, costs: Costs | None) -> bool:
+    """Whether work takes no longer than the trip to a worker is worth; False while its ``costs`` are not known."""
+    return costs is not None and depth.share * costs.seconds(size.token_count, size.cell_count) <= _QUICK_S
+
+
+def pays_to_share(token_count: int, depth: Depth, costs: Costs | None) -> bool:
+    """Whether a sequence is worth several cores; False until its ``costs`` are known well."""
     if costs is None or costs.run_count < _LEARNED_RUNS:
         return False
-    return job.depth.share * costs.seconds(token_count, 0) >= _LEAST_SHARED_S
+    return depth.share * costs.seconds(token_count, 0) >= _LEAST_SHARED_S

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from whit.contract.errors import FieldViolation, Problem, Reason
 from whit.server.engine.jobs import MicroBatch
+from whit.server.engine.lone import Loan
 
 _RETRY_AFTER_SHUTDOWN_S = 1.0
 
@@ -68,12 +69,12 @@ def shutting_down() -> Problem:
     )
 
 
-def micro_batch_failed(batch: MicroBatch) -> Problem:
+def micro_batch_failed(run: MicroBatch | Loan) -> Problem:
     """The model, or the worker, broke on a micro-batch; the log has the traceback under the same number."""
     return Problem(
         Reason.INTERNAL,
-        f"model {batch.model_id!r} failed on micro-batch {batch.number}; the server's log has the traceback under that number",
-        metadata={"model": batch.model_id, "micro_batch": str(batch.number)},
+        f"model {run.model_id!r} failed on micro-batch {run.number}; the server's log has the traceback under that number",
+        metadata={"model": run.model_id, "micro_batch": str(run.number)},
     )
 
 

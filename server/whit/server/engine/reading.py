@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from whit.contract import vectors as codec
 from whit.contract.errors import Problem, Reason
 from whit.server.engine.jobs import Waiting
+from whit.server.engine.lone import Size
 from whit.server.engine.models import LoadedModel
 from whit.server.engine.problems import bad_item, bad_option
 from whit.server.engine.types import EmbedSpec, ItemOutcome, TokenIds
@@ -32,6 +33,7 @@ class Reading(NamedTuple):
 
     items: list[ItemOutcome]
     groups: dict[int, deque[Waiting]]
+    size: Size
     seconds: float
 
 
@@ -178,6 +180,7 @@ def _group(
     items: list[ItemOutcome] = []
     groups: dict[int, deque[Waiting]] = {}
     maximum, attention_length = model.manifest.max_token_count, model.encoder.attention_length
+    sequence_count = token_count = cell_count = 0
     for row, ids in enumerate(read):
         if isinstance(ids, Problem):
             items.append(ItemOutcome(0, 0, truncated=False, problem=ids))
@@ -189,8 +192,13 @@ def _group(
                 items.append(ItemOutcome(len(ids), 0, truncated=False, problem=problem))
                 continue
         items.append(ItemOutcome(len(ids), len(used), truncated=len(used) < len(ids)))
-        groups.setdefault(attention_length(len(used)), deque()).append(Waiting(row, used))
-    return Reading(items, groups, time.perf_counter() - start)
+        length = attention_length(len(used))
+        groups.setdefault(length, deque()).append(Waiting(row, used))
+        sequence_count += 1
+        token_count += len(used)
+        cell_count += length * length
+    size = Size(sequence_count, token_count, cell_count, len(groups))
+    return Reading(items, groups, size, time.perf_counter() - start)
 
 
 def _fit(model: LoadedModel, ids: TokenIds, spec: EmbedSpec, field: str) -> tuple[TokenIds, Problem | None]:

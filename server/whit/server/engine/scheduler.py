@@ -27,7 +27,7 @@ from whit.server.engine.costs import CostModel
 from whit.server.engine.fairness import Line, Turns
 from whit.server.engine.forecast import ADMISSION_MARGIN, READING_MARGIN, Forecast
 from whit.server.engine.jobs import ALL_LAYERS, Depth, Draft, Job, MicroBatch
-from whit.server.engine.lone import pays_to_share, runs_quickly
+from whit.server.engine.lone import Loan, Size, pays_to_share, runs_quickly
 from whit.server.engine.statistics import Statistics
 from whit.server.engine.types import Lane
 
@@ -103,30 +103,30 @@ class Scheduler:
                 admission.park(job)
             return None
 
-    def is_quick(self, job: Job) -> bool:
-        """Whether a job is best run by the caller: it is short, all workers wait for work, and calls come singly."""
-        with self._lock:
-            alone = self._idle_workers == self._worker_count and not self._queued
-            if not alone or not self._seen.pauses(self._clock()):
-                return False
-            return runs_quickly(job, self._costs[job.model_id].costs)
+    def lend(self, model_id: str, lane: Lane, depth: Depth, size: Size, *, is_instant: bool = False) -> Loan | None:
+        """Leave for a caller to run its work at once, in its own thread; None where workers are sooner.
 
-    def start(self, job: Job) -> list[MicroBatch] | Problem:
-        """Has a job run at once, by the caller, whatever waits: its micro-batches, or why it is refused.
-
-        The caller has each of them noted once it ran.
+        It has it where its work is done in an instant. Otherwise the work must be short, all workers wait for some, and calls
+        come singly. The caller gives the loan back when the work has run.
         """
         with self._lock:
-            if self._stopped:
-                return problems.shutting_down()
-            now = job.submit_time = job.last_start_time = self._clock()
+            now = self._clock()
+            fits = size.sequence_count == 1 or size.token_count <= self._forecast.micro_batch_token_count
+            if self._stopped or not fits or not (is_instant or self._is_quick(model_id, depth, size, now)):
+                return None
             self._seen.come(now, meets=self._is_busy)
-            self._statistics.lanes[job.lane].token_count += job.waiting_tokens
-            self._statistics.lanes[job.lane].job_count += 1
-            cores = self._cores(job, job.waiting_tokens, self._worker_count, now) if job.unfinished == 1 else 1
-            batches = job.all_at_once(self._batch_numbers, now, self._forecast.micro_batch_token_count, cores)
-            self._runs += len(batches)
-            return batches
+            self._statistics.lanes[lane].token_count += size.token_count
+            self._statistics.lanes[lane].job_count += 1
+            is_lone = size.sequence_count == 1
+            cores = self._cores(model_id, depth, size.token_count, self._worker_count, now) if is_lone else 1
+            self._runs += 1
+            return Loan(next(self._batch_numbers), model_id, lane, depth, size, cores, now)
+
+    def give_back(self, loan: Loan, end_time: float, *, failed: bool = False) -> None:
+        """Notes that lent work has run, until ``end_time``."""
+        with self._lock:
+            learns = not failed and loan.size.run_count == 1
+            self._note_run(loan, end_time, loan.size.token_count, loan.size.cell_count, learns=learns)
 
     def refusal(
         self, model_id: str, lane: Lane, deadline: float | None, token_count: int, depth: Depth = ALL_LAYERS
@@ -174,9 +174,8 @@ class Scheduler:
         """A copy of the counts, as they are now."""
         with self._lock:
             found = copy.deepcopy(self._statistics)
-            costs = {model_id: model.costs for model_id, model in self._costs.items()}
-        found.costs = {model_id: cost for model_id, cost in costs.items() if cost is not None}
-        return found
+            found.costs = {model_id: costs for model_id, model in self._costs.items() if (costs := model.costs)}
+            return found
 
     @property
     def idle_worker_count(self) -> int:
@@ -224,9 +223,11 @@ class Scheduler:
         """Notes that a micro-batch ran: its vectors are written, or ``problem`` fails every job that was in it."""
         with self._lock:
             now = self._clock()
-            self.note(batch, now, failed=problem is not None)
+            seconds = now - batch.start_time
+            self._note_run(batch, now, batch.token_count, batch.cell_count, learns=problem is None)
+            self._bulk_runs -= batch.lane is Lane.BULK
             for job in {job: None for job, _ in batch.entries}:
-                job.infer_s += now - batch.start_time
+                job.infer_s += seconds
             done = []
             for job, _ in batch.entries:
                 job.unfinished -= 1
@@ -237,17 +238,6 @@ class Scheduler:
                     done.append(job)
         for job in done:  # not under the lock: who is told comes back with more
             job.on_done()
-
-    def note(self, batch: MicroBatch, end_time: float, *, failed: bool = False) -> None:
-        """Learns from a micro-batch that has run until then, and forgets it."""
-        with self._lock:
-            seconds = end_time - batch.start_time
-            self._seen.end(end_time)
-            self._runs -= 1
-            self._bulk_runs -= batch.lane is Lane.BULK
-            self._statistics.add_run(batch.token_count, seconds)
-            if not failed and batch.core_count == 1:  # costs are those of one core
-                self._costs[batch.model_id].add(batch.token_count, batch.cell_count, seconds, batch.depth.share)
 
     # Below, the lock is held. First: which work makes up the next micro-batch.
 
@@ -275,14 +265,28 @@ class Scheduler:
                 self._start_line(line, other, draft, now)
                 draft.grid_length = max(draft.grid_length, other)
         is_lone = len(draft.entries) == 1 and not self._queued
-        cores = self._cores(leader, draft.token_count, 1 + self._idle_workers, now) if is_lone else 1
+        cores = self._cores(model_id, depth, draft.token_count, 1 + self._idle_workers, now) if is_lone else 1
         content = draft.grid_length, draft.entries, draft.token_count
         return MicroBatch(next(self._batch_numbers), model_id, lane, *content, now, depth, cores)
 
-    def _cores(self, job: Job, token_count: int, free: int, now: float) -> int:
-        """On how many of the free cores a job's only sequence is to run."""
-        pays = self._seen.singly(now) and pays_to_share(job, token_count, self._costs[job.model_id].costs)
-        return min(free, self._most_cores(job.model_id)) if pays else 1
+    def _cores(self, model_id: str, depth: Depth, token_count: int, free: int, now: float) -> int:
+        """On how many of the free cores a sequence that is alone is to run."""
+        pays = self._seen.singly(now) and pays_to_share(token_count, depth, self._costs[model_id].costs)
+        return min(free, self._most_cores(model_id)) if pays else 1
+
+    def _is_quick(self, model_id: str, depth: Depth, size: Size, now: float) -> bool:
+        alone = self._idle_workers == self._worker_count and not self._queued
+        return alone and self._seen.pauses(now) and runs_quickly(size, depth, self._costs[model_id].costs)
+
+    def _note_run(
+        self, run: MicroBatch | Loan, end_time: float, token_count: int, cell_count: int, *, learns: bool
+    ) -> None:
+        seconds = end_time - run.start_time
+        self._seen.end(end_time)
+        self._runs -= 1
+        self._statistics.add_run(token_count, seconds)
+        if learns and run.core_count == 1:  # costs are those of one core
+            self._costs[run.model_id].add(token_count, cell_count, seconds, run.depth.share)
 
     @property
     def _is_busy(self) -> bool:

@@ -8,16 +8,19 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from whit.contract.errors import Problem
 from whit.server.engine import problems
 from whit.server.engine.jobs import MicroBatch
 from whit.server.engine.models import LoadedModel
 from whit.server.engine.scheduler import Scheduler
-from whit.server.engine.types import Lane
+from whit.server.engine.types import Lane, TokenIds
 
 _logger = logging.getLogger(__name__)
 
@@ -61,16 +64,13 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def run(self, batch: MicroBatch) -> Problem | None:
-        """Runs a micro-batch in the calling thread and writes its vectors; or why there are none, as a model may break."""
+    def _run(self, batch: MicroBatch) -> Problem | None:
+        """Runs a micro-batch and writes its vectors; or why there are none, as a model may break."""
         model = self._models[batch.model_id]
         try:
             sequences = [waiting.ids for _, waiting in batch.entries]
-            run = partial(model.encoder.run, sequences, batch.layer_count, batch.core_count)
+            run = partial(run_model, model, sequences, batch.layer_count, batch.core_count)
             vectors = self._bulk.submit(run).result() if batch.lane is Lane.BULK else run()
-            expected = len(batch.entries), model.manifest.dimension_count
-            if vectors.shape != expected:
-                raise ValueError(f"the encoder gave vectors of shape {vectors.shape} instead of {expected}")
             for row, (job, waiting) in enumerate(batch.entries):
                 job.vectors[waiting.row] = vectors[row]
         except Exception:
@@ -91,13 +91,28 @@ class Workers:
         _give_way(_NICENESS)
         try:
             while (batch := take()) is not None:
-                self._scheduler.finish(batch, self.run(batch))
+                self._scheduler.finish(batch, self._run(batch))
         except BaseException as error:
             _logger.critical("worker %s died", threading.current_thread().name, exc_info=error)
             if batch is not None:
                 self._scheduler.finish(batch, problems.micro_batch_failed(batch))
             self._scheduler.stop()
             self._on_death(error)
+
+
+def run_model(
+    model: LoadedModel, sequences: Sequence[TokenIds], layer_count: int, core_count: int
+) -> NDArray[np.float32]:
+    """Vectors float32 [len(sequences), dimension_count], by the calling thread.
+
+    Raises:
+        ValueError: the encoder gives others. It may raise anything itself.
+    """
+    vectors = model.encoder.run(sequences, layer_count, core_count)
+    expected = len(sequences), model.manifest.dimension_count
+    if vectors.shape != expected:
+        raise ValueError(f"the encoder gave vectors of shape {vectors.shape} instead of {expected}")
+    return vectors
 
 
 def _give_way(niceness: int) -> None:
