@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from whit.server.engine.costs import Costs
 from whit.server.engine.jobs import Depth
-from whit.server.engine.types import Lane
 
 # Lone short work runs in the calling thread, which is kept from all else meanwhile: waking a worker and being woken by it
 # takes 0.2 to 0.4 ms.
@@ -28,15 +27,16 @@ class Size(NamedTuple):
 
 
 class Loan(NamedTuple):
-    """Leave for the caller of a call to run its sequences in its own thread, on so many cores, from ``start_time`` on."""
+    """Leave to run work in one's own thread, on so many cores, from ``start_time`` on; the rest as in ``Size``."""
 
     number: int  # among the micro-batches'
     model_id: str
-    lane: Lane
     depth: Depth
-    size: Size
+    token_count: int
+    cell_count: int
+    run_count: int
     core_count: int
-    start_time: float
+    start_time: float  # time.monotonic()
 
 
 def runs_quickly(size: Size, depth: Depth, costs: Costs | None) -> bool:

@@ -120,13 +120,12 @@ class Scheduler:
             is_lone = size.sequence_count == 1
             cores = self._cores(model_id, depth, size.token_count, self._worker_count, now) if is_lone else 1
             self._runs += 1
-            return Loan(next(self._batch_numbers), model_id, lane, depth, size, cores, now)
+            return Loan(next(self._batch_numbers), model_id, depth, *size[1:], cores, now)
 
     def give_back(self, loan: Loan, end_time: float, *, failed: bool = False) -> None:
         """Notes that lent work has run, until ``end_time``."""
         with self._lock:
-            learns = not failed and loan.size.run_count == 1
-            self._note_run(loan, end_time, loan.size.token_count, loan.size.cell_count, learns=learns)
+            self._note_run(loan, end_time, learns=not failed and loan.run_count == 1)
 
     def refusal(
         self, model_id: str, lane: Lane, deadline: float | None, token_count: int, depth: Depth = ALL_LAYERS
@@ -224,7 +223,7 @@ class Scheduler:
         with self._lock:
             now = self._clock()
             seconds = now - batch.start_time
-            self._note_run(batch, now, batch.token_count, batch.cell_count, learns=problem is None)
+            self._note_run(batch, now, learns=problem is None)
             self._bulk_runs -= batch.lane is Lane.BULK
             for job in {job: None for job, _ in batch.entries}:
                 job.infer_s += seconds
@@ -278,15 +277,13 @@ class Scheduler:
         alone = self._idle_workers == self._worker_count and not self._queued
         return alone and self._seen.pauses(now) and runs_quickly(size, depth, self._costs[model_id].costs)
 
-    def _note_run(
-        self, run: MicroBatch | Loan, end_time: float, token_count: int, cell_count: int, *, learns: bool
-    ) -> None:
+    def _note_run(self, run: MicroBatch | Loan, end_time: float, *, learns: bool) -> None:
         seconds = end_time - run.start_time
         self._seen.end(end_time)
         self._runs -= 1
-        self._statistics.add_run(token_count, seconds)
+        self._statistics.add_run(run.token_count, seconds)
         if learns and run.core_count == 1:  # costs are those of one core
-            self._costs[run.model_id].add(token_count, cell_count, seconds, run.depth.share)
+            self._costs[run.model_id].add(run.token_count, run.cell_count, seconds, run.depth.share)
 
     @property
     def _is_busy(self) -> bool:
