@@ -120,7 +120,8 @@ class Scheduler:
             is_lone = size.sequence_count == 1
             cores = self._cores(model_id, depth, size.token_count, self._worker_count, now) if is_lone else 1
             self._runs += 1
-            return Loan(next(self._batch_numbers), model_id, depth, *size[1:], cores, now)
+            work = size.token_count, size.cell_count, size.run_count
+            return Loan(next(self._batch_numbers), model_id, depth, *work, cores, now)
 
     def give_back(self, loan: Loan, end_time: float, *, failed: bool = False) -> None:
         """Notes that lent work has run, until ``end_time``."""
