@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,6 +75,30 @@ def test_short_work_is_the_callers_to_run_while_all_workers_wait_and_nothing_has
     finally:
         scheduler.stop()
         worker.join()
+
+
+@pytest.mark.parametrize(("most_cores", "is_lent"), [(1, False), (2, True)])
+def test_work_for_all_cores_together_is_short_where_they_make_it_so(most_cores, is_lent):
+    clock = Clock()
+    scheduler = make_scheduler(clock=clock, workers=2, most_cores=lambda _model: most_cores)
+    for _ in range(2):
+        measured(scheduler, clock, run_s=3e-3, cell_s=0)
+    clock.now += 1
+    workers = [threading.Thread(target=scheduler.take) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    try:
+        for _ in range(1000):
+            if scheduler.idle_worker_count == 2:
+                break
+            time.sleep(1e-3)
+        loan = lend(scheduler, 16)
+        assert (loan is not None) == is_lent
+        assert loan is None or loan.core_count == 2
+    finally:
+        scheduler.stop()
+        for worker in workers:
+            worker.join()
 
 
 def test_what_is_done_in_an_instant_is_the_callers_to_run_until_the_scheduler_stops():

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from whit.server.engine import problems, reading
 from whit.server.engine.completions import Completions
 from whit.server.engine.jobs import ALL_LAYERS, Depth, Job
+from whit.server.engine.lone import Loan
 from whit.server.engine.memory import MemoryGovernor
 from whit.server.engine.models import LoadedModel
 from whit.server.engine.scheduler import Scheduler
@@ -300,8 +301,13 @@ class Engine:
         finally:
             end_time = time.monotonic()
             # In the next turn of the loop, when the answer is on its way.
-            self._loop.call_soon(partial(self._scheduler.give_back, loan, end_time, failed=failed))
+            self._loop.call_soon(self._note, loan, end_time, failed)
         return _Found(vectors, 0.0, end_time - loan.start_time)
+
+    def _note(self, loan: Loan, end_time: float, failed: bool) -> None:
+        self._scheduler.give_back(loan, end_time, failed=failed)
+        if _logger.isEnabledFor(logging.DEBUG):
+            _logger.debug("micro-batch", extra={"fields": loan.fields(end_time)})
 
     async def _run(self, call: _Call, batch: reading.Reading) -> _Found:
         """Has the workers run what was read."""

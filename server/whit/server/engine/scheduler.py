@@ -111,14 +111,14 @@ class Scheduler:
         """
         with self._lock:
             now = self._clock()
-            fits = size.sequence_count == 1 or size.token_count <= self._forecast.micro_batch_token_count
-            if self._stopped or not fits or not (is_instant or self._is_quick(model_id, depth, size, now)):
-                return None
             self._seen.come(now, meets=self._is_busy)
-            self._statistics.lanes[lane].token_count += size.token_count
-            self._statistics.lanes[lane].job_count += 1
             is_lone = size.sequence_count == 1
             cores = self._cores(model_id, depth, size.token_count, self._worker_count, now) if is_lone else 1
+            fits = is_lone or size.token_count <= self._forecast.micro_batch_token_count
+            if self._stopped or not fits or not (is_instant or self._is_quick(model_id, depth, size, cores, now)):
+                return None
+            self._statistics.lanes[lane].token_count += size.token_count
+            self._statistics.lanes[lane].job_count += 1
             self._runs += 1
             work = size.token_count, size.cell_count, size.run_count
             return Loan(next(self._batch_numbers), model_id, depth, *work, cores, now)
@@ -274,9 +274,9 @@ class Scheduler:
         pays = self._seen.singly(now) and pays_to_share(token_count, depth, self._costs[model_id].costs)
         return min(free, self._most_cores(model_id)) if pays else 1
 
-    def _is_quick(self, model_id: str, depth: Depth, size: Size, now: float) -> bool:
+    def _is_quick(self, model_id: str, depth: Depth, size: Size, core_count: int, now: float) -> bool:
         alone = self._idle_workers == self._worker_count and not self._queued
-        return alone and self._seen.pauses(now) and runs_quickly(size, depth, self._costs[model_id].costs)
+        return alone and self._seen.pauses(now) and runs_quickly(size, depth, core_count, self._costs[model_id].costs)
 
     def _note_run(self, run: MicroBatch | Loan, end_time: float, *, learns: bool) -> None:
         seconds = end_time - run.start_time
