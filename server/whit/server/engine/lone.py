@@ -54,9 +54,10 @@ class Loan(NamedTuple):
 def runs_quickly(size: Size, depth: Depth, core_count: int, costs: Costs | None) -> bool:
     """Whether work takes no longer than the trip to a worker is worth; False while its ``costs`` are not known.
 
-    Several cores are taken to be as quick as their number says, though two are 1.5 to 1.8 times as quick as one.
+    Costs are those of one core. Two are taken to be twice as quick, which is a little too much, and more no quicker.
     """
-    return costs is not None and depth.share * costs.seconds(size.token_count, size.cell_count) <= _QUICK_S * core_count
+    limit_s = _QUICK_S * min(core_count, 2)
+    return costs is not None and depth.share * costs.seconds(size.token_count, size.cell_count) <= limit_s
 
 
 def pays_to_share(token_count: int, depth: Depth, costs: Costs | None) -> bool:
