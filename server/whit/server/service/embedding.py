@@ -26,7 +26,10 @@ from whit.v1 import embedding_pb2, vector_pb2
 
 _INSTRUCTION_BYTE_COUNT = 4096
 _ENCODE_ON_LOOP_VALUES = 16_384
-_PLAN_COUNT = 256  # of options seen lately: most clients send the same with every call
+_KEPT_PLAN_COUNT = 256
+_KEPT_OPTIONS_BYTE_COUNT = (
+    8192  # the longest instruction has half of them; fields that this version does not know may have any number
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,22 @@ def read_options(options: embedding_pb2.EmbedOptions, engine: Engine, at: str) -
     return Plan(model, spec, encodings, prompt_field, fits_codes=any(encoding.bits for encoding in encodings))
 
 
+class Plans:
+    """The plans of unary calls, kept by the bytes of their options: most clients send the same with every call."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._kept = lru_cache(_KEPT_PLAN_COUNT)(self._read)
+
+    def of(self, options: embedding_pb2.EmbedOptions) -> Plan:
+        """The plan for these options. Raises as ``read_options``, and keeps nothing then."""
+        data = options.SerializeToString()
+        return self._kept(data) if len(data) <= _KEPT_OPTIONS_BYTE_COUNT else self._read(data)
+
+    def _read(self, options: bytes) -> Plan:
+        return read_options(embedding_pb2.EmbedOptions.FromString(options), self._engine, "options")
+
+
 def prompt_of(model: LoadedModel, role: str) -> str:
     """The prompt of a role.
 
@@ -120,11 +139,11 @@ class EmbeddingService:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._plan = lru_cache(_PLAN_COUNT)(self._read_plan)
+        self._plans = Plans(backend.engine)
 
     async def embed(self, request: embedding_pb2.EmbedRequest, call: Call) -> embedding_pb2.EmbedResponse:
         """One batch."""
-        plan = self._plan(request.options.SerializeToString())
+        plan = self._plans.of(request.options)
         texts, token_ids = request.texts, request.token_ids
         if texts and token_ids:
             raise refusal([FieldViolation("token_ids", "cannot be given beside texts; send two requests")])
@@ -141,9 +160,6 @@ class EmbeddingService:
             timing=_timing(embedded.timing),
             model_fingerprint=plan.model.fingerprint,
         )
-
-    def _read_plan(self, options: bytes) -> Plan:
-        return read_options(embedding_pb2.EmbedOptions.FromString(options), self._backend.engine, "options")
 
     async def stream_embed(self, stream: Stream) -> None:
         """Batch after batch."""
