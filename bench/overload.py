@@ -4,9 +4,9 @@ python -m bench.overload [PACKAGE] [--texts 16] [--factor 3] [--seconds 60] [--d
 
 Open loop (``whit load``): requests of short texts are sent when they are due, whatever became of earlier ones. A sweep finds
 the rate with the best goodput; capacity is the mean goodput at that rate just before and just after the overload. The load comes from
-this process, on the same cores: it then takes from the server what it needs for itself, and the more the more it sends. With
-``--apart`` the server has one half of the cores and the load the other, as if it came from another machine. Beside it the same micro-batch is computed here from time to time: where that takes longer, it
-is the machine that has become slower, and not the server.
+this process, on the same cores, and takes from the server what it needs for itself. With ``--apart`` the server has one half of
+the cores and the load the other, as if it came from another machine. Beside it the same micro-batch is computed here from time
+to time: where that takes longer, it is the machine that has become slower, and not the server.
 """
 
 from __future__ import annotations

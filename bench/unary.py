@@ -5,8 +5,7 @@ python -m bench.unary [PACKAGE] [--rounds 20] [--out bench/results/unary.json]
 The ceiling is a bare ``grpc.aio`` server that answers the same request with a ready response and does nothing else. For a lone
 call there is a second one, which runs the model before it answers: gRPC is slower after that, for its caches are cold. Lone calls are
 made by one blocking caller, as most are. Two models cost next to nothing: a small table of token vectors, and a transformer of a few
-kilobytes, for which onnxruntime is called. Each of them has one core, and is asked by one asyncio process on
-the others. A server has one channel to it.
+kilobytes, for which onnxruntime is called. They and the first ceiling have one core, and one asyncio process asks them from the others.
 """
 
 from __future__ import annotations
@@ -200,7 +199,7 @@ async def serve_bare(model: Path | None) -> None:
     """Answers every Embed with the same response, until SIGTERM."""
     response = embedding_pb2.EmbedResponse(model_fingerprint="sha256:" + 64 * "0")
     response.vectors.add(data=bytes(128))
-    run: Callable[[], object] = lambda: None  # noqa: E731
+    run: Callable[[], object] | None = None
     if model:
         package = open_package(model)
         encoder, ids = open_encoder(package), Tokenizer(package).encode([TEXT])
@@ -208,7 +207,8 @@ async def serve_bare(model: Path | None) -> None:
         run = partial(encoder.run, ids, core_count=min(core_count(), encoder.most_cores))
 
     async def embed(request: embedding_pb2.EmbedRequest, _: object) -> embedding_pb2.EmbedResponse:
-        run()
+        if run is not None:
+            run()
         return response
 
     handler = grpc.unary_unary_rpc_method_handler(

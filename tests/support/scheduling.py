@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from whit.server.engine.jobs import ALL_LAYERS, Depth, Job, MicroBatch, Waiting
+from whit.server.engine.lone import Loan, Size
 from whit.server.engine.scheduler import Scheduler
 from whit.server.engine.types import Flow, Lane
 
@@ -93,3 +96,36 @@ def rows(batch: MicroBatch) -> list[tuple[Job, int]]:
 def has_work(scheduler: Scheduler, models: Sequence[str] = ("m",)) -> bool:
     """Whether anything admitted waits."""
     return any(scheduler.waiting_tokens(model) for model in models)
+
+
+def measured(scheduler: Scheduler, clock: Clock, *, run_s: float, cell_s: float) -> None:
+    """Lets the scheduler learn what runs cost: one of a few cells and one of many."""
+    for length in (16, 64, 16, 64):
+        scheduler.submit(make_job([length])[0])
+        batch = take(scheduler)
+        clock.now += run_s + cell_s * batch.cell_count
+        scheduler.finish(batch)
+
+
+def lend(scheduler: Scheduler, *lengths: int, is_instant: bool = False) -> Loan | None:
+    """Asks for leave to run sequences of these lengths at once, all in one micro-batch."""
+    cells = sum((-(-length // BUCKET) * BUCKET) ** 2 for length in lengths)
+    size = Size(len(lengths), sum(lengths), cells, 1)
+    return scheduler.lend("m", Lane.INTERACTIVE, ALL_LAYERS, size, is_instant=is_instant)
+
+
+@contextlib.contextmanager
+def idle_workers(scheduler: Scheduler, count: int) -> Iterator[list[MicroBatch | None]]:
+    """So many threads that wait for work; yields the micro-batches that they take, one each."""
+    taken: list[MicroBatch | None] = []
+    threads = [threading.Thread(target=lambda: taken.append(scheduler.take())) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    while scheduler.idle_worker_count < count:
+        pass
+    try:
+        yield taken
+    finally:
+        scheduler.stop()
+        for thread in threads:
+            thread.join()

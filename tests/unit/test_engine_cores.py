@@ -1,31 +1,8 @@
 """What idle workers are good for: large jobs are shared between them, a lone sequence gets their cores."""
 
-import threading
-from contextlib import contextmanager
-
 import pytest
 
-from tests.support.scheduling import BUCKET, Clock, make_job, make_scheduler, take
-from whit.server.engine.jobs import ALL_LAYERS
-from whit.server.engine.lone import Size
-from whit.server.engine.types import Lane
-
-
-@contextmanager
-def idle_workers(scheduler, count):
-    """So many threads that wait for work; yields the micro-batches that they take, one each."""
-    taken = []
-    threads = [threading.Thread(target=lambda: taken.append(scheduler.take())) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    while scheduler.idle_worker_count < count:
-        pass
-    try:
-        yield taken
-    finally:
-        scheduler.stop()
-        for thread in threads:
-            thread.join()
+from tests.support.scheduling import Clock, idle_workers, lend, make_job, make_scheduler, take
 
 
 def wait_for(taken, count):
@@ -52,12 +29,6 @@ def together(scheduler, job, *, idle=2):
         scheduler.submit(job)
         wait_for(taken, 1)
         return taken[0]
-
-
-def lend(scheduler, *lengths):
-    """Leave to run sequences of these lengths at once."""
-    size = Size(len(lengths), sum(lengths), sum((-(-length // BUCKET) * BUCKET) ** 2 for length in lengths), 1)
-    return scheduler.lend("m", Lane.INTERACTIVE, ALL_LAYERS, size, is_instant=True)
 
 
 def test_idle_workers_share_one_large_job_evenly():
@@ -97,35 +68,35 @@ def test_a_sequence_that_another_waits_behind_gets_a_core():
 def test_a_sequence_that_the_caller_runs_gets_the_cores_of_all_workers():
     clock = Clock()
     scheduler = learned(workers=3, clock=clock, most_cores=lambda _model: 8)
-    loan = lend(scheduler, 10)
+    loan = lend(scheduler, 10, is_instant=True)
     assert loan.core_count == 3
     scheduler.give_back(loan, clock.now)
-    assert lend(scheduler, 10, 30).core_count == 1
+    assert lend(scheduler, 10, 30, is_instant=True).core_count == 1
 
 
 @pytest.mark.parametrize(("run_s", "cores"), [(0.4e-3, 1), (0.6e-3, 2)])
 def test_what_is_done_at_once_is_not_worth_another_thread(run_s, cores):
-    assert lend(learned(run_s=run_s, workers=2, most_cores=lambda _model: 8), 10).core_count == cores
+    assert lend(learned(run_s=run_s, workers=2, most_cores=lambda _model: 8), 10, is_instant=True).core_count == cores
 
 
 def test_where_calls_have_met_lately_each_gets_a_core():
     clock = Clock()
     scheduler = learned(workers=2, clock=clock, most_cores=lambda _model: 8)
-    first, second = lend(scheduler, 10), lend(scheduler, 10)
+    first, second = lend(scheduler, 10, is_instant=True), lend(scheduler, 10, is_instant=True)
     assert [first.core_count, second.core_count] == [2, 1]
     scheduler.give_back(first, clock.now)
     scheduler.give_back(second, clock.now)
     clock.now += 0.05
-    soon = lend(scheduler, 10)
+    soon = lend(scheduler, 10, is_instant=True)
     scheduler.give_back(soon, clock.now)
     clock.now += 0.1
-    assert [soon.core_count, lend(scheduler, 10).core_count] == [1, 2]
+    assert [soon.core_count, lend(scheduler, 10, is_instant=True).core_count] == [1, 2]
 
 
 def test_costs_are_learned_from_runs_on_one_core():
     clock = Clock()
     scheduler = learned(workers=2, clock=clock, most_cores=lambda _model: 8)
-    loan = lend(scheduler, 10)
+    loan = lend(scheduler, 10, is_instant=True)
     assert loan.core_count == 2
     scheduler.give_back(loan, clock.now)
     assert scheduler.statistics().costs["m"].run_count == 8
@@ -135,4 +106,4 @@ def test_costs_are_learned_from_runs_on_one_core():
 
 
 def test_what_was_never_timed_runs_on_one_core():
-    assert lend(make_scheduler(workers=2, most_cores=lambda _model: 8), 10).core_count == 1
+    assert lend(make_scheduler(workers=2, most_cores=lambda _model: 8), 10, is_instant=True).core_count == 1

@@ -4,14 +4,11 @@ import threading
 import time
 from collections import deque
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.scheduling import BUCKET, Clock, has_work, make_job, make_scheduler, rows, take
+from tests.support.scheduling import BUCKET, Clock, has_work, make_job, make_scheduler, measured, rows, take
 from whit.contract.errors import Problem, Reason
-from whit.server.engine.jobs import ALL_LAYERS
-from whit.server.engine.lone import Size
 from whit.server.engine.types import Flow, Lane
 
 
@@ -32,101 +29,6 @@ def test_a_sequence_longer_than_the_budget_runs_alone():
     job, _ = make_job([30, 30, 5])
     scheduler.submit(job)
     assert [batch.token_count for batch in (take(scheduler), take(scheduler), take(scheduler))] == [30, 30, 5]
-
-
-def measured(scheduler, clock, *, run_s, cell_s):
-    """Lets the scheduler learn what runs cost: one of a few cells and one of many."""
-    for length in (16, 64, 16, 64):
-        scheduler.submit(make_job([length])[0])
-        batch = take(scheduler)
-        clock.now += run_s + cell_s * batch.cell_count
-        scheduler.finish(batch)
-
-
-def lend(scheduler, length, **options):
-    """Asks for leave to run a sequence of that length at once."""
-    return scheduler.lend("m", Lane.INTERACTIVE, ALL_LAYERS, Size(1, length, length**2, 1), **options)
-
-
-def test_short_work_is_the_callers_to_run_while_all_workers_wait_and_nothing_has_just_ended():
-    clock = Clock()
-    scheduler = make_scheduler(clock=clock)
-    measured(scheduler, clock, run_s=0, cell_s=1e-6)
-    clock.now += 1
-    assert lend(scheduler, 16) is None  # no worker waits
-    worker = threading.Thread(target=scheduler.take)
-    worker.start()
-    try:
-        for _ in range(1000):
-            if scheduler.idle_worker_count:
-                break
-            time.sleep(1e-3)
-        assert lend(scheduler, 64) is None  # 64 * 64 cells, 4 ms
-        loan = lend(scheduler, 16)
-        clock.now += 1e-3
-        scheduler.give_back(loan, clock.now)
-        assert lend(scheduler, 16) is None
-        clock.now += 2e-3
-        scheduler.give_back(lend(scheduler, 16), clock.now)
-        clock.now += 2e-3
-        scheduler.submit(make_job([50])[0])
-        worker.join()
-        assert lend(scheduler, 16) is None
-    finally:
-        scheduler.stop()
-        worker.join()
-
-
-@pytest.mark.parametrize(("most_cores", "is_lent"), [(1, False), (2, True)])
-def test_work_for_all_cores_together_is_short_where_they_make_it_so(most_cores, is_lent):
-    clock = Clock()
-    scheduler = make_scheduler(clock=clock, workers=2, most_cores=lambda _model: most_cores)
-    for _ in range(2):
-        measured(scheduler, clock, run_s=3e-3, cell_s=0)
-    clock.now += 1
-    workers = [threading.Thread(target=scheduler.take) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    try:
-        for _ in range(1000):
-            if scheduler.idle_worker_count == 2:
-                break
-            time.sleep(1e-3)
-        loan = lend(scheduler, 16)
-        assert (loan is not None) == is_lent
-        assert loan is None or loan.core_count == 2
-    finally:
-        scheduler.stop()
-        for worker in workers:
-            worker.join()
-
-
-def test_what_is_done_in_an_instant_is_the_callers_to_run_until_the_scheduler_stops():
-    scheduler = make_scheduler()
-    loan = lend(scheduler, 16, is_instant=True)  # no worker waits, and what it costs is not known
-    scheduler.give_back(loan, loan.start_time + 0.5)
-    found = scheduler.statistics()
-    assert (found.micro_batch_count, found.token_count, found.run_s) == (1, 16, 0.5)
-    assert (found.lanes[Lane.INTERACTIVE].job_count, found.costs["m"].run_count) == (1, 1)
-    scheduler.stop()
-    assert lend(scheduler, 16, is_instant=True) is None
-
-
-def test_no_work_is_lent_that_the_token_budget_has_no_room_for_but_a_sequence_alone():
-    scheduler = make_scheduler(budget=64)
-    two = Size(2, 65, 2 * 48**2, 1)
-    assert scheduler.lend("m", Lane.INTERACTIVE, ALL_LAYERS, two, is_instant=True) is None
-    assert lend(scheduler, 65, is_instant=True)
-
-
-def test_of_lent_work_that_fails_or_runs_in_pieces_no_costs_are_learned():
-    scheduler = make_scheduler()
-    scheduler.give_back(lend(scheduler, 16, is_instant=True), 0.0, failed=True)
-    pieces = Size(2, 26, 16**2 + 32**2, 2)
-    loan = scheduler.lend("m", Lane.INTERACTIVE, ALL_LAYERS, pieces, is_instant=True)
-    scheduler.give_back(loan, 0.0)
-    assert scheduler.statistics().token_count == 16 + 26
-    assert not scheduler.statistics().costs
 
 
 def mixing(*, run_s, cell_s=1e-6, budget=512, unmasked=0):
