@@ -3,8 +3,8 @@
 python -m bench.unary [PACKAGE] [--rounds 20] [--out bench/results/unary.json]
 
 The ceiling is a bare ``grpc.aio`` server that answers the same request with a ready response and does nothing else. For a lone
-call there is a second one, which runs the model before it answers: gRPC is slower after that, for its caches are cold. Lone calls are
-made by one blocking caller, as most are. Two models cost next to nothing: a small table of token vectors, and a transformer of a few
+call there is a second one, which makes the call in process and answers with its vector: gRPC is slower after a run of the model, for
+its caches are cold. Lone calls are made by one blocking caller, as most are. Two models cost next to nothing: a small table of token vectors, and a transformer of a few
 kilobytes, for which onnxruntime is called. They and the first ceiling have one core, and one asyncio process asks them from the others.
 """
 
@@ -22,12 +22,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
+from numpy.typing import NDArray
 
 from bench.machine import bind, describe
 from bench.reference import reference_package
@@ -110,9 +111,7 @@ def low_load(package: Path, rounds: int) -> dict[str, Any]:
 
     One server at a time is asked, in turns with the call in process, so that the caches are those of one server and one caller.
     """
-    opened = open_package(package)
-    tokenizer, encoder, name = Tokenizer(opened), open_encoder(opened), opened.manifest.name
-    cores = min(core_count(), encoder.most_cores)  # as the server
+    local_call, name = in_process(package), open_package(package).manifest.name
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         server = stack.enter_context(running([package], Path(folder)))
         bare, after_model = (stack.enter_context(ceiling(model)) for model in (None, package))
@@ -129,7 +128,7 @@ def low_load(package: Path, rounds: int) -> dict[str, Any]:
                 local: list[float] = []
                 remote: list[float] = []
                 for _ in range(LONE_CALLS):
-                    local.append(timed(lambda: encoder.run(tokenizer.encode([TEXT]), core_count=cores)))
+                    local.append(timed(lambda: local_call([TEXT])))
                     remote.append(timed(contenders[contender]))
                 medians[contender].append((statistics.median(local), statistics.median(remote)))
     return {
@@ -195,20 +194,23 @@ def ceiling(model: Path | None = None) -> Iterator[ServerProcess]:
         process.wait(30)
 
 
+def in_process(model: Path) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+    """A function from texts to vectors, on as many cores as the server has for a lone text."""
+    package = open_package(model)
+    tokenizer, encoder = Tokenizer(package), open_encoder(package)
+    cores = min(core_count(), encoder.most_cores)
+    return lambda texts: encoder.run(tokenizer.encode(texts), core_count=cores)
+
+
 async def serve_bare(model: Path | None) -> None:
     """Answers every Embed with the same response, until SIGTERM."""
     response = embedding_pb2.EmbedResponse(model_fingerprint="sha256:" + 64 * "0")
     response.vectors.add(data=bytes(128))
-    run: Callable[[], object] | None = None
-    if model:
-        package = open_package(model)
-        encoder, ids = open_encoder(package), Tokenizer(package).encode([TEXT])
-        response.vectors[0].data = encoder.run(ids).tobytes()
-        run = partial(encoder.run, ids, core_count=min(core_count(), encoder.most_cores))
+    call = in_process(model) if model else None
 
     async def embed(request: embedding_pb2.EmbedRequest, _: object) -> embedding_pb2.EmbedResponse:
-        if run is not None:
-            run()
+        if call is not None:
+            response.vectors[0].data = call(list(request.texts)).tobytes()
         return response
 
     handler = grpc.unary_unary_rpc_method_handler(
