@@ -17,12 +17,13 @@ from whit.server.service import checks, rpc
 from whit.server.service.convert import (
     BYTES_A_JSON_BYTE,
     encoding_of,
+    fill_batch,
     fill_struct,
     from_batch,
     metadata_json,
-    to_batch,
     truncates,
 )
+from whit.v1 import vector_pb2
 
 JSON_VALUES = st.recursive(
     st.none()
@@ -69,22 +70,28 @@ def test_numbers_that_json_does_not_have_are_refused(number):
         metadata_json(struct)
 
 
+def batch_of(encoded):
+    batch = vector_pb2.VectorBatch()
+    fill_batch(batch, encoded)
+    return batch
+
+
 @pytest.mark.parametrize("encoding", [Encoding.FLOAT32, Encoding.FLOAT16, Encoding.INT8])
 def test_vectors_survive_the_wire(encoding):
     vectors = np.random.default_rng(0).standard_normal((5, 12)).astype(np.float32)
-    found = from_batch(to_batch(encode(vectors, encoding)), count=5, dimension_count=12, at="vectors")
+    found = from_batch(batch_of(encode(vectors, encoding)), count=5, dimension_count=12, at="vectors")
     np.testing.assert_allclose(found, vectors, atol=0 if encoding is Encoding.FLOAT32 else 0.02)
 
 
 def test_vectors_that_overflow_are_the_callers_to_refuse():
     encoded = EncodedVectors(Encoding.INT8, 1, 2, b"\x7f\x01", np.array([3e38], "<f4").tobytes())
-    found = from_batch(to_batch(encoded), count=1, dimension_count=2, at="vectors")
+    found = from_batch(batch_of(encoded), count=1, dimension_count=2, at="vectors")
     assert not np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("count", [-1, 2**31 - 1])
 def test_absurd_counts_are_refused_before_anything_is_allocated(count):
-    batch = to_batch(encode(np.ones((1, 4), np.float32), Encoding.FLOAT32))
+    batch = batch_of(encode(np.ones((1, 4), np.float32), Encoding.FLOAT32))
     batch.count = count
     with pytest.raises(ServiceError) as error:
         from_batch(batch, count=None, dimension_count=4, at="vectors")

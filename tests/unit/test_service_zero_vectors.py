@@ -10,6 +10,7 @@ from tests.support.fake_engine import FakeEncoder, make_engine, make_model
 from whit.contract.errors import Reason, from_status
 from whit.contract.vectors import Encoding
 from whit.server.config import build_config
+from whit.server.engine.types import Flow
 from whit.server.index import CollectionStore
 from whit.server.service.backend import Backend
 from whit.server.service.points import PointService
@@ -18,7 +19,7 @@ from whit.server.service.storage import Storage
 from whit.v1 import point_pb2
 
 WORDLESS = "?"
-CALL = Call(None)
+CALL = Call(None, Flow())
 
 
 class Encoder(FakeEncoder):

@@ -17,6 +17,9 @@ from whit.contract.residual import ResidualCodes, residual_codes, residual_vecto
 
 FloatMatrix = NDArray[np.float32]
 
+_FLOAT32 = np.dtype(np.float32)
+_LITTLE_ENDIAN = np.dtype("<f4")
+
 
 class Encoding(enum.StrEnum):
     """The wire encodings, by the names that the SDK and the command line use."""
@@ -54,7 +57,7 @@ class Encoding(enum.StrEnum):
                 return self.bits * ((dimension_count + 7) // 8)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EncodedVectors:
     """A matrix as bytes. ``scales`` has ``Encoding.scale_count`` float32 a row, row after row."""
 
@@ -71,13 +74,13 @@ def encode(vectors: FloatMatrix, encoding: Encoding) -> EncodedVectors:
     Raises:
         ValueError: not a 2-d float32 array.
     """
-    if vectors.ndim != 2 or vectors.dtype != np.float32:
+    if vectors.ndim != 2 or vectors.dtype != _FLOAT32:
         raise ValueError(f"vectors must be float32 [count, dimension_count], got {vectors.dtype} {vectors.shape}")
     count, dimension_count = vectors.shape
     scales = b""
     match encoding:
         case Encoding.FLOAT32:
-            data = vectors.astype("<f4", copy=False).tobytes()
+            data = vectors.astype(_LITTLE_ENDIAN, copy=False).tobytes()
         case Encoding.FLOAT16:
             data = vectors.astype("<f2").tobytes()
         case Encoding.INT8:

@@ -289,11 +289,9 @@ class Engine:
         loan = self._scheduler.lend(model.id, call.lane, depth, batch.size, is_instant=model.is_instant)
         if loan is None:
             return None
-        vectors, failed = _no_vectors(call, batch), True
+        failed = True
         try:
-            for group in batch.groups.values():
-                found = run_model(model, [ids for _, ids in group], depth.layer_count, loan.core_count)
-                vectors[[row for row, _ in group]] = found
+            vectors = _run_groups(call, batch, depth, loan.core_count)
             failed = False
         except Exception:
             _logger.exception("model %s failed on micro-batch %d", model.id, loan.number)
@@ -368,6 +366,19 @@ class _Found(NamedTuple):
 def _no_vectors(call: _Call, batch: reading.Reading) -> NDArray[np.float32]:
     """Room for the vectors of a batch, all zeros."""
     return np.zeros((len(batch.items), call.model.manifest.dimension_count), np.float32)
+
+
+def _run_groups(call: _Call, batch: reading.Reading, depth: Depth, core_count: int) -> NDArray[np.float32]:
+    """The vectors of a batch, by the calling thread."""
+    groups, size = batch.groups, batch.size
+    if size.run_count == 1 and size.sequence_count == len(batch.items):  # as they are, with nothing to put in its place
+        (group,) = groups.values()
+        return run_model(call.model, [ids for _, ids in group], depth.layer_count, core_count)
+    vectors = _no_vectors(call, batch)
+    for group in groups.values():
+        found = run_model(call.model, [ids for _, ids in group], depth.layer_count, core_count)
+        vectors[[row for row, _ in group]] = found
+    return vectors
 
 
 def _depth(call: _Call) -> Depth:

@@ -49,15 +49,11 @@ def truncates(policy: int) -> bool:
     return policy == embedding_pb2.OVERFLOW_POLICY_TRUNCATE
 
 
-def to_batch(encoded: EncodedVectors) -> vector_pb2.VectorBatch:
-    """A matrix as it travels."""
-    return vector_pb2.VectorBatch(
-        encoding=ENCODING_NUMBERS[encoded.encoding],
-        count=encoded.count,
-        dimension_count=encoded.dimension_count,
-        data=encoded.data,
-        scales=encoded.scales,
-    )
+def fill_batch(batch: vector_pb2.VectorBatch, encoded: EncodedVectors) -> None:
+    """Writes a matrix as it travels."""
+    batch.encoding = ENCODING_NUMBERS[encoded.encoding]
+    batch.count, batch.dimension_count = encoded.count, encoded.dimension_count
+    batch.data, batch.scales = encoded.data, encoded.scales
 
 
 def from_batch(batch: vector_pb2.VectorBatch, *, count: int | None, dimension_count: int, at: str) -> FloatMatrix:

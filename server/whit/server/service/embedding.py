@@ -11,7 +11,7 @@ import numpy as np
 
 from whit.contract.errors import FieldViolation, Problem, Reason, to_status
 from whit.contract.names import parse_model_name
-from whit.contract.vectors import Encoding, FloatMatrix, encode
+from whit.contract.vectors import EncodedVectors, Encoding, FloatMatrix, encode
 from whit.server.engine import Embedded, Engine, ItemOutcome, Lane, LoadedModel, Timing
 from whit.server.engine.problems import bad_item
 from whit.server.engine.reading import layer_count_refusal
@@ -19,10 +19,10 @@ from whit.server.engine.types import EmbedSpec
 from whit.server.errors import refusal
 from whit.server.service import checks
 from whit.server.service.backend import Backend
-from whit.server.service.convert import encoding_of, to_batch, truncates
+from whit.server.service.convert import encoding_of, fill_batch, truncates
 from whit.server.service.rpc import Call, Stream
 from whit.server.service.streams import Turn, answer_stream
-from whit.v1 import embedding_pb2, vector_pb2
+from whit.v1 import embedding_pb2
 
 _INSTRUCTION_BYTE_COUNT = 4096
 _ENCODE_ON_LOOP_VALUES = 16_384
@@ -154,12 +154,9 @@ class EmbeddingService:
             raise refusal([FieldViolation(plan.prompt_field, description)])
         items = [item.ids for item in token_ids] if token_ids else list(texts)
         embedded = await self._run(field, items, plan, call, Lane.INTERACTIVE, wait=False, path=field)
-        return embedding_pb2.EmbedResponse(
-            vectors=await self._encoded(embedded, plan),
-            items=[describe_item(item) for item in embedded.items],
-            timing=_timing(embedded.timing),
-            model_fingerprint=plan.model.fingerprint,
-        )
+        response = embedding_pb2.EmbedResponse(model_fingerprint=plan.model.fingerprint)
+        _fill(response, embedded, await self._encoded(embedded, plan))
+        return response
 
     async def stream_embed(self, stream: Stream) -> None:
         """Batch after batch."""
@@ -174,13 +171,11 @@ class EmbeddingService:
             items = batch.items
             checks.batch_size(len(items), self._backend.config.batch_item_count, "batch.items", "items")
             embedded = await self._embed_items(plan, items, call)
-            return embedding_pb2.StreamEmbedResponse(
-                ids=[item.id for item in items],
-                vectors=await self._encoded(embedded, plan),
-                items=[describe_item(item) for item in embedded.items],
-                timing=_timing(embedded.timing),
-                model_fingerprint=plan.model.fingerprint,
+            response = embedding_pb2.StreamEmbedResponse(
+                ids=[item.id for item in items], model_fingerprint=plan.model.fingerprint
             )
+            _fill(response, embedded, await self._encoded(embedded, plan))
+            return response
 
         def refuse(problem: Problem) -> embedding_pb2.StreamEmbedResponse:
             return embedding_pb2.StreamEmbedResponse(status=to_status(problem))
@@ -204,36 +199,44 @@ class EmbeddingService:
             found.append(("token_ids", embedded))
         return _merged(found, kinds, problems)
 
-    async def _run(
+    def _run(
         self, kind: str, items: Sequence[Any], plan: Plan, call: Call, lane: Lane, *, wait: bool, path: str
-    ) -> Embedded:
+    ) -> Awaitable[Embedded]:
         """Embeds items that are all ``texts`` or all ``token_ids``; ``path`` is where they are in the request."""
         engine, spec = self._backend.engine, plan.spec
         embed: Callable[..., Awaitable[Embedded]] = engine.embed_texts
         if kind == "token_ids":
             embed, spec = engine.embed_token_ids, replace(spec, prompt="")  # which can only be put before texts
-        return await embed(
+        return embed(
             plan.model.id, items, spec, lane=lane, deadline=call.deadline, flow=call.flow, wait=wait, field=path
         )
 
-    async def _encoded(self, embedded: Embedded, plan: Plan) -> list[vector_pb2.VectorBatch]:
+    async def _encoded(self, embedded: Embedded, plan: Plan) -> list[EncodedVectors]:
         vectors, encodings = embedded.vectors, plan.encodings
         is_long = vectors.size * len(encodings) > _ENCODE_ON_LOOP_VALUES
         return await self._backend.run(is_long or plan.fits_codes, _encode_all, vectors, encodings)
 
 
-def _encode_all(vectors: FloatMatrix, encodings: Sequence[Encoding]) -> list[vector_pb2.VectorBatch]:
-    return [to_batch(encode(vectors, encoding)) for encoding in encodings]
+def _encode_all(vectors: FloatMatrix, encodings: Sequence[Encoding]) -> list[EncodedVectors]:
+    return [encode(vectors, encoding) for encoding in encodings]
 
 
-def describe_item(item: ItemOutcome) -> embedding_pb2.EmbedItem:
-    """An item's outcome as it travels."""
-    return embedding_pb2.EmbedItem(
-        token_count=item.token_count,
-        used_token_count=item.used_token_count,
-        truncated=item.truncated,
-        status=to_status(item.problem) if item.problem else None,
-    )
+def _fill(
+    response: embedding_pb2.EmbedResponse | embedding_pb2.StreamEmbedResponse,
+    embedded: Embedded,
+    encoded: Sequence[EncodedVectors],
+) -> None:
+    """Writes what was found in its place: a message that is put into another one is copied."""
+    for matrix in encoded:
+        fill_batch(response.vectors.add(), matrix)
+    for item in embedded.items:
+        told = response.items.add(
+            token_count=item.token_count, used_token_count=item.used_token_count, truncated=item.truncated
+        )
+        if item.problem is not None:
+            told.status.CopyFrom(to_status(item.problem))
+    timing = response.timing
+    timing.queue_time_us, timing.tokenize_time_us, timing.infer_time_us = embedded.timing
 
 
 def _read_encodings(numbers: Sequence[int], violations: checks.Violations, field: str) -> list[Encoding]:
@@ -288,11 +291,3 @@ def _merged(
         sum(t.infer_time_us for t in timings),
     )
     return Embedded(vectors, items, timing)
-
-
-def _timing(timing: Timing) -> embedding_pb2.EmbedTiming:
-    return embedding_pb2.EmbedTiming(
-        queue_time_us=timing.queue_time_us,
-        tokenize_time_us=timing.tokenize_time_us,
-        infer_time_us=timing.infer_time_us,
-    )

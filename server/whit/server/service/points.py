@@ -10,7 +10,7 @@ from whit.server.index import CollectionHandle
 from whit.server.service import checks
 from whit.server.service.backend import Backend
 from whit.server.service.collections import open_collection
-from whit.server.service.convert import fill_struct, to_batch
+from whit.server.service.convert import fill_batch, fill_struct
 from whit.server.service.rpc import Call, Stream
 from whit.server.service.search import MEMORY_FACTOR, Search, read_search, search
 from whit.server.service.streams import Turn, answer_stream
@@ -100,7 +100,7 @@ def _get(handle: CollectionHandle, ids: Sequence[str], with_vectors: bool, limit
     size = 0
     if vectors is not None:
         size = len(vectors.data)
-        response.vectors.CopyFrom(to_batch(vectors))
+        fill_batch(response.vectors, vectors)
     for point in points:
         found = response.points.add(id=point.id, text=point.text)
         fill_struct(found.metadata, point.metadata)

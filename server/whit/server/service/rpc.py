@@ -12,10 +12,10 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import grpc
 import grpc.aio
@@ -79,8 +79,7 @@ class Received:
         return self._message
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What a servicer may know about a call.
 
     Attributes:
@@ -89,7 +88,7 @@ class Call:
     """
 
     deadline: float | None
-    flow: Flow = field(default_factory=Flow)
+    flow: Flow
 
 
 class ClientGoneError(Exception):
@@ -100,7 +99,7 @@ class Stream:
     """The two directions of a stream, as a servicer sees them."""
 
     def __init__(self, context: Context, budget: ByteBudget, draining: asyncio.Event, config: Config) -> None:
-        self.call = Call(_deadline(context))
+        self.call = Call(_deadline(context), Flow())
         self.budget = budget
         self._context = context
         self._draining = draining
@@ -247,8 +246,9 @@ class Dispatcher:
             self._budget.hold(received.byte_count)
             try:
                 message = received.message()
-                await self._opened.wait()
-                response = await method()(message, Call(deadline))
+                if not self._opened.is_set():
+                    await self._opened.wait()
+                response = await method()(message, Call(deadline, Flow()))
                 return _serialized(response, self._config.message_byte_count)
             finally:
                 self._budget.release(received.byte_count)
