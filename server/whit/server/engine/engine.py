@@ -35,6 +35,9 @@ from whit.server.inflight import InFlight
 
 T = TypeVar("T")
 
+# Vectors, seconds that their work waited to begin, and seconds that models ran for it.
+_Found = tuple[NDArray[np.float32], float, float]
+
 _logger = logging.getLogger(__name__)
 
 # Less time than the trip to a thread and back takes shaping up to so many values, and reading so few characters or ids.
@@ -284,7 +287,7 @@ class Engine:
     def _run_here(self, call: _Call, batch: reading.Reading) -> _Found | None:
         """Runs what was read in the calling thread, which is the loop's; None if a worker would be sooner."""
         if not batch.groups:
-            return _Found(_no_vectors(call, batch), 0.0, 0.0)
+            return _no_vectors(call, batch), 0.0, 0.0
         model, depth = call.model, _depth(call)
         loan = self._scheduler.lend(model.id, call.lane, depth, batch.size, is_instant=model.is_instant)
         if loan is None:
@@ -300,7 +303,7 @@ class Engine:
             end_time = time.monotonic()
             # In the next turn of the loop, when the answer is on its way.
             self._loop.call_soon(self._note, loan, end_time, failed)
-        return _Found(vectors, 0.0, end_time - loan.start_time)
+        return vectors, 0.0, end_time - loan.start_time
 
     def _note(self, loan: Loan, end_time: float, failed: bool) -> None:
         self._scheduler.give_back(loan, end_time, failed=failed)
@@ -321,7 +324,7 @@ class Engine:
         )
         if batch.groups:
             await self._finish(job)
-        return _Found(job.vectors, job.last_start_time - job.submit_time, job.infer_s)
+        return job.vectors, job.last_start_time - job.submit_time, job.infer_s
 
     async def _finish(self, job: Job) -> None:
         """Has the workers fill in the job's vectors."""
@@ -353,14 +356,6 @@ class _Call(NamedTuple):
     deadline: float | None
     wait: bool
     flow: Flow
-
-
-class _Found(NamedTuple):
-    """Vectors, how long their work waited to begin, and how long models ran for it."""
-
-    vectors: NDArray[np.float32]
-    queue_s: float
-    infer_s: float
 
 
 def _no_vectors(call: _Call, batch: reading.Reading) -> NDArray[np.float32]:

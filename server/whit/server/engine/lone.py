@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from whit.server.engine.costs import Costs
 from whit.server.engine.jobs import Depth
+from whit.server.engine.types import Lane
 
 # Lone short work runs in the calling thread, which is kept from all else meanwhile: waking a worker and being woken by it
 # takes 0.2 to 0.4 ms.
@@ -27,16 +28,25 @@ class Size(NamedTuple):
 
 
 class Loan(NamedTuple):
-    """Leave to run work in one's own thread, on so many cores, from ``start_time`` on; the rest as in ``Size``."""
+    """Leave to run work in one's own thread, on so many cores, from ``start_time`` on."""
 
     number: int  # among the micro-batches'
     model_id: str
+    lane: Lane
     depth: Depth
-    token_count: int
-    cell_count: int
-    run_count: int
+    size: Size
     core_count: int
     start_time: float  # time.monotonic()
+
+    @property
+    def token_count(self) -> int:
+        """As in ``Size``."""
+        return self.size.token_count
+
+    @property
+    def cell_count(self) -> int:
+        """As in ``Size``."""
+        return self.size.cell_count
 
     def fields(self, end_time: float) -> dict[str, object]:
         """What a log says about it; ``end_time`` is ``time.monotonic()`` seconds."""

@@ -52,9 +52,9 @@ class Scheduler:
         cores can compute one micro-batch of it together.
         """
         self._worker_count = worker_count
-        self._most_cores = most_cores
+        self._most_cores = {model_id: most_cores(model_id) for model_id in model_ids}
         self._clock = clock
-        self._admissions = {model_id: Admission(queue_token_count) for model_id in model_ids}
+        self._admissions = {model_id: Admission(queue_token_count) for model_id in self._most_cores}
         self._costs = {model_id: CostModel() for model_id in self._admissions}
         self._turns = Turns(quantum=micro_batch_token_count)
         self._buckets = Buckets(mixes)
@@ -117,16 +117,15 @@ class Scheduler:
             fits = is_lone or size.token_count <= self._forecast.micro_batch_token_count
             if self._stopped or not fits or not (is_instant or self._is_quick(model_id, depth, size, cores, now)):
                 return None
-            self._statistics.lanes[lane].token_count += size.token_count
-            self._statistics.lanes[lane].job_count += 1
             self._runs += 1
-            work = size.token_count, size.cell_count, size.run_count
-            return Loan(next(self._batch_numbers), model_id, depth, *work, cores, now)
+            return Loan(next(self._batch_numbers), model_id, lane, depth, size, cores, now)
 
     def give_back(self, loan: Loan, end_time: float, *, failed: bool = False) -> None:
         """Notes that lent work has run, until ``end_time``."""
         with self._lock:
-            self._note_run(loan, end_time, learns=not failed and loan.run_count == 1)
+            self._statistics.lanes[loan.lane].token_count += loan.size.token_count
+            self._statistics.lanes[loan.lane].job_count += 1
+            self._note_run(loan, end_time, learns=not failed and loan.size.run_count == 1)
 
     def refusal(
         self, model_id: str, lane: Lane, deadline: float | None, token_count: int, depth: Depth = ALL_LAYERS
@@ -272,7 +271,7 @@ class Scheduler:
     def _cores(self, model_id: str, depth: Depth, token_count: int, free: int, now: float) -> int:
         """On how many of the free cores a sequence that is alone is to run."""
         pays = self._seen.singly(now) and pays_to_share(token_count, depth, self._costs[model_id].costs)
-        return min(free, self._most_cores(model_id)) if pays else 1
+        return min(free, self._most_cores[model_id]) if pays else 1
 
     def _is_quick(self, model_id: str, depth: Depth, size: Size, core_count: int, now: float) -> bool:
         alone = self._idle_workers == self._worker_count and not self._queued
