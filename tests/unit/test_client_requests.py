@@ -49,6 +49,16 @@ def test_every_option_reaches_the_wire() -> None:
     assert options().WhichOneof("prompt") is None
 
 
+def test_equal_options_are_made_into_a_message_once_and_no_option_passes_for_an_equal_one_of_another_type() -> None:
+    assert options() is options()
+    assert options(encoding=["float32"]) == options()
+    with pytest.raises(TypeError, match="normalize"):
+        options(normalize=1)
+    with pytest.raises(TypeError, match="dimension_count"):
+        options(dimension_count=8.0)
+    assert options(dimension_count=8).dimension_count == 8
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

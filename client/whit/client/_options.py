@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from whit.contract.vectors import Encoding
 from whit.contract.wire import ENCODING_NUMBERS
 from whit.v1 import embedding_pb2, point_pb2, vector_pb2
 
+_KEPT_COUNT = 64
 _OVERFLOW = {
     "error": embedding_pb2.OVERFLOW_POLICY_ERROR,
     "truncate": embedding_pb2.OVERFLOW_POLICY_TRUNCATE,
@@ -138,7 +141,20 @@ def positive(value: int | None, argument: str) -> int:
     return number
 
 
-def embed_options(
+def embed_options(**options: Any) -> embedding_pb2.EmbedOptions:
+    """The options of an embedding call: of ``embed`` those that become a message. Most calls have the same, and get the same message.
+
+    Raises:
+        TypeError: a value of another type.
+        ValueError: both role and instruction, or a value that means nothing.
+    """
+    try:
+        return _kept_options(**options)
+    except TypeError:  # a list of encodings cannot be looked up
+        return _embed_options(**options)
+
+
+def _embed_options(
     *,
     model: str,
     role: str | None,
@@ -149,12 +165,6 @@ def embed_options(
     normalize: bool,
     layer_count: int | None,
 ) -> embedding_pb2.EmbedOptions:
-    """The options of an embedding call.
-
-    Raises:
-        TypeError: a value of another type.
-        ValueError: both role and instruction, or a value that means nothing.
-    """
     if role is not None and instruction is not None:
         raise ValueError("give role or instruction, not both: each is what is put before the text")
     # An empty one is sent too, for the server to judge; an unset one is not.
@@ -170,6 +180,9 @@ def embed_options(
         normalize=switch(normalize, "normalize"),
         layer_count=positive(layer_count, "layer_count"),
     )
+
+
+_kept_options = lru_cache(_KEPT_COUNT, typed=True)(_embed_options)
 
 
 def storage(name: str) -> vector_pb2.VectorEncoding.ValueType:

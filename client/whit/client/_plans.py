@@ -43,6 +43,7 @@ from whit.client._types import (
 )
 from whit.contract.errors import Reason
 from whit.contract.names import MODEL_ID_RULE, is_model_id
+from whit.contract.wire import ENCODINGS
 from whit.v1 import collection_pb2, embedding_pb2, model_pb2, point_pb2
 
 
@@ -99,7 +100,7 @@ def embed(
     given, are_ids = requests.one_of(texts, token_ids)
     items = list(given)
     field, prepare = embed_preparation(are_token_ids=are_ids)
-    names = opts.encodings(options["encoding"])
+    names = [ENCODINGS[number] for number in config.encodings]
     call = Call(session, timeout)
 
     def work(about: ServerInfo) -> Plan[list[EmbedResult]]:

@@ -27,6 +27,7 @@ from whit.client._split import Batch, Batcher
 from whit.client._steps import END, HALF_CLOSE, PULL, READY, Emit, Open, Plan, Receive, Send, Sleep, StreamPlan
 from whit.client._types import EmbedResult, SearchResult, ServerInfo, Timeout, UpsertResult
 from whit.contract.errors import Problem, Reason
+from whit.contract.wire import ENCODINGS
 from whit.v1 import embedding_pb2, point_pb2
 
 _MAX_WINDOW = 32
@@ -183,7 +184,7 @@ def embed(
     """Embeds a stream; emits an ``EmbedResult`` a batch."""
     raise_errors, count = opts.raises(on_error), _batch_size(batch_size)
     config = opts.embed_options(**options)
-    names = opts.encodings(options["encoding"])
+    names = [ENCODINGS[number] for number in config.encodings]
     field, prepare = plans.embed_preparation(are_token_ids=are_token_ids)
     call = Call(session, timeout)
 
