@@ -213,8 +213,9 @@ class EmbeddingService:
 
     async def _encoded(self, embedded: Embedded, plan: Plan) -> list[EncodedVectors]:
         vectors, encodings = embedded.vectors, plan.encodings
-        is_long = vectors.size * len(encodings) > _ENCODE_ON_LOOP_VALUES
-        return await self._backend.run(is_long or plan.fits_codes, _encode_all, vectors, encodings)
+        if plan.fits_codes or vectors.size * len(encodings) > _ENCODE_ON_LOOP_VALUES:
+            return await self._backend.run(True, _encode_all, vectors, encodings)
+        return _encode_all(vectors, encodings)
 
 
 def _encode_all(vectors: FloatMatrix, encodings: Sequence[Encoding]) -> list[EncodedVectors]:
