@@ -3,7 +3,7 @@
 python -m bench.timeline [PACKAGE] [--rounds 10] [--out bench/results/timeline.json]
 
 A library that is loaded before libc (``timeline.c``) notes when caller and server send, receive, wake up, and when the kernels begin
-and end to use a second core. That costs well under a microsecond a note. The calls are those of ``bench.unary``: a blocking caller,
+and end to use a second core. The calls are those of ``bench.unary``: a blocking caller,
 one server at a time, in turns with the same call in process, so that caches are as cold as a caller's are. Bare gRPC is a ``grpc.aio``
 server that makes the call in process and answers with its vector: less a server cannot do. Needs Linux and two cores.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import enum
 import itertools
 import json
 import os
@@ -31,38 +32,50 @@ from bench.server import running
 from bench.unary import TEXT, blocking, ceiling, in_process
 from whit.runtime import open_package
 
-_RECORD = np.dtype([("start", "<i8"), ("end", "<i8"), ("thread", "<i4"), ("kind", "<i4"), ("result", "<i8")])
-_MARK, _SEND, _RECEIVE, _WAKE, _SPREAD, _GATHER = range(1, 7)  # of timeline.c
+RECORD = np.dtype([("start", "<i8"), ("end", "<i8"), ("thread", "<i4"), ("kind", "<i4"), ("result", "<i8")])
+
+
+class Kind(enum.IntEnum):
+    """What a record is of, as in ``timeline.c``."""
+
+    MARK = 1
+    SEND = 2
+    RECEIVE = 3
+    WAKE = 4
+    SPREAD = 5  # another thread begins, for the model
+    GATHER = 6  # and has ended
+
+
 _SOURCE = Path(__file__).with_suffix(".c")
 _CALLS = 60  # of each contender in a round
 # What comes after what in a call, each with the part of the time before it: whose records, of which kind.
 _STEPS = (
-    ("caller: Python and gRPC, until the request leaves", "caller", _SEND),
-    ("system: to a thread of the server's", "server", _RECEIVE),
-    ("server: gRPC's threads, until the event loop wakes up", "loop", _WAKE),
-    ("server: event loop, until the model runs", "loop", _SPREAD),
-    ("the model", "loop", _GATHER),
-    ("server: event loop, until the answer leaves", "server", _SEND),
-    ("system: to a thread of the caller's", "caller", _RECEIVE),
-    ("caller: gRPC's threads, until the caller wakes up", "main", _WAKE),
-    ("caller: gRPC and Python, until it has the vector", "main", _MARK),
+    ("caller: Python and gRPC, until the request leaves", "caller", Kind.SEND),
+    ("system: to a thread of the server's", "server", Kind.RECEIVE),
+    ("server: gRPC's threads, until the event loop wakes up", "loop", Kind.WAKE),
+    ("server: event loop, until the model runs", "loop", Kind.SPREAD),
+    ("the model", "loop", Kind.GATHER),
+    ("server: event loop, until the answer leaves", "server", Kind.SEND),
+    ("system: to a thread of the caller's", "caller", Kind.RECEIVE),
+    ("caller: gRPC's threads, until the caller wakes up", "main", Kind.WAKE),
+    ("caller: gRPC and Python, until it has the vector", "main", Kind.MARK),
 )
 _IN_PROCESS = (
-    ("until the model runs", "main", _SPREAD),
-    ("the model", "main", _GATHER),
-    ("until it has the vector", "main", _MARK),
+    ("until the model runs", "main", Kind.SPREAD),
+    ("the model", "main", Kind.GATHER),
+    ("until it has the vector", "main", Kind.MARK),
 )
 # Of these the end counts: waiting is over, or the work done.
-_BY_END = (_WAKE, _GATHER)
-_BY_RESULT = (_SEND, _RECEIVE, _WAKE)  # which may come to nothing
-_LOCAL, _END = 100, 101  # marks; a call to a server begins with the server's number
+_BY_END = (Kind.WAKE, Kind.GATHER)
+_BY_RESULT = (Kind.SEND, Kind.RECEIVE, Kind.WAKE)  # which may come to nothing
+LOCAL, END = 100, 101  # marks; a call to a server begins with the server's number
 
 
 class Timeline:
     """The records of this process, the caller's, and of a server."""
 
     def __init__(self, prefix: str, server: int) -> None:
-        caller, others = _read(prefix, os.getpid()), _read(prefix, server)
+        caller, others = read(prefix, os.getpid()), read(prefix, server)
         self._records = {
             "caller": caller,
             "main": caller[caller["thread"] == os.getpid()],
@@ -84,7 +97,7 @@ class Timeline:
     def starts(self, number: int) -> list[int]:
         """When this process set marks of that number."""
         marks = self._records["main"]
-        return [int(time) for time in marks["start"][(marks["kind"] == _MARK) & (marks["result"] == number)]]
+        return [int(time) for time in marks["start"][(marks["kind"] == Kind.MARK) & (marks["result"] == number)]]
 
 
 def _first(records: NDArray[np.void], kind: int, after: int) -> int:
@@ -98,8 +111,9 @@ def _first(records: NDArray[np.void], kind: int, after: int) -> int:
     return int(times[fits].min())
 
 
-def _read(prefix: str, process: int) -> NDArray[np.void]:
-    records = np.fromfile(f"{prefix}.{process}", _RECORD)
+def read(prefix: str, process: int) -> NDArray[np.void]:
+    """The records of a process, RECORD [n]."""
+    records = np.fromfile(f"{prefix}.{process}", RECORD)
     return records[: np.count_nonzero(records["kind"])]
 
 
@@ -140,13 +154,13 @@ def measure(package: Path, rounds: int, prefix: str, mark: Callable[[int], None]
         for _ in range(rounds):
             for number, (call, _) in enumerate(calls.values()):
                 for _ in range(_CALLS):
-                    for begin, work in ((_LOCAL, lambda: local([TEXT])), (number, call)):
+                    for begin, work in ((LOCAL, lambda: local([TEXT])), (number, call)):
                         mark(begin)
                         work()
-                        mark(_END)
+                        mark(END)
         timelines = {title: Timeline(prefix, process) for title, (_, process) in calls.items()}
     first = next(iter(timelines.values()))
-    return {"in process": medians(first, _LOCAL, _IN_PROCESS)} | {
+    return {"in process": medians(first, LOCAL, _IN_PROCESS)} | {
         title: medians(timeline, number, _STEPS) for number, (title, timeline) in enumerate(timelines.items())
     }
 
