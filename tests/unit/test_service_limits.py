@@ -25,7 +25,7 @@ def test_places_are_taken_refused_and_given_back():
         assert "2 things are open, the most this server allows (max_things)" in refused(places.__enter__).message
     with pytest.raises(ZeroDivisionError), places:
         _ = 1 / 0
-    assert places.taken == 0
+    assert places.count == 0
 
 
 def test_bytes_are_held_refused_and_given_back():

@@ -8,32 +8,32 @@ from contextlib import suppress
 
 from whit.contract.errors import Problem, Reason
 from whit.server.errors import ServiceError
+from whit.server.inflight import InFlight
 
 _RETRY_AFTER_S = 0.5
 
 
-class Places:
-    """A number of places that are taken or refused, never waited for. Holds one as a context manager, any number at a time.
+class Places(InFlight):
+    """``InFlight`` for so many blocks at a time: more are refused, never waited for.
 
     Raises:
-        ServiceError: QUEUE_FULL, all are taken; on entering.
+        ServiceError: QUEUE_FULL, there are as many; on entering.
     """
 
+    __slots__ = ("_limit", "_setting", "_what")
+
     def __init__(self, limit: int, setting: str, what: str) -> None:
-        self.taken = 0
+        super().__init__()
         self._limit = limit
         self._setting = setting
         self._what = what
 
     def __enter__(self) -> None:
-        if self.taken >= self._limit:
+        if self.count >= self._limit:
             raise _overload(
-                f"{self.taken} {self._what} are open, the most this server allows ({self._setting})", self._setting
+                f"{self.count} {self._what} are open, the most this server allows ({self._setting})", self._setting
             )
-        self.taken += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.taken -= 1
+        self.count += 1
 
 
 class ByteBudget:

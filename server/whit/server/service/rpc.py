@@ -27,7 +27,6 @@ from whit.contract.errors import Problem, Reason, to_status
 from whit.server.config import Config
 from whit.server.engine.types import Flow
 from whit.server.errors import ServiceError, defect, response_too_large
-from whit.server.inflight import InFlight
 from whit.server.service.limits import ByteBudget, Places
 
 _logger = logging.getLogger(__name__)
@@ -178,7 +177,6 @@ class Dispatcher:
         self._servicers: Mapping[str, object] = {}
         self._opened = asyncio.Event()
         self._draining = asyncio.Event()
-        self._in_flight = InFlight()
         self._calls = Places(config.max_call_count, "max_call_count", "calls")
         self._streams = Places(config.max_stream_count, "max_stream_count", "streams")
         self._budget = ByteBudget(config.inflight_byte_count)
@@ -186,7 +184,7 @@ class Dispatcher:
     @property
     def active_count(self) -> int:
         """Calls and streams in progress."""
-        return self._in_flight.count
+        return self._calls.count + self._streams.count
 
     @property
     def held_byte_count(self) -> int:
@@ -213,7 +211,9 @@ class Dispatcher:
 
     async def idle(self) -> None:
         """Waits until no call is in progress."""
-        await self._in_flight.none()
+        while self.active_count:
+            await self._calls.none()
+            await self._streams.none()
 
     def _handler(
         self, service: descriptors.ServiceDescriptor, method: descriptors.MethodDescriptor
@@ -266,8 +266,7 @@ class Dispatcher:
         start = time.monotonic()
         outcome = "CANCELLED"
         try:
-            with self._in_flight:
-                result = await work
+            result = await work
             outcome = "OK"
         except ServiceError as error:
             outcome = error.problem.status_code.name
