@@ -4,8 +4,9 @@ python -m bench.unary [PACKAGE] [--rounds 20] [--out bench/results/unary.json]
 
 The ceiling is a bare ``grpc.aio`` server that answers the same request with a ready response and does nothing else. For a lone
 call there is a second one, which makes the call in process and answers with its vector: gRPC is slower after a run of the model, for
-its caches are cold. Lone calls are made by one blocking caller, as most are. Two models cost next to nothing: a small table of token vectors, and a transformer of a few
-kilobytes, for which onnxruntime is called. They and the first ceiling have one core, and one asyncio process asks them from the others.
+its caches are cold. Lone calls are made by one blocking caller, as most are. Two models cost next to nothing: a small table of token
+vectors, and a transformer of a few kilobytes, for which onnxruntime is called. They and the first ceiling have one core, and one
+asyncio process asks them from the others.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def positive(value: int | None, argument: str) -> int:
 
 
 def embed_options(**options: Any) -> embedding_pb2.EmbedOptions:
-    """The options of an embedding call: of ``embed`` those that become a message. Most calls have the same, and get the same message.
+    """The options of an embedding call, as a message that is not to be changed: equal ones are made once.
 
     Raises:
         TypeError: a value of another type.
