@@ -139,6 +139,21 @@ def test_what_is_left_of_a_call_is_dropped_once_its_deadline_cannot_be_met():
     assert scheduler.statistics().deadline_token_count == 200
 
 
+def test_a_call_is_not_begun_that_would_be_late_were_all_a_fifth_slower():
+    scheduler, clock = trained_scheduler(budget=100)
+    scheduler.submit(make_job([100])[0])
+    brink, calls = make_job([100], deadline=clock.now + 0.25)
+    assert scheduler.submit(brink) is None
+    scheduler.submit(make_job([100])[0])
+    first = take(scheduler)
+    clock.now += 0.14  # instead of 0.10: 0.11 s are left for 0.10
+    scheduler.finish(first)
+    assert rows(take(scheduler))[0][0] is not brink
+    assert brink.problem is not None
+    assert brink.problem.reason is Reason.DEADLINE_EXCEEDED
+    assert len(calls) == 1
+
+
 def test_the_company_in_its_micro_batch_counts_against_a_deadline():
     scheduler, clock = trained_scheduler(budget=400)
     scheduler.submit(make_job([100] * 4)[0])

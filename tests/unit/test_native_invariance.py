@@ -232,3 +232,8 @@ def test_a_refusal_leaves_the_encoder_as_it_was() -> None:
             encoder().run([np.array([5]), np.array(bad, np.int64)])
 
     assert encoder().run(package_texts()[:3]).tobytes() == package_vectors()[:3].tobytes()
+
+
+def test_short_texts_wait_as_one_length_so_that_a_call_of_them_is_not_begun_in_parts():
+    lengths = [encoder().attention_length(count) for count in (1, 14, 64, 65, 256)]
+    assert lengths == [64, 64, 64, 128, 256]

@@ -21,8 +21,9 @@ from whit.runtime.native.program import read_program
 from whit.runtime.package import Package
 from whit.runtime.packing import TokenIds, micro_batches, run_all
 
-# Lengths that count as one for the scheduler's costs and queues; the kernels themselves have no padding.
-_BUCKET = 16
+# Lengths that count as one for the scheduler's costs and queues; the kernels themselves have no padding. Not too short: what a call
+# has of one length is run beside what others have of it, and under overload a call must not be begun here and there and end nowhere.
+_BUCKET = 64
 
 
 class Network:

@@ -13,8 +13,8 @@ from whit.server.engine.jobs import Depth, Job
 from whit.server.engine.statistics import Statistics
 from whit.server.engine.types import Lane
 
-# Predictions err. A job is let in only if it would be in time even if all took so much longer: what is run of one that is
-# late is lost to others. And it is read only with a larger margin: to read costs a tenth of what to run does.
+# Predictions err. A job is let in, and begun, only if it would be in time even if all took so much longer: what is run of one that
+# is late is lost to others. And it is read only with a larger margin: to read costs a tenth of what to run does.
 ADMISSION_MARGIN = 1.2
 READING_MARGIN = 1.3
 

@@ -329,10 +329,11 @@ class Scheduler:
         )
 
     def _shed(self, job: Job, now: float) -> bool:
-        """Drops a job whose deadline has passed or cannot be met, even if it ran from now on."""
+        """Drops a job whose deadline has passed or cannot be met, even if it ran from now on; one not begun also if it is unlikely."""
         if job.deadline is None:
             return False
-        problem = problems.deadline_exceeded() if job.deadline <= now else self._hopeless(job, now, 0)
+        margin = 1.0 if job.begun else ADMISSION_MARGIN
+        problem = problems.deadline_exceeded() if job.deadline <= now else self._hopeless(job, now, 0, margin)
         if problem is not None:
             self._statistics.deadline_token_count += job.waiting_tokens
             self._fail(job, problem)
