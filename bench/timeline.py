@@ -3,9 +3,9 @@
 python -m bench.timeline [PACKAGE] [--rounds 10] [--out bench/results/timeline.json]
 
 A library that is loaded before libc (``timeline.c``) notes when caller and server send, receive, wake up, and when the kernels begin
-and end to use a second core. The calls are those of ``bench.unary``: a blocking caller,
-one server at a time, in turns with the same call in process, so that caches are as cold as a caller's are. Bare gRPC is a ``grpc.aio``
-server that makes the call in process and answers with its vector: less a server cannot do. Needs Linux and two cores.
+and end to use a second core. The calls are those of ``bench.unary``: a blocking caller, one server at a time, in turns with the same
+call in process, so that caches are as cold as a caller's are. Bare gRPC is a ``grpc.aio`` server that makes the call in process and
+answers with its vector: less a server cannot do. Needs Linux and two cores.
 """
 
 from __future__ import annotations
@@ -123,6 +123,10 @@ def medians(timeline: Timeline, number: int, steps: Sequence[tuple[str, str, int
     for start in timeline.starts(number):
         with contextlib.suppress(LookupError):
             found.append(timeline.parts(start, steps))
+    if not found:
+        raise SystemExit(
+            "no call ran on a second core; run this on two cores or more, with a package that the kernels run"
+        )
     columns = np.array(found)
     names = [name for name, _, _ in steps]
     return dict(zip(names, np.median(columns, axis=0).round(1).tolist(), strict=True)) | {

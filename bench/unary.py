@@ -204,7 +204,7 @@ def in_process(model: Path) -> Callable[[Sequence[str]], NDArray[np.float32]]:
 
 
 async def serve_bare(model: Path | None) -> None:
-    """Answers every Embed with the same response, until SIGTERM."""
+    """Answers every Embed with the same response, or with vectors of that model, until SIGTERM."""
     response = embedding_pb2.EmbedResponse(model_fingerprint="sha256:" + 64 * "0")
     response.vectors.add(data=bytes(128))
     call = in_process(model) if model else None
