@@ -31,12 +31,13 @@ def together(scheduler, job, *, idle=2):
         return taken[0]
 
 
-def test_idle_workers_share_one_large_job_evenly():
+@pytest.mark.parametrize("sizes", [[64], [1] * 64])
+def test_a_worker_takes_its_share_of_what_waits_and_leaves_the_others_theirs(sizes):
+    """Of one call or of many: if it took all, the next one to be free would idle beside it. Nothing is split below 64 tokens."""
     scheduler = make_scheduler(workers=2, budget=512)
-    with idle_workers(scheduler, 2) as taken:
-        scheduler.submit(make_job([10] * 64)[0])
-        wait_for(taken, 2)
-    assert [len(batch.entries) for batch in taken] == [32, 32]
+    for size in sizes:
+        scheduler.submit(make_job([10] * size)[0])
+    assert [len(take(scheduler).entries) for _ in range(5)] == [32, 16, 8, 6, 2]
 
 
 def test_a_small_job_is_not_split():

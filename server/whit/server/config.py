@@ -129,7 +129,9 @@ class Config:
     )
     listen: str = _setting("127.0.0.1:7600", _address, "Address to listen on: HOST:PORT, [IPV6]:PORT or unix:PATH.")
     worker_count: int = _setting(
-        0, _integer(0, 1024), "Threads that run models. 0: the cores that affinity and cgroup leave to this process."
+        0,
+        _integer(0, 1024),
+        "Threads that run models. 0: the cores that affinity and cgroup leave to this process. If there is a core for each, each keeps to one.",
     )
     queue_token_count: int = _setting(
         131_072,

@@ -90,7 +90,7 @@ With the server stopped, a copy of the whole data directory is a backup, too.
 
 A server with the int8 reference model takes about 150 MB, most of it the runtime and the model. To bound it further,
 lower `--inflight-byte-count` and `--message-byte-count`, and `--batch-item-count` with them. `--worker-count 1` leaves
-the other cores to others.
+the other cores to others. With as many workers as cores each keeps to a core of its own; with fewer they go where there is room.
 
 Once a second the server looks how much of its memory is left, in its cgroup (v2 and v1, `memory.high` too), in those
 above it and on the machine.

@@ -8,7 +8,7 @@ from whit.server.engine.costs import Costs
 from whit.server.engine.jobs import Job
 from whit.server.engine.types import Lane
 
-# Below this, sharing work among idle workers costs more than it gains: every run reads all the weights.
+# Below this, sharing work among workers costs more than it gains: every run reads all the weights.
 _MIN_SHARE_TOKENS = 64
 
 # While interactive jobs are expected, bulk is run in micro-batches that take so many seconds, or longer if the fixed cost
@@ -34,7 +34,8 @@ def token_budget(
         attention_length: of the leader's sequences in it.
         costs: what runs of the model cost; None: not known yet.
         most: the bound of every micro-batch.
-        share: tokens for each worker that is free to take some, this one included, if all that waits were shared out.
+        share: tokens for each worker, if all that waits were shared out. The next to take some shares what is left then, and so on:
+            workers end at about the same time, whatever kept one of them (guided self-scheduling, Polychronopoulos and Kuck 1987).
         expects_interactive: whether interactive jobs are to be expected while it runs.
         now: the time, by the clock of the leader's deadline.
     """

@@ -323,7 +323,7 @@ class Scheduler:
             attention_length,
             self._costs[leader.model_id].costs,
             most=self._forecast.micro_batch_token_count,
-            share=-(-waiting // (self._idle_workers + 1)),
+            share=-(-waiting // self._worker_count),
             expects_interactive=self._seen.expects_interactive(now),
             now=now,
         )

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -19,6 +19,7 @@ from whit.contract.errors import Problem
 from whit.server.engine import problems
 from whit.server.engine.jobs import MicroBatch
 from whit.server.engine.models import LoadedModel
+from whit.server.engine.places import Place, places
 from whit.server.engine.scheduler import Scheduler
 from whit.server.engine.types import Lane, TokenIds
 
@@ -48,15 +49,17 @@ class Workers:
         self._models = models
         self._scheduler = scheduler
         self._on_death = on_death
-        # Bulk work is computed in threads that give way to all others. Only that: one that is kept from running must not
-        # hold the scheduler's lock, and the interpreter's for as short as can be.
-        self._bulk = ThreadPoolExecutor(
-            count, thread_name_prefix="whit-bulk", initializer=_give_way, initargs=(_BULK_NICENESS,)
-        )
-        # Not daemons: a thread that outlives the engine is a defect that should show.
         takes = [scheduler.take] * count + [scheduler.take_express]
+        each = [*places(count), Place()]
+        # Bulk work of a worker is computed in a thread that gives way to all others. Only that: one that is kept from running
+        # must not hold the scheduler's lock, and the interpreter's for as short as can be. It is made when it is needed.
+        self._bulk = [
+            ThreadPoolExecutor(1, f"whit-bulk-{i}", _settle, (_BULK_NICENESS, place)) for i, place in enumerate(each)
+        ]
+        # Not daemons: a thread that outlives the engine is a defect that should show.
         self._threads = [
-            threading.Thread(target=self._work, args=(take,), name=f"whit-worker-{i}") for i, take in enumerate(takes)
+            threading.Thread(target=self._work, args=arguments, name=f"whit-worker-{i}")
+            for i, arguments in enumerate(zip(takes, each, self._bulk, strict=True))
         ]
 
     def start(self) -> None:
@@ -64,13 +67,13 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def _run(self, batch: MicroBatch) -> Problem | None:
+    def _run(self, batch: MicroBatch, place: Place, bulk: Executor) -> Problem | None:
         """Runs a micro-batch and writes its vectors; or why there are none, as a model may break."""
         model = self._models[batch.model_id]
         try:
             sequences = [waiting.ids for _, waiting in batch.entries]
-            run = partial(run_model, model, sequences, batch.layer_count, batch.core_count)
-            vectors = self._bulk.submit(run).result() if batch.lane is Lane.BULK else run()
+            run = partial(run_from, place, model, sequences, batch.layer_count, batch.core_count)
+            vectors = bulk.submit(run).result() if batch.lane is Lane.BULK else run()
             for row, (job, waiting) in enumerate(batch.entries):
                 job.vectors[waiting.row] = vectors[row]
         except Exception:
@@ -84,14 +87,15 @@ class Workers:
         """Waits for the threads to end. Blocks while a micro-batch is running; stop the scheduler first."""
         for thread in self._threads:
             thread.join()
-        self._bulk.shutdown()
+        for bulk in self._bulk:
+            bulk.shutdown()
 
-    def _work(self, take: Callable[[], MicroBatch | None]) -> None:
+    def _work(self, take: Callable[[], MicroBatch | None], place: Place, bulk: Executor) -> None:
         batch: MicroBatch | None = None
-        _give_way(_NICENESS)
+        _settle(_NICENESS, place)
         try:
             while (batch := take()) is not None:
-                self._scheduler.finish(batch, self._run(batch))
+                self._scheduler.finish(batch, self._run(batch, place, bulk))
         except BaseException as error:
             _logger.critical("worker %s died", threading.current_thread().name, exc_info=error)
             if batch is not None:
@@ -115,8 +119,17 @@ def run_model(
     return vectors
 
 
-def _give_way(niceness: int) -> None:
-    """Has the calling thread give way to less nice ones, where they want the same core."""
+def run_from(
+    place: Place, model: LoadedModel, sequences: Sequence[TokenIds], layer_count: int, core_count: int
+) -> NDArray[np.float32]:
+    """As ``run_model``, by a thread that has a place; with several cores the others of them have to be free to it."""
+    with place.left() if core_count > 1 else contextlib.nullcontext():
+        return run_model(model, sequences, layer_count, core_count)
+
+
+def _settle(niceness: int, place: Place) -> None:
+    """Has the calling thread take its place, and give way to less nice ones that want the same core."""
+    place.take()
     if sys.platform == "linux":  # elsewhere a priority is that of the whole process
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + niceness)
