@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 # too late. Bulk gives way to interactive work too. With more, threads that hold the interpreter's lock are kept waiting by
 # other programs for so long that they hold up everybody: ADR 8.
 _NICENESS = 3
-_BULK_NICENESS = 2  # on top of the other, which these threads inherit from the worker that starts them
+_BULK_NICENESS = 7  # on top of the other, which these threads inherit from the worker that starts them
 
 
 class Workers:
