@@ -63,8 +63,12 @@ def test_weights_that_would_saturate_are_refused_where_they_would(first: int, se
             assert np.isfinite(kernel_vectors(open_model(program, kernels), texts)).all()
 
 
-@pytest.mark.parametrize(("first", "second"), [(127, 1), (-127, -1), (64, 64), (-64, -64), (127, -127)])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(127, 1), (-127, -1), (64, 64), (-64, -64), (127, -127), (32, 32), (-32, -32), (64, 0), (64, -64)],
+)
 def test_the_largest_weights_that_cannot_saturate_meet_the_largest_codes(first: int, second: int) -> None:
+    """Alone, and with half of what a pair may have, in couples."""
     program, texts = with_weights(PROGRAMS["whole"], first, second), random_texts([1, 5, 17])
     block = program.blocks[-1]
     assert isinstance(block.up, Linear)

@@ -106,7 +106,7 @@ INLINE void score_tile(
     const lanes steps[2], lanes tops[2]) {
     sums tile[TILE][2];
     const uint8_t *keys = head->key_codes + first * head->width;
-    multiply(rows, halves, 0, 0, keys, head->width, 4, head->query_codes, PANEL * 4, head->width / 4, start, tile);
+    multiply(rows, halves, 0, keys, head->width, 4, head->query_codes, PANEL * 4, head->width / 4, start, tile);
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
@@ -158,7 +158,7 @@ INLINE void context_tile(
     const Context *context, int64_t at) {
     const uint8_t *shares = (const uint8_t *)head->scores + first * 4;
     sums tile[TILE][2];
-    multiply(rows, 2, 0, 0, shares, 4, PANEL * 4, head->value_codes + panel * 4, head->width * 4, (tokens + 3) / 4, start, tile);
+    multiply(rows, 2, 0, shares, 4, PANEL * 4, head->value_codes + panel * 4, head->width * 4, (tokens + 3) / 4, start, tile);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         int64_t column = panel + half * LANES, left = context->width - column;
@@ -187,7 +187,7 @@ INLINE void attend_panel(
     sums start[2];
     balance(head->query_codes, PANEL * 4, head->width / 4, start);
 #define SCORE_TILE(n, from) score_tile(n, halves, head, start, from, bias, steps, tops)
-    EACH_TILE(tokens, SCORE_TILE)
+    EACH_TILE(TILE, tokens, SCORE_TILE)
 #undef SCORE_TILE
     for (int64_t lane = 0; lane < halves * LANES; lane += LANES) {
         float *scores = head->scores + lane;
@@ -200,7 +200,7 @@ INLINE void attend_panel(
     for (int64_t panel = 0; panel < context->width; panel += PANEL) {
         balance(head->value_codes + panel * 4, head->width * 4, (tokens + 3) / 4, start);
 #define CONTEXT_TILE(n, from) context_tile(n, head, start, tokens, from, panel, inverses, context, at + first)
-        EACH_TILE(rows, CONTEXT_TILE)
+        EACH_TILE(TILE, rows, CONTEXT_TILE)
 #undef CONTEXT_TILE
     }
 }

@@ -92,22 +92,32 @@ INLINE whole whole_repeat(const void *four) {
 #endif
 
 /* sum + codes . weights, four u8 by four s8 in every place. */
-INLINE whole dot(whole sum, whole codes, const int8_t *weights, const int limited) {
+INLINE whole dot(whole sum, whole codes, const int8_t *weights) {
 #ifdef __AVXVNNI__
-    (void)limited;
     return _mm256_dpbusd_avx_epi32(sum, codes, whole_load(weights));
 #else
-    if (limited) {
-        whole pairs; /* weights straight from memory: in registers they would leave too few for a tile's sums */
-        __asm__("vpmaddubsw %2, %1, %0" : "=x"(pairs) : "x"(codes), "m"(*(const char(*)[sizeof pairs])weights));
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
-    }
     whole w = whole_load(weights), byte = _mm256_set1_epi16(255);
     whole even = _mm256_madd_epi16(_mm256_and_si256(codes, byte), _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
     whole odd = _mm256_madd_epi16(_mm256_srli_epi16(codes, 8), _mm256_srai_epi16(w, 8));
     return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
 #endif
 }
+
+/* codes . weights as sums of two in 16 bits: of weights for which they cannot saturate (couples.h). They are read straight from
+ * memory, since registers would be too few for a tile's sums; those in a register are for some of the products. */
+INLINE whole pairs_at(whole codes, const int8_t *weights) {
+    whole pairs;
+    __asm__("vpmaddubsw %2, %1, %0" : "=x"(pairs) : "x"(codes), "m"(*(const char(*)[sizeof pairs])weights));
+    return pairs;
+}
+INLINE whole kept_weights(const int8_t *weights) {
+    whole kept = _mm256_load_si256((const __m256i *)weights);
+    __asm__("" : "+x"(kept)); /* or the compiler would read it again for each product */
+    return kept;
+}
+INLINE whole pairs_of(whole codes, whole weights) { return _mm256_maddubs_epi16(codes, weights); }
+INLINE whole both_pairs(whole a, whole b) { return _mm256_add_epi16(a, b); }
+INLINE whole widen_onto(whole sum, whole pairs) { return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
 
 #define CODE_OFFSET 0
 

@@ -133,12 +133,12 @@ INLINE sums load_sums(const int32_t *from) { return _mm512_loadu_si512(from); }
 INLINE lanes value_of(sums sum) { return _mm512_cvtepi32_ps(sum); }
 
 #define TILE 12 /* 24 registers of sums, and 8 left for what is multiplied */
+#define LINEAR_ROWS TILE
 
 /* As linear.h says. */
 INLINE void multiply(
-    const int rows, const int halves, const int limited, const int64_t ahead, const uint8_t *left, int64_t row_stride, int64_t left_step,
+    const int rows, const int halves, const int64_t ahead, const uint8_t *left, int64_t row_stride, int64_t left_step,
     const int8_t *right, int64_t right_step, int64_t count, const sums start[2], sums tile[TILE][2]) {
-    (void)limited;
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) tile[r][0] = start[0], tile[r][1] = start[1];
     for (int64_t k = 0; k < count; k++) {

@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "couples.h"
 #include "model.h"
 #include "pooling.h"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from whit.runtime.native import structures as c
+from whit.runtime.native.coupling import Couple, coupled
 from whit.runtime.native.curves import curve, laid_out
 from whit.runtime.native.fitting import check_program
 from whit.runtime.native.memory import Memory
@@ -45,7 +47,8 @@ class Layout:
     """A program laid out: ``model`` points to memory that lives as long as this object.
 
     Args:
-        code_offset, is_saturating: as in ``Library``.
+        code_offset: as in ``Library``.
+        couple: ``Library.couple`` for a processor that saturates, or None.
 
     Raises:
         UnsupportedError: it has sizes that the kernels cannot do, or that do not fit together; or its weights are too large
@@ -53,10 +56,10 @@ class Layout:
     """
 
     def __init__(
-        self, program: Program, *, position_offset: int, code_offset: int = 0, is_saturating: bool = False
+        self, program: Program, *, position_offset: int, code_offset: int = 0, couple: Couple | None = None
     ) -> None:
         check_program(program)
-        self._code_offset, self._is_saturating = code_offset, is_saturating
+        self._code_offset, self._couple = code_offset, couple
         reach = program.positions.token_count - position_offset
         if position_offset < 0 or reach < 1:
             raise UnsupportedError(
@@ -169,11 +172,13 @@ class Layout:
         laid = c.CLinear(late_biases=bias, input_count=deep, panel_count=arrange(factors).size // PANEL)
         if isinstance(linear, FloatLinear):
             laid.scheme = c.FLOAT
-            laid.weights = self._memory.hold_once(key, lambda: _float_panels(arrange(linear.weight * factors), deep))
+            (laid.weights,) = self._memory.hold_once(
+                key, lambda: [_float_panels(arrange(linear.weight * factors), deep)]
+            )
             return laid
-        if self._is_saturating and _can_saturate(linear.codes):
+        if self._couple and _can_saturate(linear.codes):
             raise UnsupportedError("weights that add up to more than 16 bits in pairs, as this CPU adds them")
-        laid.weights = self._memory.hold_once(key, lambda: _code_panels(arrange(linear.codes), deep))
+        self._lay_codes(laid, key, lambda: _code_panels(arrange(linear.codes), deep))
         sums = arrange(linear.codes.sum(axis=0, dtype=np.int32))
         if isinstance(linear, RowLinear):
             laid.scheme, laid.zero = c.BY_TOKEN, _ROW_ZERO
@@ -186,6 +191,14 @@ class Layout:
             laid.factors = self._memory.hold(np.pad(smoothing / np.float32(linear.scale), (0, 2 * PANEL)))
         laid.starts = self._memory.hold(((self._code_offset - laid.zero) * sums).astype(np.int32))
         return laid
+
+    def _lay_codes(self, laid: c.CLinear, key: Hashable, make: Callable[[], NDArray[np.int8]]) -> None:
+        """Lays out codes int8 [panels, inputs / 4, 32, 4], in couples if the processor wants them so."""
+        couple = self._couple
+        if couple is None:
+            (laid.weights,) = self._memory.hold_once(key, lambda: [make()])
+        else:
+            laid.weights, laid.order, laid.couples = self._memory.hold_once(key, lambda: coupled(make(), couple))
 
     def _by_head(self, columns: NDArray[Any]) -> NDArray[Any]:
         width, padded = self._head_width, self._head_panels * PANEL

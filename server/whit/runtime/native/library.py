@@ -64,6 +64,21 @@ class Library:
     code_offset: int  # what u8 codes are stored less of: 128 where the processor multiplies signed bytes only
     is_saturating: bool  # whether the processor adds products of bytes in pairs, in 16 bits
 
+    def couple(self, sums: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Couples of groups whose pairs of products can be added in 16 bits (``whit_couple``).
+
+        Args:
+            sums: uint8 [halves, groups, 64].
+
+        Returns:
+            Order of the groups, couples first, int32 [halves, groups]; and how many couples, int32 [halves].
+        """
+        sums = np.ascontiguousarray(sums)
+        halves, groups = sums.shape[:2]
+        order, counts = np.empty((halves, groups), np.int32), np.empty(halves, np.int32)
+        self.functions.whit_couple(sums.ctypes.data, halves, groups, order.ctypes.data, counts.ctypes.data)
+        return order, counts
+
 
 def load_library(path: Path) -> Library:
     """The compiled kernels.
@@ -92,6 +107,8 @@ def load_library(path: Path) -> Library:
         *(POINTER(CModel), c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p),
     )
     library.whit_encode.restype = None
+    library.whit_couple.argtypes = (c_void_p, c_int64, c_int64, c_void_p, c_void_p)
+    library.whit_couple.restype = None
     return Library(library, code_offset, bool(is_saturating))
 
 
@@ -109,7 +126,7 @@ class Model:
             program,
             position_offset=position_offset,
             code_offset=library.code_offset,
-            is_saturating=library.is_saturating,
+            couple=library.couple if library.is_saturating else None,
         )
         self._word_count = program.words.token_count
         self._position_count = program.positions.token_count - position_offset

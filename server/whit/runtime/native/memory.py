@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._held: list[NDArray[np.uint8]] = []
-        self._places: dict[Hashable, int] = {}
+        self._places: dict[Hashable, Sequence[int]] = {}
 
     def hold(self, array: NDArray[Any]) -> int:
         """Address of a copy of the array."""
@@ -32,8 +32,8 @@ class Memory:
         self._held.append(memory)
         return memory.ctypes.data
 
-    def hold_once(self, key: Hashable, make: Callable[[], NDArray[Any]]) -> int:
-        """Address of what ``make`` gives; it is asked once a key: a layer that is run twice is held once."""
+    def hold_once(self, key: Hashable, make: Callable[[], Iterable[NDArray[Any]]]) -> Sequence[int]:
+        """Addresses of what ``make`` gives; it is asked once a key: a layer that is run twice is held once."""
         if key not in self._places:
-            self._places[key] = self.hold(make())
+            self._places[key] = [self.hold(array) for array in make()]
         return self._places[key]

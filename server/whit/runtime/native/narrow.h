@@ -141,7 +141,7 @@ INLINE lanes value_of(sums sum) { EACH_PART(lanes, part_of_whole(sum.p[i])); }
 
 /* As linear.h says. Sixteen columns at a time: as many sums as there are registers for. */
 INLINE void multiply(
-    const int rows, const int halves, const int limited, const int64_t ahead, const uint8_t *left, int64_t row_stride, int64_t left_step,
+    const int rows, const int halves, const int64_t ahead, const uint8_t *left, int64_t row_stride, int64_t left_step,
     const int8_t *right, int64_t right_step, int64_t count, const sums start[2], sums tile[TILE][2]) {
     for (int half = 0; half < halves; half++, right += LANES * 4) {
         sums sum[TILE];
@@ -154,13 +154,56 @@ INLINE void multiply(
             for (int r = 0; r < rows; r++) {
                 whole four = whole_repeat(left + r * row_stride + k * left_step);
 #pragma GCC unroll 4
-                for (int i = 0; i < SPLIT; i++) sum[r].p[i] = dot(sum[r].p[i], four, column + i * WIDTH * 4, limited);
+                for (int i = 0; i < SPLIT; i++) sum[r].p[i] = dot(sum[r].p[i], four, column + i * WIDTH * 4);
             }
         }
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) tile[r][half] = sum[r];
     }
 }
+
+#if SATURATES
+#define LINEAR_ROWS 5 /* as many sums as there are registers for beside the products of a couple */
+
+/* As `multiply` for one half of sixteen columns, whose groups lie in an order of their own: `couples` times two, whose sums of two
+ * products are added in 16 bits before they are widened, and then single ones. */
+INLINE void multiply_couples(
+    const int rows, const int half, const int64_t ahead, const uint8_t *left, int64_t row_stride, const int32_t *order, int64_t couples,
+    const int8_t *right, int64_t count, sums start, sums tile[TILE][2]) {
+    sums sum[LINEAR_ROWS];
+#pragma GCC unroll 5
+    for (int r = 0; r < rows; r++) sum[r] = start;
+    int64_t k = 0;
+    for (; k < 2 * couples; k += 2, right += 2 * LANES * 4) {
+        const uint8_t *one = left + order[k] * 4, *other = left + order[k + 1] * 4;
+        prefetch(right + ahead), prefetch(right + ahead + LANES * 4);
+        whole first = kept_weights(right);
+#pragma GCC unroll 5
+        for (int r = 0; r < rows; r++) {
+            whole four = whole_repeat(one + r * row_stride), four_more = whole_repeat(other + r * row_stride);
+#pragma GCC unroll 2
+            for (int i = 0; i < SPLIT; i++) {
+                whole pairs = i ? pairs_at(four, right + i * WIDTH * 4) : pairs_of(four, first);
+                whole more = pairs_at(four_more, right + (LANES + i * WIDTH) * 4);
+                sum[r].p[i] = widen_onto(sum[r].p[i], both_pairs(pairs, more));
+            }
+        }
+    }
+    for (; k < count; k++, right += LANES * 4) {
+        prefetch(right + ahead);
+#pragma GCC unroll 5
+        for (int r = 0; r < rows; r++) {
+            whole four = whole_repeat(left + r * row_stride + order[k] * 4);
+#pragma GCC unroll 2
+            for (int i = 0; i < SPLIT; i++) sum[r].p[i] = widen_onto(sum[r].p[i], pairs_at(four, right + i * WIDTH * 4));
+        }
+    }
+#pragma GCC unroll 5
+    for (int r = 0; r < rows; r++) tile[r][half] = sum[r];
+}
+#else
+#define LINEAR_ROWS TILE
+#endif
 
 INLINE void balance(const int8_t *right, int64_t right_step, int64_t count, sums start[2]) {
     start[0] = start[1] = no_sums();

@@ -96,8 +96,7 @@ INLINE whole whole_repeat(const void *four) {
 }
 
 /* sum + codes . weights, four bytes by four in every place. */
-INLINE whole dot(whole sum, whole codes, const int8_t *weights, const int limited) {
-    (void)limited;
+INLINE whole dot(whole sum, whole codes, const int8_t *weights) {
     return vdotq_s32(sum, vreinterpretq_s8_s32(codes), vld1q_s8(weights));
 }
 

@@ -67,7 +67,7 @@ static void other_tile(const Linear *linear, int64_t panel, const Input *input, 
         const float *weights = (const float *)linear->weights + panel * linear->input_count * PANEL;
         const float *values = input->values + first * input->stride;
 #define FLOAT_TILE(n, from) float_tile(n, values, input->stride, weights, linear->input_count, tile)
-        EACH_TILE(count, FLOAT_TILE)
+        EACH_TILE(TILE, count, FLOAT_TILE)
 #undef FLOAT_TILE
     } else {
         Sink sink = {.values = tile, .stride = PANEL};

@@ -10,6 +10,8 @@ class CLinear(Structure):
 
     _fields_ = (
         ("weights", c_void_p),
+        ("order", c_void_p),
+        ("couples", c_void_p),
         ("scales", c_void_p),
         ("starts", c_void_p),
         ("biases", c_void_p),
