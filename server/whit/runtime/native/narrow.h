@@ -170,7 +170,7 @@ INLINE void multiply(
 INLINE void multiply_couples(
     const int rows, const int half, const int64_t ahead, const uint8_t *left, int64_t row_stride, const int32_t *order, int64_t couples,
     const int8_t *right, int64_t count, sums start, sums tile[TILE][2]) {
-    sums sum[LINEAR_ROWS];
+    sums sum[TILE];
 #pragma GCC unroll 5
     for (int r = 0; r < rows; r++) sum[r] = start;
     int64_t k = 0;
