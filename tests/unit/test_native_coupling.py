@@ -60,9 +60,7 @@ def test_what_is_left_alone_fits_nobody_else_that_is() -> None:
 
 def test_groups_with_large_weights_are_coupled_with_those_that_have_room() -> None:
     panels = np.full((1, 8, 32, 4), 10, np.int8)
-    panels[:, ::2, 3, 0] = (
-        100  # the largest sum is 110: with another such group too much, with a sum of 20 beside it 130
-    )
+    panels[:, ::2, 3, 0] = 100  # a pair of 110, to which no other may add more than 18
     panels[:, 1::2, 3] = -9
 
     found = of_panels(panels)

@@ -103,6 +103,7 @@ INLINE whole dot(whole sum, whole codes, const int8_t *weights) {
 #endif
 }
 
+#if SATURATES
 /* codes . weights as sums of two in 16 bits: of weights for which they cannot saturate (couples.h). They are read straight from
  * memory, since registers would be too few for a tile's sums; those in a register are for some of the products. */
 INLINE whole pairs_at(whole codes, const int8_t *weights) {
@@ -118,6 +119,7 @@ INLINE whole kept_weights(const int8_t *weights) {
 INLINE whole pairs_of(whole codes, whole weights) { return _mm256_maddubs_epi16(codes, weights); }
 INLINE whole both_pairs(whole a, whole b) { return _mm256_add_epi16(a, b); }
 INLINE whole widen_onto(whole sum, whole pairs) { return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))); }
+#endif
 
 #define CODE_OFFSET 0
 

@@ -26,8 +26,7 @@ from whit.server.engine.types import Lane, TokenIds
 _logger = logging.getLogger(__name__)
 
 # All of them give way to the event loop, or under overload the answers and refusals that it sends wait for inference and come
-# too late. Bulk gives way to interactive work too. With more, threads that hold the interpreter's lock are kept waiting by
-# other programs for so long that they hold up everybody: ADR 8.
+# too late. Bulk gives way to interactive work too. More would cost both more where other programs want the same cores: ADR 8.
 _NICENESS = 3
 _BULK_NICENESS = 7  # on top of the other, which these threads inherit from the worker that starts them
 
